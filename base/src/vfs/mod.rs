@@ -87,6 +87,7 @@ pub trait Vfs: fmt::Debug + Send + Sync {
 }
 
 /// An open file.
+#[allow(clippy::len_without_is_empty)] // `File` has it; an implementation need not.
 pub trait VfsFile: fmt::Debug + Send + Sync {
     /// Reads at `offset`; 0 at the end. May read less than asked.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
@@ -115,13 +116,15 @@ fn note(site: &'static Location<'static>) {
     SITE.set(Some(site));
 }
 
+/// Repeats an interrupted call, but not for ever.
 fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-    loop {
+    for _ in 0..100 {
         match call() {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             result => return result,
         }
     }
+    call()
 }
 
 /// A [`Vfs`] as the engine uses it. Cheap to clone.
@@ -151,7 +154,7 @@ impl Fs {
     #[track_caller]
     pub fn create_dir_all(&self, path: &Path) -> Result<()> {
         note(Location::caller());
-        match self.vfs.metadata(path) {
+        match retry(|| self.vfs.metadata(path)) {
             Ok(found) if found.is_dir => return Ok(()),
             Ok(_) => return Err(Error::invalid("not a directory").in_file(path, 0)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
