@@ -28,8 +28,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-// pub use fault::*;
-// pub use mem::*;
+pub use mem::{CrashPolicy, ImageKind, MemVfs, MutationHook};
 pub use os::OsVfs;
 
 use crate::error::{Error, Result};
@@ -99,6 +98,10 @@ pub trait VfsFile: fmt::Debug + Send + Sync {
     fn len(&self) -> io::Result<u64>;
     /// The first `len` bytes as memory. The file is sealed: nobody writes it any more.
     fn map(&self, len: u64) -> io::Result<Bytes>;
+    /// For tests: forgets the unsynced bytes, as a kernel may when it could not write them. A file system
+    /// that cannot play this does nothing.
+    #[doc(hidden)]
+    fn lose_unsynced(&self) {}
 }
 
 thread_local! {
