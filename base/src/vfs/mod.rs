@@ -15,6 +15,8 @@
 //! - `rename` replaces its target as one unit: afterwards, and after any crash, the name has the old or the
 //!   new file.
 
+#[cfg(test)]
+mod contract;
 mod fault;
 mod mem;
 mod os;
@@ -28,6 +30,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+pub use fault::{Call, Fault, FaultVfs, Op, Site};
 pub use mem::{CrashPolicy, ImageKind, MemVfs, MutationHook};
 pub use os::OsVfs;
 
