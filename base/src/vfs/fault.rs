@@ -33,6 +33,8 @@ pub enum Fault {
     Error(io::ErrorKind),
     /// It does nothing and fails with this number of the operating system.
     Errno(i32),
+    /// It does all of its work, and then fails with this number of the operating system.
+    Late(i32),
     /// A read gives half of what it could.
     ShortRead,
     /// A write takes half of what it is given.
@@ -49,7 +51,7 @@ pub enum Fault {
 impl Fault {
     fn fits(self, op: Op, len: usize) -> bool {
         match self {
-            Fault::Error(_) | Fault::Errno(_) | Fault::Delay(_) => true,
+            Fault::Error(_) | Fault::Errno(_) | Fault::Late(_) | Fault::Delay(_) => true,
             Fault::ShortRead => op == Op::Read && len > 1,
             Fault::ShortWrite => op == Op::Write && len > 1,
             Fault::TornWrite => op == Op::Write && len > 0,
@@ -60,7 +62,7 @@ impl Fault {
     fn error(self) -> io::Error {
         match self {
             Fault::Error(kind) => kind.into(),
-            Fault::Errno(number) => io::Error::from_raw_os_error(number),
+            Fault::Errno(number) | Fault::Late(number) => io::Error::from_raw_os_error(number),
             _ => io::Error::from_raw_os_error(EIO),
         }
     }
@@ -216,11 +218,21 @@ impl Plan {
         None
     }
 
-    /// For calls that can only fail or go on.
-    fn pass(&self, op: Op, path: &Path) -> io::Result<()> {
-        match self.meet(op, path, 0) {
+    /// Makes `call`, unless it is to fail before.
+    fn run<T>(&self, op: Op, path: &Path, call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        let fault = self.meet(op, path, 0);
+        Plan::finish(fault, call)
+    }
+
+    /// Fails before `call` or after it, as `fault` says.
+    fn finish<T>(fault: Option<Fault>, call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        match fault {
+            None => call(),
+            Some(fault @ Fault::Late(_)) => {
+                call()?;
+                Err(fault.error())
+            }
             Some(fault) => Err(fault.error()),
-            None => Ok(()),
         }
     }
 }
@@ -287,52 +299,52 @@ impl Vfs for FaultVfs {
             OpenMode::Read | OpenMode::ReadWrite => Op::Open,
             OpenMode::CreateNew | OpenMode::CreateOrTruncate => Op::Create,
         };
-        self.plan.pass(op, path)?;
+        let inner = self.plan.run(op, path, || self.inner.open(path, mode))?;
         Ok(Arc::new(FaultFile {
-            inner: self.inner.open(path, mode)?,
+            inner,
             plan: self.plan.clone(),
             path: path.into(),
         }))
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
-        self.plan.pass(Op::CreateDir, path)?;
-        self.inner.create_dir(path)
+        self.plan
+            .run(Op::CreateDir, path, || self.inner.create_dir(path))
     }
 
     fn read_dir(&self, path: &Path) -> io::Result<Vec<OsString>> {
-        self.plan.pass(Op::ReadDir, path)?;
-        self.inner.read_dir(path)
+        self.plan
+            .run(Op::ReadDir, path, || self.inner.read_dir(path))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.plan.pass(Op::Rename, from)?;
-        self.inner.rename(from, to)
+        self.plan
+            .run(Op::Rename, from, || self.inner.rename(from, to))
     }
 
     fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.plan.pass(Op::HardLink, from)?;
-        self.inner.hard_link(from, to)
+        self.plan
+            .run(Op::HardLink, from, || self.inner.hard_link(from, to))
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
-        self.plan.pass(Op::Remove, path)?;
-        self.inner.remove_file(path)
+        self.plan
+            .run(Op::Remove, path, || self.inner.remove_file(path))
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        self.plan.pass(Op::SyncDir, path)?;
-        self.inner.sync_dir(path)
+        self.plan
+            .run(Op::SyncDir, path, || self.inner.sync_dir(path))
     }
 
     fn metadata(&self, path: &Path) -> io::Result<Metadata> {
-        self.plan.pass(Op::Metadata, path)?;
-        self.inner.metadata(path)
+        self.plan
+            .run(Op::Metadata, path, || self.inner.metadata(path))
     }
 
     fn lock(&self, path: &Path, exclusive: bool) -> io::Result<Option<Box<dyn LockGuard>>> {
-        self.plan.pass(Op::Lock, path)?;
-        self.inner.lock(path, exclusive)
+        self.plan
+            .run(Op::Lock, path, || self.inner.lock(path, exclusive))
     }
 
     fn random(&self) -> u64 {
@@ -352,8 +364,7 @@ impl VfsFile for FaultFile {
         let half = buf.len() / 2;
         match self.plan.meet(Op::Read, &self.path, buf.len()) {
             Some(Fault::ShortRead) => self.inner.read_at(&mut buf[..half], offset),
-            Some(fault) => Err(fault.error()),
-            None => self.inner.read_at(buf, offset),
+            fault => Plan::finish(fault, || self.inner.read_at(buf, offset)),
         }
     }
 
@@ -365,8 +376,7 @@ impl VfsFile for FaultFile {
                 self.inner.write_at(&buf[..half], offset)?;
                 Err(Fault::TornWrite.error())
             }
-            Some(fault) => Err(fault.error()),
-            None => self.inner.write_at(buf, offset),
+            fault => Plan::finish(fault, || self.inner.write_at(buf, offset)),
         }
     }
 
@@ -376,19 +386,16 @@ impl VfsFile for FaultFile {
                 self.inner.lose_unsynced();
                 Err(Fault::SyncLost.error())
             }
-            Some(fault) => Err(fault.error()),
-            None => self.inner.sync_data(),
+            fault => Plan::finish(fault, || self.inner.sync_data()),
         }
     }
 
     fn len(&self) -> io::Result<u64> {
-        self.plan.pass(Op::Len, &self.path)?;
-        self.inner.len()
+        self.plan.run(Op::Len, &self.path, || self.inner.len())
     }
 
     fn map(&self, len: u64) -> io::Result<Bytes> {
-        self.plan.pass(Op::Map, &self.path)?;
-        self.inner.map(len)
+        self.plan.run(Op::Map, &self.path, || self.inner.map(len))
     }
 
     fn lose_unsynced(&self) {

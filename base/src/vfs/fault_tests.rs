@@ -91,6 +91,21 @@ fn short_transfers_are_finished_and_torn_writes_are_not() {
 }
 
 #[test]
+fn a_late_error_comes_after_the_effect() {
+    let (mem, fault, fs, file) = setup();
+    fault.arm(1, Fault::Late(EIO), true);
+    assert!(file.write_all_at(b"abcd", 0).is_err());
+    assert!(file.sync().is_err());
+    assert!(fs.rename(Path::new("/a"), Path::new("/b")).is_err());
+    assert!(fs.open(Path::new("/c"), OpenMode::CreateNew).is_err());
+    assert!(fs.sync_dir(Path::new("/")).is_err());
+    assert_eq!(fault.injected(), 5);
+    let cut = mem.image(ImageKind::Cut, CrashPolicy::DropAll, 0);
+    assert_eq!(cut.read_file("/b").unwrap(), b"abcd");
+    assert_eq!(cut.files().len(), 2);
+}
+
+#[test]
 fn a_fault_waits_for_a_call_that_it_fits() {
     let (mem, fault, _, file) = setup();
     fault.arm(1, Fault::TornWrite, false);
