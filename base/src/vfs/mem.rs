@@ -20,6 +20,7 @@ mod node;
 mod pages;
 mod random;
 
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::io;
@@ -57,6 +58,8 @@ struct Inner {
     fates: SharedRandom,
     mutations: AtomicU64,
     hook: Mutex<Option<MutationHook>>,
+    /// How many bytes the files may have in all. Not atomic with anything: tests set it between calls.
+    capacity: AtomicU64,
 }
 
 impl Inner {
@@ -70,12 +73,19 @@ impl Inner {
             fates: SharedRandom::new(mix(!seed)),
             mutations: AtomicU64::new(0),
             hook: Mutex::new(None),
+            capacity: AtomicU64::new(u64::MAX),
         }
     }
 
     fn names(&self) -> MutexGuard<'_, Names> {
         lock(&self.names)
     }
+}
+
+fn used(names: &Names) -> u64 {
+    let files = names.walk().into_iter().filter_map(|(_, node)| node);
+    let lens = files.map(|node| (node.id, node.len()));
+    lens.collect::<HashMap<_, _>>().values().sum()
 }
 
 /// A changing call in progress: no image is taken meanwhile.
@@ -114,6 +124,40 @@ impl MemVfs {
     /// anything here.
     pub fn set_hook(&self, hook: Option<MutationHook>) {
         *lock(&self.inner.hook) = hook;
+    }
+
+    /// Has writes that make the files longer than this in all fail with `StorageFull`, as on a full
+    /// disk; the write that reaches the limit is short. Overwriting needs no space. Images take the
+    /// limit over.
+    pub fn set_capacity(&self, bytes: Option<u64>) {
+        let bytes = bytes.unwrap_or(u64::MAX);
+        self.inner.capacity.store(bytes, Ordering::Relaxed);
+    }
+
+    /// How many bytes the files have in all, each counted once whatever its names.
+    pub fn used(&self) -> u64 {
+        used(&self.inner.names())
+    }
+
+    /// Writes what the capacity has room for.
+    fn write_limited(
+        &self,
+        node: &Node,
+        buf: &[u8],
+        offset: u64,
+        number: u64,
+    ) -> io::Result<usize> {
+        let capacity = self.inner.capacity.load(Ordering::Relaxed);
+        if capacity == u64::MAX {
+            return node.write_at(buf, offset, number);
+        }
+        let names = self.inner.names(); // Held, so that two writers do not take the same room.
+        let end = node.len() + capacity.saturating_sub(used(&names));
+        let room = end.saturating_sub(offset).min(buf.len() as u64) as usize;
+        match buf.split_at(room) {
+            ([], [_, ..]) => Err(io::ErrorKind::StorageFull.into()),
+            (fits, _) => node.write_at(fits, offset, number),
+        }
     }
 
     fn turn(&self) -> Turn<'_> {
@@ -370,7 +414,7 @@ impl VfsFile for MemFile {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
         let turn = self.vfs.turn();
-        self.node.write_at(buf, offset, turn.number)
+        self.vfs.write_limited(&self.node, buf, offset, turn.number)
     }
 
     fn sync_data(&self) -> io::Result<()> {

@@ -433,6 +433,79 @@ fn a_rename_is_one_unit_also_between_directories() {
 }
 
 #[test]
+fn a_sync_takes_along_earlier_changes_of_the_same_names() {
+    let mem = MemVfs::crashable(1);
+    for dir in ["/x", "/y"] {
+        mem.create_dir(Path::new(dir)).unwrap();
+    }
+    sync_root(&mem);
+    create(&mem, "/x/a", b"1").sync_data().unwrap();
+    create(&mem, "/x/b", b"2").sync_data().unwrap();
+    mem.sync_dir(Path::new("/x")).unwrap();
+    mem.rename(Path::new("/x/a"), Path::new("/y/a")).unwrap();
+    mem.rename(Path::new("/x/b"), Path::new("/y/b")).unwrap();
+    create(&mem, "/x/a", b"3").sync_data().unwrap();
+    mem.sync_dir(Path::new("/x")).unwrap();
+    // The new /x/a cannot be there without the old one having moved; /x/b need not have.
+    let cut = mem.image(CUT, DropAll, 0);
+    let bytes = |name: &str| cut.read_file(name).unwrap_or_default();
+    assert_eq!(
+        (bytes("/x/a"), bytes("/y/a")),
+        (b"3".to_vec(), b"1".to_vec())
+    );
+    assert_eq!(
+        (bytes("/x/b"), bytes("/y/b")),
+        (b"2".to_vec(), b"".to_vec())
+    );
+}
+
+#[test]
+fn names_of_one_file_stay_names_of_one_file() {
+    let mem = MemVfs::crashable(1);
+    create(&mem, "/a", b"1").sync_data().unwrap();
+    mem.hard_link(Path::new("/a"), Path::new("/b")).unwrap();
+    sync_root(&mem);
+    mem.rename(Path::new("/a"), Path::new("/c")).unwrap();
+    for kind in [CUT, KILL] {
+        let image = mem.image(kind, KeepAll, 0);
+        let links = image.metadata(Path::new("/b")).unwrap().links;
+        let file = image.open(Path::new("/c"), OpenMode::ReadWrite).unwrap();
+        file.write_at(b"2", 0).unwrap();
+        assert_eq!((links, image.read_file("/b").unwrap()), (2, b"2".to_vec()));
+        let later = image.image(CUT, DropAll, 0);
+        assert_eq!(later.read_file("/b").unwrap(), b"1");
+    }
+}
+
+#[test]
+fn a_full_disk_takes_what_fits_and_frees_itself() {
+    let mem = MemVfs::crashable(1);
+    let file = create(&mem, "/a", &[1; 10]);
+    mem.hard_link(Path::new("/a"), Path::new("/b")).unwrap();
+    assert_eq!(mem.used(), 10);
+    mem.set_capacity(Some(15));
+    assert_eq!(file.write_at(&[2; 10], 8).unwrap(), 7);
+    assert_eq!(
+        file.write_at(&[3; 4], 0).unwrap(),
+        4,
+        "overwriting needs no space"
+    );
+    let full = |result: io::Result<usize>| result.unwrap_err().kind() == io::ErrorKind::StorageFull;
+    assert!(full(file.write_at(&[2; 3], 15)));
+    let other = mem.open(Path::new("/c"), OpenMode::CreateNew).unwrap();
+    assert!(full(other.write_at(&[2; 3], 0)));
+    let killed = mem.image(KILL, KeepAll, 0);
+    let again = killed.open(Path::new("/c"), OpenMode::ReadWrite).unwrap();
+    assert!(full(again.write_at(&[2; 3], 0)));
+    for name in ["/a", "/b"] {
+        mem.remove_file(Path::new(name)).unwrap();
+    }
+    assert_eq!(other.write_at(&[2; 3], 0).unwrap(), 3);
+    mem.set_capacity(None);
+    assert_eq!(other.write_at(&[2; 100], 0).unwrap(), 100);
+}
+
+#[test]
 fn a_directory_that_was_not_synced_goes_with_all_that_is_in_it() {
     let mem = MemVfs::crashable(1);
     mem.create_dir(Path::new("/x")).unwrap();
@@ -523,24 +596,39 @@ fn the_hook_sees_the_moment_before_each_change() {
 fn an_image_is_one_moment_of_all_files() {
     let mem = MemVfs::crashable(1);
     let (a, b) = (create(&mem, "/a", &[0; 8]), create(&mem, "/b", &[0; 8]));
+    for i in 0..300 {
+        create(&mem, &format!("/aa{i}"), b"between"); // An image takes its time from one to the other.
+    }
     sync_root(&mem);
     let number = |mem: &MemVfs, name| {
         u64::from_le_bytes(mem.read_file(name).unwrap().try_into().unwrap_or_default())
     };
+    let (written, enough) = (AtomicU64::new(0), AtomicU64::new(0));
     std::thread::scope(|scope| {
-        let writer = scope.spawn(|| {
-            for n in 1..3000u64 {
-                a.write_at(&n.to_le_bytes(), 0).unwrap();
-                a.sync_data().unwrap();
-                b.write_at(&n.to_le_bytes(), 0).unwrap();
-                b.sync_data().unwrap();
+        scope.spawn(|| {
+            for n in 1.. {
+                for file in [&a, &b] {
+                    file.write_at(&u64::to_le_bytes(n), 0).unwrap();
+                    file.sync_data().unwrap();
+                }
+                written.store(n, Ordering::SeqCst);
+                if enough.load(Ordering::SeqCst) == 1 {
+                    break;
+                }
             }
         });
-        while !writer.is_finished() {
-            let image = mem.image(CUT, DropAll, 0);
-            let (a, b) = (number(&image, "/a"), number(&image, "/b"));
-            assert!(a == b || a == b + 1, "{a} {b}");
-        }
+        let seen: Vec<_> = (0..30)
+            .map(|_| {
+                let before = written.load(Ordering::SeqCst);
+                while written.load(Ordering::SeqCst) == before {
+                    std::thread::yield_now();
+                }
+                let image = mem.image(CUT, DropAll, 0);
+                (number(&image, "/a"), number(&image, "/b"))
+            })
+            .collect();
+        enough.store(1, Ordering::SeqCst);
+        assert!(seen.iter().all(|(a, b)| a == b || *a == b + 1), "{seen:?}");
     });
 }
 

@@ -96,9 +96,12 @@ impl MemVfs {
         };
         let seed = mix(seed ^ inner.random.peek());
         let next_node = inner.next_node.load(Ordering::Relaxed);
-        Arc::new(MemVfs {
+        let image = MemVfs {
             inner: Arc::new(Inner::new(names, true, next_node, seed)),
-        })
+        };
+        let capacity = inner.capacity.load(Ordering::Relaxed);
+        image.inner.capacity.store(capacity, Ordering::Relaxed);
+        Arc::new(image)
     }
 }
 
