@@ -30,6 +30,8 @@
 mod file;
 mod format;
 mod log;
+#[cfg(test)]
+mod model_tests;
 mod recover;
 mod scan;
 mod segment;

@@ -133,9 +133,14 @@ pub struct Log {
     current: Option<Current>,
     spares: Vec<Spare>,
     next: Lsn,
+    /// The position of this log's first frame.
+    begin: Lsn,
+    /// Everything below this was durable when this log began. The close frame of a process that was
+    /// killed lies between the two, and may never have reached the disk.
+    below: Lsn,
     last_seq: SeqNo,
     synced: Lsn,
-    /// What the last frame promised.
+    /// What was synced when the last frame was written.
     promised: Lsn,
     buffer: Vec<u8>,
     failed: Option<Error>,
@@ -144,21 +149,22 @@ pub struct Log {
 impl Log {
     /// A log that will write from `start` on. No segment is in use yet.
     pub fn new(fs: Fs, dir: PathBuf, start: Start) -> Log {
-        // What recovery found below a close frame is durable, and below a log without predecessor there is
-        // nothing to lose.
-        let synced = start.predecessor.as_ref().map_or(start.next, |p| p.lsn);
+        let below = start.predecessor.as_ref().map_or(start.next, |p| p.lsn);
+        let next = start.next.max(below);
         Log {
             fs,
             dir,
-            next: start.next.max(synced),
+            next,
+            begin: next,
+            below,
             predecessor: start.predecessor,
             sealed: start.sealed.into(),
             unsynced: VecDeque::new(),
             current: None,
             spares: Vec::new(),
             last_seq: start.last_seq,
-            synced,
-            promised: synced,
+            synced: next,
+            promised: next,
             buffer: Vec::new(),
             failed: None,
         }
@@ -263,12 +269,20 @@ impl Log {
         Ok(self.next)
     }
 
+    /// What a frame can say to be durable.
+    fn promise(&self) -> Lsn {
+        match self.synced <= self.begin {
+            true => self.below,
+            false => self.synced,
+        }
+    }
+
     fn fields(&self, kind: FrameKind, count: u32, first_seq: SeqNo) -> Fields {
         Fields {
             kind,
             count,
             first_seq,
-            synced: self.synced.0,
+            synced: self.promise().0,
         }
     }
 
@@ -282,7 +296,7 @@ impl Log {
         current.file.store(current.offset, &self.buffer)?;
         current.offset += self.buffer.len() as u64;
         self.next = Lsn(current.first.0 + current.offset);
-        self.promised = Lsn(fields.synced);
+        self.promised = self.synced;
         if self.buffer.capacity() > KEPT_BUFFER {
             self.buffer = Vec::new();
         }

@@ -1,6 +1,8 @@
+use proptest::prelude::*;
 use terrace_base::{ErrorKind, FileNumber};
 
 use super::*;
+use crate::format::{Fields, encode};
 use crate::testing_log::{Engine, Written, dir, path_of};
 
 /// Three segments, with promises here and there and an unsynced tail.
@@ -514,21 +516,250 @@ fn a_chain_holds_without_the_close_frame_in_it() {
 
 #[test]
 fn a_closed_log_is_searched_only_if_edits_followed() {
-    let mut engine = small();
+    let mut engine = Engine::new(4096);
+    engine.put(10);
+    engine.size = 8 << 20;
+    engine.prepare(0).unwrap();
     engine
         .log
         .close(SeqNo::new(engine.seq), engine.edit)
         .unwrap();
-    engine.vfs.fail_reads_after(3 + 3 * 3);
-    engine.check_reads();
+    let reads = |engine: &Engine| {
+        engine.vfs.fail_reads_after(1000);
+        let result = engine.check();
+        assert!(result.close.is_some());
+        assert_eq!(result.unused.len(), 1);
+        1000 - engine.vfs.reads_left()
+    };
+    assert_eq!(reads(&engine), 3, "a link of each, and a salt");
+    engine.edit += 1;
+    assert!(reads(&engine) > 10, "the spare was searched");
+    engine.edit -= 2;
     engine.vfs.fail_reads_after(u64::MAX);
-    engine.edit -= 1;
     corruption(&engine);
 }
 
+#[test]
+fn a_sync_before_the_first_frame_promises_nothing_of_the_life_before() {
+    let mut engine = small();
+    let lsn = engine.log.end();
+    engine
+        .log
+        .close(SeqNo::new(engine.seq), engine.edit)
+        .unwrap();
+    // The process was killed: its close frame is seen now and lost by the power cut below.
+    let old = engine.reopen().used.last().unwrap().clone();
+    engine.sync().unwrap();
+    engine.log.mark().unwrap();
+    assert_eq!(engine.log.synced(), engine.log.end());
+    engine.put(600);
+    engine.put(600);
+    let offset = (lsn.0 - old.first.0) as usize;
+    engine
+        .vfs
+        .edit(&path_of(old.meta.number.0), |bytes| bytes[offset..].fill(0));
+    engine.vfs.edit(&path_of(4), |bytes| bytes[..512].fill(0));
+    engine.synced = lsn;
+    let result = engine.check();
+    assert_eq!(result.end, lsn);
+    assert_eq!(result.dropped_frames, 1);
+}
+
+/// Writes a frame that verifies into a segment.
+fn forge(engine: &Engine, meta: &SegmentMeta, offset: u64, fields: Fields, payload: &[u8]) -> u64 {
+    let mut frame = Vec::new();
+    encode(&mut frame, fields, &[payload], meta.salt, offset).unwrap();
+    let end = offset as usize + frame.len();
+    if end <= meta.size as usize {
+        engine.vfs.edit(&path_of(meta.number.0), |bytes| {
+            bytes[offset as usize..end].copy_from_slice(&frame);
+        });
+    }
+    end as u64
+}
+
+fn fields(kind: FrameKind, count: u32, seq: u64, synced: u64) -> Fields {
+    Fields {
+        kind,
+        count,
+        first_seq: SeqNo::new(seq),
+        synced,
+    }
+}
+
+#[test]
+fn frames_that_verify_and_contradict_each_other_are_damage() {
+    let engine = small();
+    let last = engine.listed[2].clone();
+    let tail = frames(&engine, &last).last().map(|f| f.0 + f.1).unwrap();
+    let (seq, end) = (engine.seq, engine.log.end().0);
+    let close = |last_seq, manifest_edit| {
+        Close {
+            last_seq: SeqNo::new(last_seq),
+            manifest_edit,
+        }
+        .encode()
+        .to_vec()
+    };
+    let whole = engine.vfs.bytes(&path_of(3));
+    for (forged, payload) in [
+        (fields(FrameKind::Data, 1, seq, 0), vec![]),
+        (fields(FrameKind::Data, 2, SeqNo::MAX.get(), 0), vec![]),
+        (fields(FrameKind::Data, 1, seq + 1, end + 8), vec![]),
+        (fields(FrameKind::Link, 0, seq, 0), vec![]),
+        (fields(FrameKind::Close, 0, seq, 0), close(seq - 1, 1)),
+        (
+            fields(FrameKind::Close, 0, seq, 0),
+            close(seq, engine.edit + 1),
+        ),
+        (fields(FrameKind::Close, 0, seq, 0), vec![]),
+    ] {
+        forge(&engine, &last, tail, forged, &payload);
+        corruption(&engine);
+        engine
+            .vfs
+            .edit(&path_of(3), |bytes| bytes.clone_from(&whole));
+    }
+    // In the middle segment: a frame over its end, and a close frame before it.
+    let middle = engine.listed[1].clone();
+    let (offset, len, _) = *frames(&engine, &middle).last().unwrap();
+    let whole = engine.vfs.bytes(&path_of(2));
+    let seq_there = engine
+        .recover()
+        .unwrap()
+        .1
+        .iter()
+        .filter(|f| f.end.0 <= 8000)
+        .count() as u64;
+    assert!(seq_there > 0);
+    forge(
+        &engine,
+        &middle,
+        offset,
+        fields(FrameKind::Data, 1, seq, 0),
+        &vec![0; len as usize],
+    );
+    assert!(corruption(&engine).to_string().contains("beyond the end"));
+    forge(
+        &engine,
+        &middle,
+        offset,
+        fields(FrameKind::Close, 0, seq, 0),
+        &close(seq, 1),
+    );
+    assert!(corruption(&engine).to_string().contains("behind its close"));
+    engine
+        .vfs
+        .edit(&path_of(2), |bytes| bytes.clone_from(&whole));
+    engine.check();
+}
+
+#[test]
+fn a_link_carries_the_sequence_number_over() {
+    let mut engine = Engine::new(4096);
+    engine.put(10);
+    engine.sync().unwrap();
+    let mut result = engine.reopen();
+    assert!(result.close.is_none());
+    engine.put(3900);
+    engine.put(3900);
+    let expected = engine.seq;
+    // All but the last link is lost or flushed.
+    engine.flush(engine.written[0].end);
+    let number = engine.listed[0].number.0;
+    engine
+        .vfs
+        .edit(&path_of(number), |bytes| bytes[96..].fill(0));
+    result = engine.recover().unwrap().0;
+    assert_eq!(result.last_seq.get(), expected - 1);
+    assert!(expected > 1 << 32);
+    // A link that goes back is damage.
+    let mut engine = small();
+    let meta = engine.listed[1].clone();
+    let mut link = engine.recover_link(&meta);
+    link.last_seq = SeqNo::new(1);
+    forge(
+        &engine,
+        &meta,
+        0,
+        fields(FrameKind::Link, 0, 1, 0),
+        &link.encode(),
+    );
+    corruption(&engine);
+    engine.listed.clear();
+}
+
 impl Engine {
-    fn check_reads(&self) {
-        assert!(self.recover().unwrap().0.close.is_some());
+    fn recover_link(&self, meta: &SegmentMeta) -> Link {
+        let file = self
+            .fs
+            .open(&path_of(meta.number.0), OpenMode::Read)
+            .unwrap();
+        let mut scanner = Scanner::new(file, meta.salt, meta.size);
+        Link::decode(scanner.frame_at(0).unwrap().unwrap().payload).unwrap()
+    }
+}
+
+fn number() -> impl Strategy<Value = u64> {
+    prop_oneof![4 => 0..9000u64, 2 => (0..1200u64).prop_map(|n| n * 8), 1 => any::<u64>()]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 2000, failure_persistence: None, ..ProptestConfig::default()
+    })]
+
+    /// Frames that verify, with anything in them: never a panic, and never a frame below `flushed`.
+    #[test]
+    fn hostile_segments_are_errors_or_logs(
+        links in proptest::collection::vec(
+            (0..4u64, 0..4u64, number(), number(), number(), number()), 1..4),
+        bodies in proptest::collection::vec((0..3usize, 0..6u8, number(), number(), 0..300usize), 0..20),
+        flushed in number(),
+        noise in proptest::collection::vec((0..3usize, 0..4096usize, any::<u8>()), 0..4),
+    ) {
+        let mut engine = Engine::new(4096);
+        for n in 1..=3u64 {
+            crate::create_segment(&engine.fs, dir(), FileNumber(n), 4096).unwrap();
+            engine.listed.push(SegmentMeta { number: FileNumber(n), salt: n * 77, size: 4096 });
+        }
+        let mut at = [0; 3];
+        for (i, (number, before, end, from, first, seq)) in links.into_iter().enumerate() {
+            let meta = engine.listed[i].clone();
+            let link = Link {
+                salt: meta.salt,
+                predecessor: Some(Use { number: FileNumber(number), salt: before * 77, end }),
+                from: Lsn(from.min(first)),
+                first: Lsn(first),
+                last_seq: SeqNo::new(seq),
+                manifest_edit: 1,
+            };
+            let promise = first.min(seq);
+            at[i] = forge(&engine, &meta, 0, fields(FrameKind::Link, 0, seq, promise), &link.encode());
+        }
+        for (i, kind, seq, synced, len) in bodies {
+            let kind = match kind {
+                0 => FrameKind::Mark,
+                1 => FrameKind::Close,
+                2 => FrameKind::Link,
+                _ => FrameKind::Data,
+            };
+            let len = if kind == FrameKind::Close { 16 } else { len };
+            let fields = fields(kind, 1, seq, synced);
+            at[i] = forge(&engine, &engine.listed[i], at[i], fields, &vec![0; len]);
+        }
+        for (i, offset, byte) in noise {
+            engine.vfs.edit(&path_of(i as u64 + 1), |bytes| bytes[offset] = byte);
+        }
+        engine.flushed = Lsn(flushed);
+        match engine.recover() {
+            Ok((result, found)) => {
+                prop_assert!(result.end >= engine.flushed);
+                prop_assert!(found.iter().all(|frame| frame.end > engine.flushed));
+                prop_assert!(found.windows(2).all(|w| w[0].seq < w[1].seq && w[0].end < w[1].end));
+            }
+            Err(error) => prop_assert_eq!(error.kind(), ErrorKind::Corruption),
+        }
     }
 }
 

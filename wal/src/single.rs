@@ -243,9 +243,6 @@ pub fn read_frames(
         }
         end += frame.total;
     }
-    if end > len / BLOCK_LEN * BLOCK_LEN || scanner.overruns(end)? {
-        return wrong(len, "the file was cut short");
-    }
     let mut promise = 0;
     scanner.search(end, &mut |_, frame| {
         promise = promise.max(frame.fields.synced);
@@ -253,6 +250,10 @@ pub fn read_frames(
     })?;
     if promise > end {
         return wrong(end, "a frame is damaged that a later one says was durable");
+    }
+    // No tear leaves this behind: space is taken, with the length, before a frame is stored in it.
+    if end > len / BLOCK_LEN * BLOCK_LEN || scanner.overruns(end)? {
+        return wrong(end, "the file was cut short");
     }
     let torn = scanner.is_dirty_from(end)?;
     Ok(FrameFileTail {

@@ -74,6 +74,10 @@ impl TestVfs {
         self.shared.reads_until_failure.store(n, Ordering::Relaxed);
     }
 
+    pub(crate) fn reads_left(&self) -> u64 {
+        self.shared.reads_until_failure.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn bytes(&self, path: &Path) -> Vec<u8> {
         self.files.lock().unwrap()[path]
             .content
@@ -189,14 +193,19 @@ impl VfsFile for TestFile {
     }
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
-        Shared::step(&self.shared.until_failure)?;
+        let failed = Shared::step(&self.shared.until_failure);
+        // A write that fails may have written nothing, a part or all of it.
+        let buf = match failed {
+            Ok(()) => buf,
+            Err(_) => &buf[..buf.len() * (buf.len() / 8 % 3) / 2],
+        };
         let mut content = self.content.lock().unwrap();
         let end = offset as usize + buf.len();
         if content.now.len() < end {
             content.now.resize(end, 0);
         }
         content.now[offset as usize..end].copy_from_slice(buf);
-        Ok(buf.len())
+        failed.map(|()| buf.len())
     }
 
     fn sync_data(&self) -> io::Result<()> {
