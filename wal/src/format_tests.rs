@@ -1,3 +1,5 @@
+#![allow(clippy::indexing_slicing)]
+
 use super::*;
 
 const SALT: u64 = 0x1111_1111_2222_2222;

@@ -27,6 +27,7 @@
 //! - [`FrameFile`], [`read_frames`]: the same frames in one growing file, for the manifest
 #![forbid(unsafe_code)]
 
+mod chain;
 mod file;
 mod format;
 mod log;

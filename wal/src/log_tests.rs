@@ -188,3 +188,49 @@ fn a_mark_is_written_once_per_promise_and_only_where_there_is_room() {
     let error = log.append(1, SeqNo::new(3), &[b""]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Closed);
 }
+
+#[derive(Debug)]
+struct Nowhere;
+
+impl LogFile for Nowhere {
+    fn store(&self, _: u64, bytes: &[u8]) -> Result<()> {
+        std::hint::black_box(bytes);
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Prints what an append costs: `cargo test -p terrace-wal cost -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn cost_of_an_append() {
+    let dir = tempfile::tempdir().unwrap();
+    let fs = Fs::new(Arc::new(OsVfs));
+    for (number, nowhere) in [(1, true), (2, false)] {
+        let mut log = log_on(&fs, dir.path());
+        create_segment(&fs, dir.path(), FileNumber(number), 64 << 20).unwrap();
+        log.put_spare(meta(number, 64 << 20), 1).unwrap();
+        if nowhere {
+            log.spares[0].file = Arc::new(Nowhere);
+        }
+        let payload = [7; 130];
+        let n = 300_000;
+        #[allow(clippy::disallowed_methods)] // A measurement of real time.
+        let start = std::time::Instant::now();
+        for seq in 1..=n {
+            log.append(1, SeqNo::new(seq), &[&payload]).unwrap();
+        }
+        let cost = start.elapsed().as_nanos() as u64 / n;
+        println!(
+            "130 bytes, {}: {cost} ns",
+            if nowhere {
+                "encoding alone"
+            } else {
+                "by pwrite"
+            }
+        );
+    }
+}

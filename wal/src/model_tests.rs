@@ -76,7 +76,7 @@ fn fail(engine: &mut Engine, calls: u8, end: End) {
         tried += 1;
         // Half of the runs end in a close whose parts fail.
         let result = match tried % 3 {
-            _ if tried > 8 && calls % 2 == 0 => close(engine),
+            _ if tried > 8 && calls.is_multiple_of(2) => close(engine),
             0 => engine.sync(),
             _ => engine.append(&[tried; 300], 1).map(drop),
         };

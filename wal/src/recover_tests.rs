@@ -1,8 +1,10 @@
 use proptest::prelude::*;
+use terrace_base::vfs::OpenMode;
 use terrace_base::{ErrorKind, FileNumber};
 
 use super::*;
-use crate::format::{Fields, encode};
+use crate::format::{Fields, Use, encode};
+use crate::scan::Scanner;
 use crate::testing_log::{Engine, Written, dir, path_of};
 
 /// Three segments, with promises here and there and an unsynced tail.

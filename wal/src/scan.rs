@@ -142,10 +142,10 @@ impl Scanner {
         while size.saturating_sub(at) >= HEADER_LEN as u64 {
             let (words, _) = self.load(at, HEADER_LEN as u64)?.as_chunks::<8>();
             for pair in words.windows(2) {
-                if let [first, second] = pair {
-                    if let Some(total) = format::plausible(*first, *second, salt, size - at) {
-                        return Ok(Some((at, total)));
-                    }
+                if let [first, second] = pair
+                    && let Some(total) = format::plausible(*first, *second, salt, size - at)
+                {
+                    return Ok(Some((at, total)));
                 }
                 at += 8;
             }

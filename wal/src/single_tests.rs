@@ -206,6 +206,24 @@ fn a_store_that_failed_ends_the_file() {
     assert!(frames.append(2, b"two").is_err());
 }
 
+#[test]
+fn space_found_by_a_reader_is_synced_before_a_frame_is_stored_in_it() {
+    let vfs = TestVfs::new();
+    let mut frames = create(&vfs);
+    frames
+        .append(1, &vec![1; BLOCK_LEN as usize - 200])
+        .unwrap();
+    frames.sync().unwrap();
+    // Killed after the next block was zeroed and before it was synced.
+    vfs.edit(path(), |bytes| bytes.extend(vec![0; BLOCK_LEN as usize]));
+    let (tail, _) = read(&vfs).unwrap();
+    let mut frames = FrameFile::resume(open(&vfs), SALT, tail.end, tail.synced).unwrap();
+    frames.append(2, &[2; 300]).unwrap();
+    vfs.cut(&mut || false);
+    assert_eq!(vfs.bytes(path()).len() as u64, 2 * BLOCK_LEN);
+    assert_eq!(read(&vfs).unwrap().1.len(), 1);
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Append(usize),
