@@ -523,22 +523,32 @@ impl Committer {
         self.wait_until(state, |state| state.log.end().0 - state.log.synced().0 <= most)
     }
 
-    /// Refuses writes from now on; everything appended is synced and the log closed, unless it failed.
-    pub(crate) fn close(&self, manifest_edit: u64) -> Result<()> {
-        let _guard = PanicGuard(self);
+    /// Refuses writes from now on, and syncs everything appended, unless the log failed.
+    pub(crate) fn finish_writes(&self) -> Result<()> {
         let mut state = lock(&self.state);
-        let end = state.log.end();
         state.closed = true;
         if state.failed.is_some() {
             return Ok(());
         }
-        self.wait_until(state, |state| state.log.synced() >= end)?;
+        let end = state.log.end();
+        self.wait_until(state, |state| state.log.synced() >= end)
+    }
+
+    /// Ends the log with the frame that says that it ended well. REQUIRES: `finish_writes`.
+    pub(crate) fn close_log(&self, manifest_edit: u64) -> Result<()> {
+        let _guard = PanicGuard(self);
         let mut state = lock(&self.state);
         let last = state.appended;
         if let Err(error) = state.log.close(last, manifest_edit) {
             return Err(self.fail(&mut state, error));
         }
         Ok(())
+    }
+
+    /// Bytes of the active list.
+    pub(crate) fn active_bytes(&self) -> u64 {
+        let state = lock(&self.state);
+        if state.list.list().is_empty() { 0 } else { state.list.bytes() as u64 }
     }
 
     /// Refuses writes from now on, and touches nothing.

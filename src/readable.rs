@@ -1,7 +1,7 @@
 //! The reads that a keyspace and a snapshot have in common.
 
 use bytes::Bytes;
-use terrace_base::{Result, SeqNo, UserKey};
+use terrace_base::{Error, Result, SeqNo, UserKey};
 
 use crate::bounds::{KeyBounds, OwnedBounds};
 use crate::engine::Engine;
@@ -26,11 +26,15 @@ pub(crate) struct Reader<'a> {
     pub(crate) engine: &'a Engine,
     pub(crate) keyspace: &'a KeyspaceState,
     pub(crate) at: Option<SeqNo>,
+    pub(crate) wrong: Option<&'a Error>,
 }
 
 impl Reader<'_> {
     fn check(&self) -> Result<()> {
         self.engine.check_open()?;
+        if let Some(wrong) = self.wrong {
+            return Err(wrong.clone());
+        }
         match self.at {
             None => self.keyspace.check_alive(),
             Some(at) => self.keyspace.check_alive_at(at),
@@ -91,92 +95,204 @@ mod sealed {
     impl Sealed for super::Snapshot {}
 }
 
-macro_rules! reads {
-    ($($type:ty),*) => {
-        reads! { @each [$($type),*]
-            /// The value of `key`. Values of up to 512 bytes are copies; a larger one is a slice that keeps its
-            /// table's file mapped, or its decoded block in memory, for as long as it lives.
+/// What can be read of a [`Keyspace`] (and so of a [`Db`](crate::Db)) and of a [`Snapshot`], for code that takes
+/// either. The same methods stand on the types themselves.
+pub trait Readable: sealed::Sealed {
+    /// The value of `key`. Values of up to 512 bytes are copies; a larger one is a slice that keeps its table's file
+    /// mapped, or its decoded block in memory, for as long as it lives.
+    ///
+    /// # Errors
+    /// `NotFound` if the keyspace was dropped, `Corruption` or `Io` if a table that may hold the key cannot be read,
+    /// `Closed` after `close`.
+    fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Bytes>>;
+    /// What `f` makes of the value of `key`, without copying it. `f` runs under no lock and may use the database.
+    ///
+    /// # Errors
+    /// As for `get`.
+    fn get_with<R>(&self, key: impl AsRef<[u8]>, f: impl FnOnce(&[u8]) -> R) -> Result<Option<R>>;
+    /// The value of `key` and its version.
+    ///
+    /// # Errors
+    /// As for `get`.
+    fn get_entry(&self, key: impl AsRef<[u8]>) -> Result<Option<Entry>>;
+    /// The values of `keys`, in their order, all as of one moment.
+    ///
+    /// # Errors
+    /// As for `get`.
+    fn multi_get(&self, keys: impl IntoIterator<Item: AsRef<[u8]>>) -> Result<Vec<Option<Bytes>>>;
+    /// True if `key` has a value.
+    ///
+    /// # Errors
+    /// As for `get`.
+    fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool>;
+    /// True if no key has a value.
+    ///
+    /// # Errors
+    /// As for `get`.
+    fn is_empty(&self) -> Result<bool>;
+    /// The first key and its value.
+    ///
+    /// # Errors
+    /// As for `get`.
+    fn first(&self) -> Result<Option<(Bytes, Bytes)>>;
+    /// The last key and its value.
+    ///
+    /// # Errors
+    /// As for `get`.
+    fn last(&self) -> Result<Option<(Bytes, Bytes)>>;
+    /// All entries in key order.
+    fn iter(&self) -> Iter;
+    /// The entries of a range in key order; an inverted range has none.
+    fn range(&self, range: impl KeyBounds) -> Iter;
+    /// The entries whose keys start with `prefix`, in key order.
+    fn prefix(&self, prefix: impl AsRef<[u8]>) -> Iter;
+    /// How many entries a range has. It walks over them.
+    ///
+    /// # Errors
+    /// As for `get`.
+    fn count(&self, range: impl KeyBounds) -> Result<u64>;
+    /// A cursor over all entries, on none of them yet.
+    fn cursor(&self) -> Cursor;
+}
+
+macro_rules! readable {
+    ($type:ty) => {
+        impl $type {
+            /// The value of `key`. Values of up to 512 bytes are copies; a larger one is a slice that keeps its table's file
+            /// mapped, or its decoded block in memory, for as long as it lives.
             ///
             /// # Errors
-            /// `NotFound` if the keyspace was dropped, `Corruption` or `Io` if a table that may hold the key
-            /// cannot be read, `Closed` after `close`.
-            fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
-                |reader| reader.read(key.as_ref(), |_, hit| hit.into_bytes())
+            /// `NotFound` if the keyspace was dropped, `Corruption` or `Io` if a table that may hold the key cannot be read,
+            /// `Closed` after `close`.
+            #[inline]
+            pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
+                self.reader().read(key.as_ref(), |_, hit| hit.into_bytes())
             }
-            /// What `f` makes of the value of `key`, without copying it. `f` runs under no lock and may use the
-            /// database.
+            /// What `f` makes of the value of `key`, without copying it. `f` runs under no lock and may use the database.
             ///
             /// # Errors
             /// As for `get`.
-            fn get_with[R](&self, key: impl AsRef<[u8]>, f: impl FnOnce(&[u8]) -> R) -> Result<Option<R>> {
-                |reader| reader.read(key.as_ref(), |_, hit| f(&hit))
+            #[inline]
+            pub fn get_with<R>(&self, key: impl AsRef<[u8]>, f: impl FnOnce(&[u8]) -> R) -> Result<Option<R>> {
+                self.reader().read(key.as_ref(), |_, hit| f(&hit))
             }
             /// The value of `key` and its version.
             ///
             /// # Errors
             /// As for `get`.
-            fn get_entry(&self, key: impl AsRef<[u8]>) -> Result<Option<Entry>> {
-                |reader| reader.read(key.as_ref(), |version, hit| Entry { value: hit.into_bytes(), version })
+            pub fn get_entry(&self, key: impl AsRef<[u8]>) -> Result<Option<Entry>> {
+                self.reader().read(key.as_ref(), |version, hit| Entry { value: hit.into_bytes(), version })
             }
             /// The values of `keys`, in their order, all as of one moment.
             ///
             /// # Errors
             /// As for `get`.
-            fn multi_get(&self, keys: impl IntoIterator<Item: AsRef<[u8]>>) -> Result<Vec<Option<Bytes>>> {
-                |reader| reader.multi_get(keys)
+            pub fn multi_get(&self, keys: impl IntoIterator<Item: AsRef<[u8]>>) -> Result<Vec<Option<Bytes>>> {
+                self.reader().multi_get(keys)
             }
             /// True if `key` has a value.
             ///
             /// # Errors
             /// As for `get`.
-            fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool> {
-                |reader| Ok(reader.read(key.as_ref(), |_, _| ())?.is_some())
+            pub fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool> {
+                Ok(self.reader().read(key.as_ref(), |_, _| ())?.is_some())
             }
             /// True if no key has a value.
             ///
             /// # Errors
             /// As for `get`.
-            fn is_empty(&self) -> Result<bool> {
-                |reader| Ok(!Cursor::new(reader.scan(OwnedBounds::all())).first()?)
+            pub fn is_empty(&self) -> Result<bool> {
+                Ok(!self.cursor().first()?)
             }
             /// The first key and its value.
             ///
             /// # Errors
             /// As for `get`.
-            fn first(&self) -> Result<Option<(Bytes, Bytes)>> {
-                |reader| Iter::new(reader.scan(OwnedBounds::all())).next().transpose()
+            pub fn first(&self) -> Result<Option<(Bytes, Bytes)>> {
+                self.iter().next().transpose()
             }
             /// The last key and its value.
             ///
             /// # Errors
             /// As for `get`.
-            fn last(&self) -> Result<Option<(Bytes, Bytes)>> {
-                |reader| Iter::new(reader.scan(OwnedBounds::all())).next_back().transpose()
+            pub fn last(&self) -> Result<Option<(Bytes, Bytes)>> {
+                self.iter().next_back().transpose()
             }
             /// All entries in key order.
-            fn iter(&self) -> Iter {
-                |reader| Iter::new(reader.scan(OwnedBounds::all()))
+            pub fn iter(&self) -> Iter {
+                Iter::new(self.reader().scan(OwnedBounds::all()))
             }
             /// The entries of a range in key order; an inverted range has none.
-            fn range(&self, range: impl KeyBounds) -> Iter {
-                |reader| Iter::new(reader.scan(OwnedBounds::new(&range)))
+            pub fn range(&self, range: impl KeyBounds) -> Iter {
+                Iter::new(self.reader().scan(OwnedBounds::new(&range)))
             }
             /// The entries whose keys start with `prefix`, in key order.
-            fn prefix(&self, prefix: impl AsRef<[u8]>) -> Iter {
-                |reader| Iter::new(reader.scan(OwnedBounds::prefix(prefix.as_ref())))
+            pub fn prefix(&self, prefix: impl AsRef<[u8]>) -> Iter {
+                Iter::new(self.reader().scan(OwnedBounds::prefix(prefix.as_ref())))
             }
             /// How many entries a range has. It walks over them.
             ///
             /// # Errors
             /// As for `get`.
-            fn count(&self, range: impl KeyBounds) -> Result<u64> {
-                |reader| reader.count(OwnedBounds::new(&range))
+            pub fn count(&self, range: impl KeyBounds) -> Result<u64> {
+                self.reader().count(OwnedBounds::new(&range))
             }
             /// A cursor over all entries, on none of them yet.
+            pub fn cursor(&self) -> Cursor {
+                Cursor::new(self.reader().scan(OwnedBounds::all()))
+            }
+        }
+
+        impl Readable for $type {
+            fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
+                <$type>::get(self, key)
+            }
+            fn get_with<R>(&self, key: impl AsRef<[u8]>, f: impl FnOnce(&[u8]) -> R) -> Result<Option<R>> {
+                <$type>::get_with(self, key, f)
+            }
+            fn get_entry(&self, key: impl AsRef<[u8]>) -> Result<Option<Entry>> {
+                <$type>::get_entry(self, key)
+            }
+            fn multi_get(&self, keys: impl IntoIterator<Item: AsRef<[u8]>>) -> Result<Vec<Option<Bytes>>> {
+                <$type>::multi_get(self, keys)
+            }
+            fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool> {
+                <$type>::contains_key(self, key)
+            }
+            fn is_empty(&self) -> Result<bool> {
+                <$type>::is_empty(self)
+            }
+            fn first(&self) -> Result<Option<(Bytes, Bytes)>> {
+                <$type>::first(self)
+            }
+            fn last(&self) -> Result<Option<(Bytes, Bytes)>> {
+                <$type>::last(self)
+            }
+            fn iter(&self) -> Iter {
+                <$type>::iter(self)
+            }
+            fn range(&self, range: impl KeyBounds) -> Iter {
+                <$type>::range(self, range)
+            }
+            fn prefix(&self, prefix: impl AsRef<[u8]>) -> Iter {
+                <$type>::prefix(self, prefix)
+            }
+            fn count(&self, range: impl KeyBounds) -> Result<u64> {
+                <$type>::count(self, range)
+            }
             fn cursor(&self) -> Cursor {
-                |reader| Cursor::new(reader.scan(OwnedBounds::all()))
+                <$type>::cursor(self)
             }
         }
     };
-    (@each [$($type:ty),*] $methods:tt) => { $(reads! { @inherent $type, $methods })* };
+}
+
+readable!(Keyspace);
+readable!(Snapshot);
+
+impl Keyspace {
+    #[inline]
+    fn reader(&self) -> Reader<'_> {
+        Reader { engine: self.handle.engine(), keyspace: &self.state, at: None, wrong: None }
+    }
 }

@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use terrace_base::coding::align8;
-use terrace_base::vfs::{Fs, LockGuard, OpenMode};
+use terrace_base::vfs::{Fs, LockGuard, OpenMode, parent_of};
 use terrace_base::{Error, ErrorKind, FileKind, FileNumber, Result, SeqNo, UserKey};
 use terrace_compaction::{
     AddedTable, Flushed, KeyspaceRecord, MergeOptions, Outputs, Stripes, TableStore, VersionEdit,
@@ -142,6 +142,7 @@ impl Opening<'_> {
             return Err(Error::new(ErrorKind::NotFound, "there is no database here")
                 .in_file(self.dir(), 0));
         }
+        self.sync_ancestors()?;
         let mut state = ManifestState::new();
         let number = self.free_number(state.file_ceiling);
         state.file_ceiling = number + 1;
@@ -159,6 +160,20 @@ impl Opening<'_> {
             unused: Vec::new(),
             changes: Vec::new(),
         })
+    }
+
+    /// A process that was killed while it created the directory may have left a name that is not durable: a
+    /// power cut would take the directory with all that is acknowledged in it.
+    fn sync_ancestors(&self) -> Result<()> {
+        let mut parent = parent_of(self.dir());
+        self.files.fs.sync_dir(parent)?;
+        while parent_of(parent) != parent && parent != Path::new(".") {
+            parent = parent_of(parent);
+            if self.files.fs.sync_dir(parent).is_err() {
+                break; // Not ours to read, so not ours to have created.
+            }
+        }
+        Ok(())
     }
 
     fn publish(
