@@ -524,3 +524,7 @@ fn agree(info: &TableInfo, fences: &Fences) -> Result<()> {
 #[cfg(test)]
 #[path = "reader_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "damage_tests.rs"]
+mod damage_tests;

@@ -151,3 +151,15 @@ fn a_file_of_another_size_or_id_is_refused() {
         assert!(error.file().is_some());
     }
 }
+
+#[test]
+fn a_table_of_too_many_blocks_answers_without_an_index() {
+    let model: Model = (0..9000u64)
+        .map(|i| put(format!("key{i:06}").as_bytes(), i + 5, &[b'v'; 300]))
+        .collect();
+    let (info, image) = build(&model, &options(Compression::None, 512));
+    assert!(info.blocks > 8192);
+    let table = open_image(&image).unwrap();
+    assert!(table.index().is_none());
+    check(&table, &model);
+}
