@@ -4,13 +4,21 @@
 //!
 //! - [`Version`]: levels of runs of tables at one instant; it never changes. [`VersionEdit`] is the step
 //!   from one to the next, and what the manifest stores.
+//! - [`merge`]: writes new tables from sorted entries through a [`CompactionIter`], which drops what
+//!   no reader can see. It knows no locks and publishes nothing.
+//! - [`RunIter`] reads a run in order.
 //!
-//! Threads, locks and the lives of files belong to the engine, which lends them as a [`TableStore`].
+//! Threads, locks and the lives of files belong to the engine, which lends them as [`TableStore`] and
+//! [`Outputs`].
 #![forbid(unsafe_code)]
 
 mod edit;
 mod edit_text;
+mod iterator;
+mod job;
 mod run;
+mod run_iter;
+mod stripes;
 mod table_file;
 mod text;
 mod version;
@@ -18,6 +26,10 @@ mod version;
 pub use edit::{
     AddedTable, Flushed, KeyspaceRecord, MovedTable, RemovedTable, SegmentRecord, VersionEdit,
 };
+pub use iterator::{CompactionIter, DropCounts, Dropped, Step};
+pub use job::{MergeOptions, MergeResult, Outputs, merge};
 pub use run::Run;
+pub use run_iter::RunIter;
+pub use stripes::Stripes;
 pub use table_file::{TableFile, TableMeta, TableStore, damaged_table};
 pub use version::{LEVELS, Level, Version};
