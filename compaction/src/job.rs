@@ -5,7 +5,7 @@
 //! reading back and the edit are the caller's, and so is removing what was created if the job fails.
 //!
 //! What came in must equal what went out plus what was dropped for a reason. That is checked here in every
-//! build; `Compaction::edit` then compares what came in with what the manifest
+//! build; [`Compaction::edit`](crate::Compaction::edit) then compares what came in with what the manifest
 //! says the inputs hold, so that an input that ended early cannot pass for a short one.
 
 use terrace_base::vfs::File;

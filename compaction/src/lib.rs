@@ -2,8 +2,17 @@
 //!
 //! An internal part of the `terrace` crate: its API changes without notice.
 //!
+//! ```text
+//!            Version ──────────────────────────────┐
+//!               │ pick, pick_range                 │ apply
+//!               ▼                                  │
+//!           Compaction ── merge ──► MergeResult ── VersionEdit ──► next Version
+//!            (plan)       (work)     new tables      (one frame of the manifest)
+//! ```
+//!
 //! - [`Version`]: levels of runs of tables at one instant; it never changes. [`VersionEdit`] is the step
 //!   from one to the next, and what the manifest stores.
+//! - [`pick`], [`pick_range`], [`debt`]: which tables should be merged next. Nothing here knows a file.
 //! - [`merge`]: writes new tables from sorted entries through a [`CompactionIter`], which drops what
 //!   no reader can see. It knows no locks and publishes nothing.
 //! - [`RunIter`] reads a run in order.
@@ -16,6 +25,7 @@ mod edit;
 mod edit_text;
 mod iterator;
 mod job;
+mod picker;
 mod run;
 mod run_iter;
 mod stripes;
@@ -28,6 +38,10 @@ pub use edit::{
 };
 pub use iterator::{CompactionIter, DropCounts, Dropped, Step};
 pub use job::{MergeOptions, MergeResult, Outputs, merge};
+pub use picker::{
+    Compaction, CompactionKind, KeyRange, OlderRuns, PickOptions, Targets, debt, pick, pick_range,
+    targets,
+};
 pub use run::Run;
 pub use run_iter::RunIter;
 pub use stripes::Stripes;
