@@ -7,9 +7,12 @@ use terrace_base::hash::key_hash;
 use terrace_base::iterator::InternalIterator;
 use terrace_base::key::{KeyRef, ValueKind};
 
+use terrace_base::vfs::{Fault, FaultVfs, Fs, MemVfs, OpenMode};
+
 use super::*;
 use crate::format::{Section, encode_footer, seal_section};
 use crate::testing::*;
+use crate::{FileSink, TableWriter, WriterOptions};
 
 fn small_model() -> Model {
     let mut model: Model = (0..14u64)
@@ -29,16 +32,19 @@ fn images() -> Vec<Vec<u8>> {
         .to_vec()
 }
 
-/// Asks everything of a table; answers must be right or errors.
+/// An error that damage may lead to.
+fn told(error: Error) -> Error {
+    let kinds = [ErrorKind::Corruption, ErrorKind::Unsupported, ErrorKind::Io];
+    assert!(kinds.contains(&error.kind()), "{error:?}");
+    error
+}
+
 fn ask(image: &[u8], model: &Model) -> Result<()> {
-    let told = |error: Error| {
-        assert!(
-            matches!(error.kind(), ErrorKind::Corruption | ErrorKind::Unsupported),
-            "{error:?}"
-        );
-        error
-    };
-    let table = open_image(image).map_err(told)?;
+    ask_table(&open_image(image).map_err(told)?, model)
+}
+
+/// Asks everything of a table; answers must be right or errors.
+fn ask_table(table: &Arc<Table>, model: &Model) -> Result<()> {
     let mut failed = None;
     for (key, value) in model {
         let user = key.user.as_ref();
@@ -88,6 +94,69 @@ fn every_flipped_bit_is_noticed() {
                 image[i] ^= 1 << bit;
             }
         }
+    }
+}
+
+#[test]
+fn every_call_may_fail_and_no_answer_is_wrong() {
+    let path = Path::new("/t.sst");
+    for (image, io) in images()
+        .iter()
+        .flat_map(|i| [(i, IoMode::Mmap), (i, IoMode::Pread)])
+    {
+        for fault in [Fault::Errno(5), Fault::ShortRead] {
+            let mut failures = 0;
+            for n in 0.. {
+                let memory = MemVfs::new(1);
+                memory.write_file(path, image);
+                let faulty = FaultVfs::new(memory);
+                let fs = Fs::new(faulty.clone());
+                faulty.arm(n, fault, false);
+                let run = || {
+                    let file = fs.open(path, OpenMode::Read)?;
+                    let cache = BlockCache::new(1 << 20);
+                    let table = Table::open(file, ID, image.len() as u64, io, &cache)?;
+                    ask_table(&Arc::new(table), &small_model())
+                };
+                let result = run();
+                if faulty.injected() == 0 {
+                    result.unwrap();
+                    break;
+                }
+                failures += u64::from(result.is_err());
+                if fault == Fault::ShortRead {
+                    result.unwrap();
+                }
+            }
+            assert!(
+                (fault == Fault::ShortRead) == (failures == 0),
+                "{io:?} {failures}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_failed_write_fails_the_table() {
+    for n in 0.. {
+        let faulty = FaultVfs::new(MemVfs::new(1));
+        let fs = Fs::new(faulty.clone());
+        faulty.arm(n, Fault::TornWrite, false);
+        let run = || {
+            let file = fs.open(Path::new("/t.sst"), OpenMode::CreateNew)?;
+            let options = WriterOptions::new(ID, SEED);
+            let mut writer = TableWriter::new(FileSink::new(file), options);
+            for (key, value) in &small_model() {
+                writer.add(key.as_ref(), value)?;
+            }
+            writer.finish().map(|(info, _)| info)
+        };
+        let result = run();
+        if faulty.injected() == 0 {
+            assert!(n > 0 && result.is_ok());
+            break;
+        }
+        result.unwrap_err();
     }
 }
 
@@ -205,6 +274,24 @@ fn a_block_in_another_place_or_file_is_noticed() {
     let mut mixed = image;
     mixed[blocks[1].clone()].copy_from_slice(&other[blocks[1].clone()]);
     assert!(ask(&mixed, &model).is_err());
+}
+
+#[test]
+fn entries_out_of_order_are_noticed_under_right_checksums() {
+    let model = vec![put(b"kaaaa", 1, b"v"), put(b"kbbbb", 1, b"v")];
+    let (_, mut image) = build(&model, &options(Compression::None, 8192));
+    let layout = layout(&image);
+    let raw = RawBlock::new(&image[layout.blocks[0].clone()]).unwrap();
+    let (first, second) = (raw.position(0), raw.position(1));
+    let len = second - first;
+    let record = image[first..second].to_vec();
+    image.copy_within(second..second + len, first);
+    image[second..second + len].copy_from_slice(&record);
+    let head = image[32..36].to_vec();
+    image.copy_within(36..40, 32);
+    image[36..40].copy_from_slice(&head);
+    repair(&mut image, &layout);
+    assert!(ask(&image, &model).is_err());
 }
 
 #[test]
