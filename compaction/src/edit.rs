@@ -1,0 +1,376 @@
+//! A [`VersionEdit`]: one step of the database's shape, and how the manifest stores it.
+//!
+//! # Format
+//!
+//! ```text
+//! edit     := field*                                   to the end of the frame
+//! field    := tag: varint | length: varint | payload: [u8; length]
+//!
+//! tag  payload
+//!   2  added      level, run, table
+//!   4  removed    level, number
+//!   6  moved      from level, to level, run, number
+//!   8  segment    number, salt: u64, size              listed again: the file has a new salt
+//!  10  segment-   number
+//!  12  flushed    lsn, seq                             tables hold everything below lsn and up to seq
+//!  14  ceiling    number                               file numbers below it may be in use
+//!  16  keyspace   id, created: seq, name: slice, options: slice
+//!  18  keyspace-  id, seq
+//!  20  next       keyspace id                          ids below it were used
+//!  22  last seq   seq
+//!
+//! table    := number, id: u64, size, entries, tombstones, min seq, max seq,
+//!             keyspace, smallest: slice, keyspace, largest: slice,
+//!             compression: u8 (as in the table), raw bytes, blocks, field*
+//! slice    := length: varint | bytes
+//! ```
+//!
+//! What is not said to be otherwise is a varint; `u64` is 8 bytes, little-endian. Fields may come in any
+//! order; those of tags 12, 14, 20 and 22 come once at most. An unknown tag that is odd is optional and
+//! skipped; one that is even is needed to understand the edit: `Unsupported`. Both rules hold for the fields
+//! at the end of a table too. Reserved: edit tags 24 and 26 (a blob file added and removed); table tags 2
+//! (range tombstones), 4 (expiry) and 6 (blob files referred to). Numbers are never reused.
+//!
+//! # Example
+//!
+//! Table 7 leaves level 0, and keyspace ids below 3 were used:
+//!
+//! ```text
+//! 04 02 00 07    removed, 2 bytes: level 0, number 7
+//! 14 01 03       next keyspace, 1 byte: 3
+//! ```
+#![deny(clippy::indexing_slicing)]
+
+use terrace_base::coding::{put_slice, put_u64, put_varint};
+use terrace_base::{Decoder, Error, FileNumber, KeyspaceId, OwnedUserKey, Result, SeqNo, UserKey};
+use terrace_sstable::{Compression, TableInfo};
+
+use crate::table_file::TableMeta;
+use crate::version::LEVELS;
+
+const ADDED: u64 = 2;
+const REMOVED: u64 = 4;
+const MOVED: u64 = 6;
+const SEGMENT_ADDED: u64 = 8;
+const SEGMENT_REMOVED: u64 = 10;
+const FLUSHED: u64 = 12;
+const FILE_CEILING: u64 = 14;
+const KEYSPACE_CREATED: u64 = 16;
+const KEYSPACE_DROPPED: u64 = 18;
+const NEXT_KEYSPACE: u64 = 20;
+const LAST_SEQ: u64 = 22;
+
+/// A table that joins the tree.
+#[derive(Clone, PartialEq)]
+pub struct AddedTable {
+    /// Where it goes.
+    pub level: usize,
+    /// Its run in that level.
+    pub run: u64,
+    /// The table.
+    pub meta: TableMeta,
+}
+
+/// A table that leaves the tree.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct RemovedTable {
+    /// Where it is.
+    pub level: usize,
+    /// The table.
+    pub number: FileNumber,
+}
+
+/// A table that changes its level as it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct MovedTable {
+    /// Where it is.
+    pub from_level: usize,
+    /// Where it goes.
+    pub to_level: usize,
+    /// Its run there.
+    pub run: u64,
+    /// The table.
+    pub number: FileNumber,
+}
+
+/// A log file and the salt of its present use.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct SegmentRecord {
+    /// Names the file.
+    pub number: FileNumber,
+    /// Frames of the present use verify under this.
+    pub salt: u64,
+    /// Length of the file.
+    pub size: u64,
+}
+
+/// A keyspace that exists.
+#[derive(Clone, PartialEq, Eq)]
+pub struct KeyspaceRecord {
+    /// Its number; never reused.
+    pub id: KeyspaceId,
+    /// Its name.
+    pub name: String,
+    /// When it was created.
+    pub created: SeqNo,
+    /// Its options, as the engine encodes them.
+    pub options: Vec<u8>,
+}
+
+/// Up to where tables hold everything.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Flushed {
+    /// The log below this position is never read again.
+    pub lsn: u64,
+    /// Every write up to this one is in a table.
+    pub seq: SeqNo,
+}
+
+/// One step of the database's shape: one frame of the manifest. Whole or not at all.
+#[derive(Clone, Default, PartialEq)]
+pub struct VersionEdit {
+    /// Tables that join.
+    pub added: Vec<AddedTable>,
+    /// Tables that leave.
+    pub removed: Vec<RemovedTable>,
+    /// Tables that change their level.
+    pub moved: Vec<MovedTable>,
+    /// Log files in use; a listed number again has a new salt.
+    pub segments_added: Vec<SegmentRecord>,
+    /// Log files no longer in use.
+    pub segments_removed: Vec<FileNumber>,
+    /// Up to where tables hold everything.
+    pub flushed: Option<Flushed>,
+    /// File numbers below this may be in use.
+    pub file_ceiling: Option<u64>,
+    /// Keyspaces that exist from now on.
+    pub keyspaces_created: Vec<KeyspaceRecord>,
+    /// Keyspaces that are gone from the given sequence number on.
+    pub keyspaces_dropped: Vec<(KeyspaceId, SeqNo)>,
+    /// Keyspace ids below this were used.
+    pub next_keyspace: Option<u32>,
+    /// The last sequence number known to be used.
+    pub last_seq: Option<SeqNo>,
+}
+
+impl VersionEdit {
+    /// Appends the edit to `out`.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        for added in &self.added {
+            put_field(out, ADDED, |body| {
+                put_varint(body, added.level as u64);
+                put_varint(body, added.run);
+                put_table(body, &added.meta);
+            });
+        }
+        for removed in &self.removed {
+            put_numbers(out, REMOVED, &[removed.level as u64, removed.number.0]);
+        }
+        for moved in &self.moved {
+            let levels = [moved.from_level as u64, moved.to_level as u64];
+            let [from, to] = levels;
+            put_numbers(out, MOVED, &[from, to, moved.run, moved.number.0]);
+        }
+        for segment in &self.segments_added {
+            put_field(out, SEGMENT_ADDED, |body| {
+                put_varint(body, segment.number.0);
+                put_u64(body, segment.salt);
+                put_varint(body, segment.size);
+            });
+        }
+        for number in &self.segments_removed {
+            put_numbers(out, SEGMENT_REMOVED, &[number.0]);
+        }
+        if let Some(flushed) = &self.flushed {
+            put_numbers(out, FLUSHED, &[flushed.lsn, flushed.seq.get()]);
+        }
+        if let Some(ceiling) = self.file_ceiling {
+            put_numbers(out, FILE_CEILING, &[ceiling]);
+        }
+        self.encode_keyspaces(out);
+        if let Some(seq) = self.last_seq {
+            put_numbers(out, LAST_SEQ, &[seq.get()]);
+        }
+    }
+
+    fn encode_keyspaces(&self, out: &mut Vec<u8>) {
+        for keyspace in &self.keyspaces_created {
+            put_field(out, KEYSPACE_CREATED, |body| {
+                put_varint(body, u64::from(keyspace.id.0));
+                put_varint(body, keyspace.created.get());
+                put_slice(body, keyspace.name.as_bytes());
+                put_slice(body, &keyspace.options);
+            });
+        }
+        for (id, seq) in &self.keyspaces_dropped {
+            put_numbers(out, KEYSPACE_DROPPED, &[u64::from(id.0), seq.get()]);
+        }
+        if let Some(id) = self.next_keyspace {
+            put_numbers(out, NEXT_KEYSPACE, &[u64::from(id)]);
+        }
+    }
+
+    /// Reads what [`VersionEdit::encode`] wrote. Whatever the bytes, the answer is an edit or an error.
+    pub fn decode(bytes: &[u8]) -> Result<VersionEdit> {
+        let mut edit = VersionEdit::default();
+        let mut decoder = Decoder::new(bytes);
+        while !decoder.is_empty() {
+            let tag = decoder.varint()?;
+            let mut body = Decoder::new(decoder.slice()?);
+            if edit.decode_field(tag, &mut body)? {
+                body.finish()?;
+            }
+        }
+        Ok(edit)
+    }
+
+    /// False if the field was skipped.
+    fn decode_field(&mut self, tag: u64, body: &mut Decoder<'_>) -> Result<bool> {
+        match tag {
+            ADDED => self.added.push(AddedTable {
+                level: level(body)?,
+                run: body.varint()?,
+                meta: table(body)?,
+            }),
+            REMOVED => self.removed.push(RemovedTable {
+                level: level(body)?,
+                number: number(body)?,
+            }),
+            MOVED => self.moved.push(MovedTable {
+                from_level: level(body)?,
+                to_level: level(body)?,
+                run: body.varint()?,
+                number: number(body)?,
+            }),
+            SEGMENT_ADDED => self.segments_added.push(SegmentRecord {
+                number: number(body)?,
+                salt: body.u64()?,
+                size: body.varint()?,
+            }),
+            SEGMENT_REMOVED => self.segments_removed.push(number(body)?),
+            FLUSHED => {
+                let (lsn, seq) = (body.varint()?, seq(body)?);
+                once(&mut self.flushed, Flushed { lsn, seq })?;
+            }
+            FILE_CEILING => once(&mut self.file_ceiling, body.varint()?)?,
+            KEYSPACE_CREATED => self.keyspaces_created.push(keyspace(body)?),
+            KEYSPACE_DROPPED => {
+                let dropped = (KeyspaceId(body.varint_u32()?), seq(body)?);
+                self.keyspaces_dropped.push(dropped);
+            }
+            NEXT_KEYSPACE => once(&mut self.next_keyspace, body.varint_u32()?)?,
+            LAST_SEQ => once(&mut self.last_seq, seq(body)?)?,
+            _ => return skip(tag).map(|()| false),
+        }
+        Ok(true)
+    }
+}
+
+/// Unknown fields: odd ones may be skipped.
+fn skip(tag: u64) -> Result<()> {
+    if tag % 2 == 1 {
+        return Ok(());
+    }
+    Err(Error::unsupported(format!(
+        "the manifest holds a field {tag} of a newer terrace; open it with that version"
+    )))
+}
+
+fn put_field(out: &mut Vec<u8>, tag: u64, write: impl FnOnce(&mut Vec<u8>)) {
+    let mut body = Vec::new();
+    write(&mut body);
+    put_varint(out, tag);
+    put_slice(out, &body);
+}
+
+fn put_numbers(out: &mut Vec<u8>, tag: u64, numbers: &[u64]) {
+    put_field(out, tag, |body| {
+        for &n in numbers {
+            put_varint(body, n);
+        }
+    });
+}
+
+fn put_table(body: &mut Vec<u8>, meta: &TableMeta) {
+    let info = &meta.info;
+    put_varint(body, meta.number.0);
+    put_u64(body, info.id);
+    for n in [
+        info.size,
+        info.entries,
+        info.tombstones,
+        info.min_seq.get(),
+        info.max_seq.get(),
+    ] {
+        put_varint(body, n);
+    }
+    for key in [&info.smallest, &info.largest] {
+        put_varint(body, u64::from(key.keyspace.0));
+        put_slice(body, &key.bytes);
+    }
+    body.push(info.compression as u8);
+    put_varint(body, info.raw_bytes);
+    put_varint(body, info.blocks);
+}
+
+fn table(body: &mut Decoder<'_>) -> Result<TableMeta> {
+    let number = number(body)?;
+    let info = TableInfo {
+        id: body.u64()?,
+        size: body.varint()?,
+        entries: body.varint()?,
+        tombstones: body.varint()?,
+        min_seq: seq(body)?,
+        max_seq: seq(body)?,
+        smallest: user_key(body)?,
+        largest: user_key(body)?,
+        compression: Compression::from_byte(body.u8()?)?,
+        raw_bytes: body.varint()?,
+        blocks: body.varint()?,
+    };
+    while !body.is_empty() {
+        skip(body.varint()?)?;
+        body.slice()?;
+    }
+    Ok(TableMeta { number, info })
+}
+
+fn keyspace(body: &mut Decoder<'_>) -> Result<KeyspaceRecord> {
+    Ok(KeyspaceRecord {
+        id: KeyspaceId(body.varint_u32()?),
+        created: seq(body)?,
+        name: String::from_utf8(body.slice()?.to_vec())
+            .map_err(|_| Error::corruption("the name of a keyspace is not UTF-8"))?,
+        options: body.slice()?.to_vec(),
+    })
+}
+
+fn user_key(body: &mut Decoder<'_>) -> Result<OwnedUserKey> {
+    let keyspace = KeyspaceId(body.varint_u32()?);
+    Ok(UserKey::new(keyspace, body.slice()?).to_owned())
+}
+
+fn number(body: &mut Decoder<'_>) -> Result<FileNumber> {
+    body.varint().map(FileNumber)
+}
+
+fn seq(body: &mut Decoder<'_>) -> Result<SeqNo> {
+    match body.varint()? {
+        n if n <= SeqNo::MAX.get() => Ok(SeqNo::new(n)),
+        n => Err(Error::corruption(format!("{n} is no sequence number"))),
+    }
+}
+
+fn level(body: &mut Decoder<'_>) -> Result<usize> {
+    match body.varint_usize()? {
+        n if n < LEVELS => Ok(n),
+        n => Err(Error::corruption(format!("there is no level {n}"))),
+    }
+}
+
+fn once<T>(slot: &mut Option<T>, value: T) -> Result<()> {
+    match slot.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(Error::corruption("an edit holds a field twice")),
+    }
+}

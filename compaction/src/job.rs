@@ -1,0 +1,192 @@
+//! The merge job: sorted entries in, new tables out. It knows no locks and publishes nothing.
+//!
+//! Tables are cut between user keys only, so that the output is a run: at the target size, and where the
+//! keyspace changes once a table is half full. Each table is finished and synced; its directory, the
+//! reading back and the edit are the caller's, and so is removing what was created if the job fails.
+//!
+//! What came in must equal what went out plus what was dropped for a reason. That is checked here in every
+//! build; [`Compaction::edit`](crate::Compaction::edit) then compares what came in with what the manifest
+//! says the inputs hold, so that an input that ended early cannot pass for a short one.
+
+use terrace_base::vfs::File;
+use terrace_base::{
+    Error, ErrorKind, FileNumber, InternalIterator, KeyRef, KeyspaceId, Result, SeqNo, UserKey,
+};
+use terrace_sstable::{Compression, FileSink, TableWriter, WriterOptions};
+
+use crate::iterator::{CompactionIter, DropCounts, Step};
+use crate::stripes::Stripes;
+use crate::table_file::TableMeta;
+
+/// How many entries go by between two looks at [`MergeOptions::should_stop`].
+const STOP_INTERVAL: u64 = 256;
+
+/// What a merge needs to know.
+pub struct MergeOptions<'a> {
+    /// The snapshots and what is visible.
+    pub stripes: Stripes,
+    /// Keyspaces that are gone, each from its sequence number on.
+    pub dropped_keyspaces: &'a [(KeyspaceId, SeqNo)],
+    /// The oldest snapshot, if there is one.
+    pub oldest_snapshot: Option<SeqNo>,
+    /// May an older run outside this job hold the key? If unsure: yes.
+    pub may_exist_below: &'a dyn Fn(UserKey<'_>) -> bool,
+    /// Tables are cut at this size.
+    pub target_size: u64,
+    /// Of the new tables.
+    pub compression: Compression,
+    /// Of the new tables.
+    pub block_size: usize,
+    /// True once the job should give up; it then fails with `Closed`.
+    pub should_stop: &'a dyn Fn() -> bool,
+}
+
+impl std::fmt::Debug for MergeOptions<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MergeOptions")
+            .field("stripes", &self.stripes)
+            .field("dropped_keyspaces", &self.dropped_keyspaces)
+            .field("oldest_snapshot", &self.oldest_snapshot)
+            .field("target_size", &self.target_size)
+            .field("compression", &self.compression)
+            .field("block_size", &self.block_size)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where a merge gets its files from.
+pub trait Outputs {
+    /// A new file: its number, a random id, a random seed, and the file, open for writing.
+    fn create(&mut self) -> Result<(FileNumber, u64, u64, File)>;
+}
+
+/// What a merge did.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct MergeResult {
+    /// The new tables, by rising key. Perhaps none.
+    pub tables: Vec<TableMeta>,
+    /// Entries read.
+    pub read: u64,
+    /// Entries written.
+    pub written: u64,
+    /// Entries dropped, by reason.
+    pub dropped: DropCounts,
+    /// Bytes of the new tables.
+    pub bytes_written: u64,
+}
+
+/// Writes what can still be seen of `input` into new tables.
+pub fn merge<I: InternalIterator>(
+    input: I,
+    options: &MergeOptions<'_>,
+    outputs: &mut dyn Outputs,
+) -> Result<MergeResult> {
+    let mut entries = CompactionIter::new(
+        input,
+        &options.stripes,
+        options.dropped_keyspaces,
+        options.oldest_snapshot,
+        options.may_exist_below,
+    );
+    let mut writer = RunWriter {
+        options,
+        outputs,
+        open: None,
+        result: MergeResult::default(),
+    };
+    let mut kept = 0u64;
+    loop {
+        match entries.advance()? {
+            Step::Kept => {
+                let (key, value) = entries.entry();
+                writer.add(key, value)?;
+                kept += 1;
+            }
+            Step::Dropped(_) => {}
+            Step::End => break,
+        }
+        if entries.read() % STOP_INTERVAL == 1 && (options.should_stop)() {
+            return Err(Error::new(ErrorKind::Closed, "the merge was told to stop"));
+        }
+    }
+    writer.close()?;
+    let mut result = writer.result;
+    result.read = entries.read();
+    result.dropped = entries.counts();
+    check_counts(&result, kept)?;
+    Ok(result)
+}
+
+/// Nothing may get lost on the way, and nothing may come from nowhere.
+fn check_counts(result: &MergeResult, kept: u64) -> Result<()> {
+    let dropped = result.dropped.total();
+    if result.written == kept && result.read == kept + dropped {
+        return Ok(());
+    }
+    Err(Error::corruption(format!(
+        "a merge read {} entries, dropped {dropped}, kept {kept} and wrote {}",
+        result.read, result.written
+    )))
+}
+
+/// Writes entries into as many tables as they need.
+struct RunWriter<'a, 'b> {
+    options: &'a MergeOptions<'a>,
+    outputs: &'b mut dyn Outputs,
+    open: Option<(FileNumber, TableWriter<FileSink>)>,
+    result: MergeResult,
+}
+
+impl RunWriter<'_, '_> {
+    #[inline]
+    fn add(&mut self, key: KeyRef<'_>, value: &[u8]) -> Result<()> {
+        if let Some((_, table)) = &self.open
+            && self.cut_before(table, key.user)
+        {
+            self.close()?;
+        }
+        match &mut self.open {
+            Some((_, table)) => table.add(key, value),
+            None => self.create()?.add(key, value),
+        }
+    }
+
+    /// True if a new table begins with `key`.
+    #[inline]
+    fn cut_before(&self, table: &TableWriter<FileSink>, key: UserKey<'_>) -> bool {
+        let (size, target) = (table.estimated_size(), self.options.target_size);
+        if size < target / 2 {
+            return false;
+        }
+        let Some(last) = table.last_user_key() else {
+            return false;
+        };
+        last.keyspace != key.keyspace || (size >= target && last != key)
+    }
+
+    #[cold]
+    fn create(&mut self) -> Result<&mut TableWriter<FileSink>> {
+        let (number, id, seed, file) = self.outputs.create()?;
+        let options = WriterOptions {
+            id,
+            seed,
+            compression: self.options.compression,
+            block_size: self.options.block_size,
+        };
+        let table = TableWriter::new(FileSink::new(file), options);
+        Ok(&mut self.open.insert((number, table)).1)
+    }
+
+    /// Finishes the open table, if there is one, and makes its bytes durable.
+    fn close(&mut self) -> Result<()> {
+        let Some((number, table)) = self.open.take() else {
+            return Ok(());
+        };
+        let (info, sink) = table.finish()?;
+        sink.file().sync()?;
+        self.result.written += info.entries;
+        self.result.bytes_written += info.size;
+        self.result.tables.push(TableMeta { number, info });
+        Ok(())
+    }
+}

@@ -1,0 +1,138 @@
+//! The next step that takes a range down to the last level.
+//!
+//! From the top: level 0, then each level with a table in the range goes into the next that holds anything,
+//! as many adjacent tables at a time as a job may take, so that tables at the seams are rewritten once.
+//! Last, tables of the last level are rewritten whose compression is not the wanted one, or whose tombstones
+//! can all go.
+
+use std::collections::HashSet;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use terrace_base::{FileNumber, KeyspaceId, UserKey};
+
+use super::leveled::Picker;
+use super::{Compaction, CompactionKind, LAST, PickOptions, run_at};
+use crate::table_file::TableFile;
+use crate::version::Version;
+
+/// A range of user keys in a keyspace, or everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyRange<'a> {
+    keyspace: Option<KeyspaceId>,
+    start: Bound<&'a [u8]>,
+    end: Bound<&'a [u8]>,
+}
+
+impl<'a> KeyRange<'a> {
+    /// Every key of every keyspace.
+    pub const ALL: KeyRange<'static> = KeyRange {
+        keyspace: None,
+        start: Bound::Unbounded,
+        end: Bound::Unbounded,
+    };
+
+    /// The keys from `start` to `end` of `keyspace`.
+    pub const fn new(
+        keyspace: KeyspaceId,
+        start: Bound<&'a [u8]>,
+        end: Bound<&'a [u8]>,
+    ) -> KeyRange<'a> {
+        KeyRange {
+            keyspace: Some(keyspace),
+            start,
+            end,
+        }
+    }
+
+    /// True if some key of the closed range from `smallest` to `largest` may lie in this one.
+    pub fn overlaps(&self, smallest: UserKey<'_>, largest: UserKey<'_>) -> bool {
+        let Some(keyspace) = self.keyspace else {
+            return true;
+        };
+        let at = |bytes| UserKey { keyspace, bytes };
+        let starts = match self.start {
+            Bound::Unbounded => largest >= at(&[]),
+            Bound::Included(start) => largest >= at(start),
+            Bound::Excluded(start) => largest > at(start),
+        };
+        let ends = match self.end {
+            Bound::Unbounded => smallest.keyspace <= keyspace,
+            Bound::Included(end) => smallest <= at(end),
+            Bound::Excluded(end) => smallest < at(end),
+        };
+        starts && ends && !self.is_inverted()
+    }
+
+    fn is_inverted(&self) -> bool {
+        match (self.start, self.end) {
+            (Bound::Included(start), Bound::Included(end)) => start > end,
+            (Bound::Included(start) | Bound::Excluded(start), Bound::Excluded(end))
+            | (Bound::Excluded(start), Bound::Included(end)) => start >= end,
+            _ => false,
+        }
+    }
+
+    fn touches(&self, table: &TableFile) -> bool {
+        let info = table.info();
+        self.overlaps(info.smallest.as_ref(), info.largest.as_ref())
+    }
+}
+
+/// The next step that takes `range` down; `None` if it lies in the last level as it should, or what is left
+/// waits for `busy` tables or is damaged. So `None` while nothing is busy means done.
+pub fn pick_range(
+    version: &Version,
+    range: &KeyRange<'_>,
+    options: &PickOptions,
+    busy: &HashSet<FileNumber>,
+) -> Option<Compaction> {
+    let picker = Picker::new(version, options, busy);
+    level0(&picker, range)
+        .or_else(|| (1..LAST).find_map(|level| downwards(&picker, range, level)))
+        .or_else(|| last(&picker, range))
+}
+
+/// All oldest runs up to the newest that touches the range.
+fn level0(picker: &Picker<'_>, range: &KeyRange<'_>) -> Option<Compaction> {
+    let runs = picker.oldest_free_runs();
+    let newest = runs
+        .iter()
+        .position(|run| run.tables().iter().any(|table| range.touches(table)))?;
+    picker.merge_level0(runs.get(newest..)?)
+}
+
+fn downwards(picker: &Picker<'_>, range: &KeyRange<'_>, level: usize) -> Option<Compaction> {
+    let full = |n: &usize| !picker.version.level(*n).is_empty();
+    let output = (level + 1..LAST).find(full).unwrap_or(LAST);
+    let tables = run_at(picker.version, level)?.tables();
+    let (i, below) = tables.iter().enumerate().find_map(|(i, table)| {
+        let below = picker.below(std::slice::from_ref(table), output);
+        let open = !picker.blocked.table(table) && !picker.blocked.any(below);
+        (open && range.touches(table)).then_some((i, below))
+    })?;
+    let table = tables.get(i)?;
+    if below.is_empty() && picker.fits_as_it_is(table, output) {
+        let runs = vec![(level, vec![Arc::clone(table)])];
+        return Some(picker.plan(runs, output, CompactionKind::Move));
+    }
+    Some(picker.merge_around(level, output, i, |table| range.touches(table)))
+}
+
+/// Adjacent tables of the last level that are not as they should be.
+fn last(picker: &Picker<'_>, range: &KeyRange<'_>) -> Option<Compaction> {
+    let wanted = |table: &TableFile| {
+        let compression = picker.options.last_compression;
+        let stale = table.info().compression != compression || picker.tombstones_can_go(table);
+        stale && range.touches(table) && !picker.blocked.table(table)
+    };
+    let tables = run_at(picker.version, LAST)?.tables();
+    let first = tables.iter().position(|table| wanted(table))?;
+    let mut size = 0u64;
+    let adjacent = tables.iter().skip(first).take_while(|table| {
+        let fits = size == 0 || size + table.info().size <= picker.options.max_job_bytes;
+        size += table.info().size;
+        fits && wanted(table)
+    });
+    Some(picker.rewrite(adjacent.cloned().collect()))
+}

@@ -1,0 +1,156 @@
+//! One table of the tree: what the manifest knows of it, and its file once somebody needs it.
+//!
+//! A [`TableFile`] is shared by every [`Version`](crate::Version) that lists the table. It opens its file
+//! on first use. Once an edit that removed the table is durable, the engine marks it obsolete; the file
+//! goes when the last Version, iterator or value that needs it has let go.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use terrace_base::{Error, ErrorKind, FileKind, FileNumber, Result};
+use terrace_sstable::{Table, TableInfo};
+
+/// A table as the manifest lists it.
+#[derive(Clone, PartialEq)]
+pub struct TableMeta {
+    /// Names the file.
+    pub number: FileNumber,
+    /// What its writer counted.
+    pub info: TableInfo,
+}
+
+/// What opens tables and gets rid of their files. The engine implements it.
+pub trait TableStore: fmt::Debug + Send + Sync {
+    /// Opens the file of `meta`.
+    fn open(&self, meta: &TableMeta) -> Result<Table>;
+    /// The last reference to an obsolete table has gone: its file may be removed.
+    fn obsolete(&self, number: FileNumber);
+}
+
+/// A table in the tree.
+pub struct TableFile {
+    meta: TableMeta,
+    store: Arc<dyn TableStore>,
+    table: OnceLock<Arc<Table>>,
+    opening: Mutex<()>,
+    obsolete: AtomicBool,
+    damage: OnceLock<Error>,
+}
+
+impl TableFile {
+    /// The table `meta`, to be opened through `store`.
+    pub fn new(meta: TableMeta, store: Arc<dyn TableStore>) -> Arc<TableFile> {
+        Arc::new(TableFile {
+            meta,
+            store,
+            table: OnceLock::new(),
+            opening: Mutex::new(()),
+            obsolete: AtomicBool::new(false),
+            damage: OnceLock::new(),
+        })
+    }
+
+    /// As the manifest lists it.
+    #[inline]
+    pub fn meta(&self) -> &TableMeta {
+        &self.meta
+    }
+
+    /// Names the file.
+    #[inline]
+    pub fn number(&self) -> FileNumber {
+        self.meta.number
+    }
+
+    /// What its writer counted.
+    #[inline]
+    pub fn info(&self) -> &TableInfo {
+        &self.meta.info
+    }
+
+    /// The open table. The first caller opens it; a failure is not remembered.
+    #[inline]
+    pub fn table(&self) -> Result<&Arc<Table>> {
+        match self.table.get() {
+            Some(table) => Ok(table),
+            None => self.open(),
+        }
+    }
+
+    #[cold]
+    fn open(&self) -> Result<&Arc<Table>> {
+        let guard = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.table.get().is_none() {
+            let table = self
+                .store
+                .open(&self.meta)
+                .map_err(|error| self.name(error))?;
+            self.table.get_or_init(|| Arc::new(table));
+        }
+        drop(guard);
+        self.table
+            .get()
+            .ok_or_else(|| Error::invalid("a table was closed while it was opened"))
+    }
+
+    /// Damage always names its file, so that the table can be set aside.
+    pub(crate) fn name(&self, error: Error) -> Error {
+        match error.kind() {
+            ErrorKind::Corruption => {
+                error.in_file(Path::new(&FileKind::Table(self.meta.number).name()), 0)
+            }
+            _ => error,
+        }
+    }
+
+    /// From now on the file goes with the last reference.
+    pub fn mark_obsolete(&self) {
+        self.obsolete.store(true, Ordering::Release);
+    }
+
+    /// Sets the table aside: it is read on request but never picked. The first error is kept.
+    pub fn set_damaged(&self, error: Error) {
+        self.damage.get_or_init(|| error);
+    }
+
+    /// True if the table was set aside.
+    #[inline]
+    pub fn damaged(&self) -> bool {
+        self.damage.get().is_some()
+    }
+
+    /// Why the table was set aside.
+    pub fn damage(&self) -> Option<&Error> {
+        self.damage.get()
+    }
+}
+
+impl Drop for TableFile {
+    fn drop(&mut self) {
+        if *self.obsolete.get_mut() {
+            // Our handle goes first: some systems keep the space of an open file.
+            self.table.take();
+            self.store.obsolete(self.meta.number);
+        }
+    }
+}
+
+impl fmt::Debug for TableFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.meta.fmt(f)
+    }
+}
+
+/// The table that `error` found damaged, if it is about one.
+pub fn damaged_table(error: &Error) -> Option<FileNumber> {
+    if error.kind() != ErrorKind::Corruption {
+        return None;
+    }
+    let (path, _) = error.file()?;
+    match FileKind::parse(path.file_name()?.to_str()?)? {
+        FileKind::Table(number) => Some(number),
+        _ => None,
+    }
+}

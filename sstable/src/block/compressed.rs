@@ -1,0 +1,307 @@
+//! A block packed with LZ4. Heads, offsets and padding are left out; unpacking rebuilds the raw block byte
+//! by byte (but for the checksum, which is 0), so that a place in it means the same in both.
+//!
+//! ```text
+//! packed := length:u32 seq_width:u8 key_width:u8 value_width:u8 0:u8 lowest:u64 lz4:[u8; length] seq{count}
+//! plain  := kind:u8{count} key_len{count} value_len{count} prefix rest{count} value{count}     in `lz4`
+//! ```
+//!
+//! Columns pack better than records. `seq` is the sequence number minus the `lowest` in `seq_width` bytes (0
+//! to 7); these are next to random, and LZ4 would only lengthen them. `key_len` is the length of the key
+//! behind the common prefix, in `key_width` bytes (0 to 2), `rest` those bytes; `value_len` takes
+//! `value_width` bytes (0 to 4). The kinds are left out of a block without tombstones: all are puts. `plain` in
+//! the block's header is the length of `plain`.
+//!
+//! A block that this does not shrink below 7/8 of its raw form is stored raw.
+//!
+//! Example: keys `aa`, `ab`, `ac`, put at 5, 6 and 9 with the value `x`: lowest 5, sequence numbers
+//! `00 01 04`, and plain `01 01 01  01 01 01  a  a b c  x x x` (its first two columns are lengths).
+#![deny(clippy::indexing_slicing)]
+
+use lz4_flex::block::{
+    CompressTable, compress_into, compress_into_with_table, decompress_into,
+    get_maximum_output_size,
+};
+use terrace_base::coding::{Decoder, align8, put_u32, put_u64};
+use terrace_base::error::{Error, Result};
+use terrace_base::key::{SeqNo, ValueKind};
+
+use super::builder::put_record;
+use super::{
+    HEADER_LEN, Header, LZ4, MAX_RECORD_START, RAW, RECORD_HEAD_LEN, RawBlock, TOMBSTONES,
+    head_behind, record_len,
+};
+
+const PACKED_HEAD_LEN: usize = 4 + 4 + 8;
+/// No LZ4 stream unpacks to more than this many times its length, and a little.
+const MAX_RATIO: usize = 255;
+
+/// Packs blocks, one after the other, in the same memory.
+pub(crate) struct Packer {
+    table: CompressTable,
+    plain: Vec<u8>,
+    stored: Vec<u8>,
+}
+
+impl std::fmt::Debug for Packer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Packer").finish_non_exhaustive()
+    }
+}
+
+/// How many bytes `n` takes.
+fn width_of(n: u64) -> usize {
+    (u64::BITS - n.leading_zeros()).div_ceil(8) as usize
+}
+
+fn put_number(out: &mut Vec<u8>, n: u64, width: usize) {
+    out.extend(n.to_le_bytes().iter().take(width));
+}
+
+/// Numbers of one width, end to end.
+struct Column<'a> {
+    bytes: &'a [u8],
+    width: usize,
+}
+
+impl<'a> Column<'a> {
+    fn take(from: &mut Decoder<'a>, count: usize, width: u8) -> Result<Column<'a>> {
+        let width = usize::from(width);
+        Ok(Column {
+            bytes: from.bytes(count * width)?,
+            width,
+        })
+    }
+
+    #[inline]
+    fn get(&self, i: usize) -> u64 {
+        let at = i * self.width;
+        let number = self.bytes.get(at..at + self.width).unwrap_or_default();
+        match number {
+            [] => 0,
+            [a] => u64::from(*a),
+            [a, b] => u64::from(u16::from_le_bytes([*a, *b])),
+            [a, b, c] => u64::from(u32::from_le_bytes([*a, *b, *c, 0])),
+            more => more.iter().rev().fold(0, |n, b| n << 8 | u64::from(*b)),
+        }
+    }
+}
+
+/// The ranges that the columns of a block span.
+struct Spans {
+    lowest: u64,
+    seq_width: usize,
+    key_width: usize,
+    value_width: usize,
+}
+
+impl Spans {
+    fn of(block: &RawBlock<'_>) -> Option<Spans> {
+        let (mut lowest, mut longest_key, mut longest_value) = (SeqNo::MAX, 0, 0);
+        for i in 0..block.len() {
+            let record = block.record(i)?;
+            lowest = lowest.min(record.seq());
+            longest_key = longest_key.max(record.key.len());
+            longest_value = longest_value.max(record.value.len());
+        }
+        let header = block.header();
+        Some(Spans {
+            lowest: lowest.get(),
+            seq_width: width_of(header.highest.get() - lowest.get()),
+            key_width: width_of((longest_key - usize::from(header.prefix)) as u64),
+            value_width: width_of(longest_value as u64),
+        })
+    }
+}
+
+impl Packer {
+    pub fn new() -> Packer {
+        Packer {
+            table: CompressTable::small(),
+            plain: Vec::new(),
+            stored: Vec::new(),
+        }
+    }
+
+    /// The stored form of the raw block `raw`; `None` if it is hardly smaller.
+    pub fn pack(&mut self, raw: &[u8], header: &Header) -> Option<(&mut Vec<u8>, Header)> {
+        let block = RawBlock::with_header(raw, *header);
+        let spans = Spans::of(&block)?;
+        self.fill_plain(&block, &spans)?;
+        let header = Header {
+            kind: LZ4,
+            plain_len: u32::try_from(self.plain.len()).ok()?,
+            ..*header
+        };
+        self.stored.clear();
+        header.encode(&mut self.stored);
+        let head_at = self.stored.len();
+        let lz4_at = head_at + PACKED_HEAD_LEN;
+        let room = get_maximum_output_size(self.plain.len());
+        self.stored.resize(lz4_at + room, 0);
+        let out = self.stored.get_mut(lz4_at..)?;
+        let packed = if self.plain.len() < usize::from(u16::MAX) {
+            compress_into_with_table(&self.plain, out, &mut self.table)
+        } else {
+            compress_into(&self.plain, out) // A larger table, which is not worth keeping.
+        };
+        let length = packed.ok()?;
+        let mut head = Vec::with_capacity(PACKED_HEAD_LEN);
+        put_u32(&mut head, u32::try_from(length).ok()?);
+        let widths = [spans.seq_width, spans.key_width, spans.value_width, 0];
+        head.extend(widths.map(|width| width as u8));
+        put_u64(&mut head, spans.lowest);
+        self.stored.get_mut(head_at..lz4_at)?.copy_from_slice(&head);
+        self.stored.truncate(lz4_at + length);
+        for i in 0..block.len() {
+            let seq = block.record(i)?.seq().get() - spans.lowest;
+            put_number(&mut self.stored, seq, spans.seq_width);
+        }
+        let padded = align8(self.stored.len() as u64) as usize;
+        self.stored.resize(padded, 0);
+        (padded < raw.len() / 8 * 7).then_some((&mut self.stored, header))
+    }
+
+    fn fill_plain(&mut self, block: &RawBlock<'_>, spans: &Spans) -> Option<()> {
+        let plain = &mut self.plain;
+        plain.clear();
+        let prefix = usize::from(block.header().prefix);
+        if block.header().flags & TOMBSTONES != 0 {
+            for i in 0..block.len() {
+                plain.push(block.record(i)?.trailer as u8);
+            }
+        }
+        for i in 0..block.len() {
+            let rest = block.record(i)?.key.len() - prefix;
+            put_number(plain, rest as u64, spans.key_width);
+        }
+        for i in 0..block.len() {
+            put_number(
+                plain,
+                block.record(i)?.value.len() as u64,
+                spans.value_width,
+            );
+        }
+        plain.extend_from_slice(block.record(0)?.key.get(..prefix)?);
+        for i in 0..block.len() {
+            plain.extend_from_slice(block.record(i)?.key.get(prefix..)?);
+        }
+        for i in 0..block.len() {
+            plain.extend_from_slice(block.record(i)?.value);
+        }
+        Some(())
+    }
+}
+
+/// The raw form of the stored block `stored`, whose header is `header`. `plain` is scratch space.
+pub(crate) fn unpack(stored: &[u8], header: &Header, plain: &mut Vec<u8>) -> Result<Vec<u8>> {
+    let mut decoder = Decoder::new(stored);
+    decoder.bytes(HEADER_LEN)?;
+    let length = decoder.u32()? as usize;
+    let (seq_width, key_width, value_width) = (decoder.u8()?, decoder.u8()?, decoder.u8()?);
+    let zero = decoder.u8()?;
+    let lowest = decoder.u64()?;
+    let lz4 = decoder.bytes(length)?;
+    if seq_width > 7 || key_width > 2 || value_width > 4 || zero != 0 {
+        return Err(Error::corruption("a packed block has a column too wide"));
+    }
+    let count = usize::from(header.count);
+    let seqs = Column::take(&mut decoder, count, seq_width)?;
+    if decoder.rest().len() >= 8 || decoder.rest().iter().any(|b| *b != 0) {
+        return Err(Error::corruption("bytes follow a packed block"));
+    }
+    let plain_len = header.plain_len as usize;
+    let raw_len = header.raw_len as usize;
+    // All records but the last lie below MAX_RECORD_START, whatever the prefix that they share.
+    let longest = MAX_RECORD_START + RECORD_HEAD_LEN + usize::from(u16::MAX) + 8 + plain_len;
+    if plain_len > length.saturating_mul(MAX_RATIO).saturating_add(64) || raw_len > longest {
+        return Err(Error::corruption(
+            "a packed block claims an impossible length",
+        ));
+    }
+    plain.resize(plain_len, 0);
+    match decompress_into(lz4, plain) {
+        Ok(n) if n == plain_len => {}
+        Ok(n) => {
+            return Err(Error::corruption(format!(
+                "a block unpacks to {n} bytes, not {plain_len}"
+            )));
+        }
+        Err(error) => {
+            return Err(Error::corruption(format!(
+                "a block does not unpack: {error}"
+            )));
+        }
+    }
+    let mut from = Decoder::new(plain);
+    let columns = Columns {
+        kinds: Column::take(&mut from, count, u8::from(header.flags & TOMBSTONES != 0))?,
+        key_lens: Column::take(&mut from, count, key_width)?,
+        value_lens: Column::take(&mut from, count, value_width)?,
+        seqs,
+        lowest,
+    };
+    rebuild(header, &columns, from)
+}
+
+struct Columns<'a> {
+    kinds: Column<'a>,
+    key_lens: Column<'a>,
+    value_lens: Column<'a>,
+    seqs: Column<'a>,
+    lowest: u64,
+}
+
+fn rebuild(header: &Header, columns: &Columns<'_>, mut from: Decoder<'_>) -> Result<Vec<u8>> {
+    let wrong = || Error::corruption("a packed block unpacks to another length than stated");
+    let (count, raw_len) = (usize::from(header.count), header.raw_len as usize);
+    let records_at = header.records_at();
+    let prefix = from.bytes(usize::from(header.prefix))?;
+    let keys_len = (0..count).map(|i| columns.key_lens.get(i) as usize).sum();
+    let mut keys = Decoder::new(from.bytes(keys_len)?);
+    if records_at > raw_len {
+        return Err(wrong());
+    }
+    let mut out = Vec::with_capacity(raw_len);
+    let raw = Header {
+        kind: RAW,
+        plain_len: 0,
+        ..*header
+    };
+    raw.encode(&mut out);
+    out.resize(records_at, 0);
+    let mut key = prefix.to_vec();
+    for i in 0..count {
+        let rest = keys.bytes(columns.key_lens.get(i) as usize)?;
+        let value = from.bytes(columns.value_lens.get(i) as usize)?;
+        key.truncate(prefix.len());
+        key.extend_from_slice(rest);
+        let pos = out.len();
+        let fits = pos + record_len(key.len(), value.len()) <= raw_len;
+        if pos >= MAX_RECORD_START || !fits || key.len() > usize::from(u16::MAX) {
+            return Err(wrong());
+        }
+        let kind = match columns.kinds.width {
+            0 => ValueKind::Put as u64,
+            _ => columns.kinds.get(i),
+        };
+        let seq = columns.lowest.wrapping_add(columns.seqs.get(i));
+        put_record(&mut out, (seq << 8) | kind, &key, value);
+        let head = out.get_mut(HEADER_LEN + 4 * i..HEADER_LEN + 4 * i + 4);
+        if let Some(head) = head {
+            head.copy_from_slice(&head_behind(&key, prefix.len()).to_le_bytes());
+        }
+        let offset_at = HEADER_LEN + 4 * count + 2 * i;
+        if let Some(offset) = out.get_mut(offset_at..offset_at + 2) {
+            offset.copy_from_slice(&((pos / 8) as u16).to_le_bytes());
+        }
+    }
+    if out.len() != raw_len || !from.is_empty() {
+        return Err(wrong());
+    }
+    Ok(out)
+}
+
+#[cfg(test)]
+#[path = "compressed_tests.rs"]
+mod tests;

@@ -1,0 +1,211 @@
+//! The block cache: blocks in raw form that do not lie in a map.
+//!
+//! Each table has one slot per block, an `ArcSwapOption`: a hit is one load, no hash, no lock, no shared
+//! counter. The cache itself knows only the resident blocks, in a ring (CLOCK): when a new block exceeds
+//! the budget, the hand goes round, clears the mark of blocks that were used since its last visit, and drops
+//! those that were not. A block that is still read stays alive through its `Arc`.
+//!
+//! Invariants, under the ring's lock: a slot is filled if and only if the ring has its entry, or its
+//! table is gone; `used` is the sum of the entries' sizes. The blocks of a table that is dropped are freed at once;
+//! its entries leave the ring when half of the ring is such entries, or when the hand meets them.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use arc_swap::{ArcSwapOption, Guard};
+use bytes::Bytes;
+
+/// What an entry costs beside its bytes: the block's allocation headers, its ring entry.
+const OVERHEAD: u64 = 128;
+
+/// A block in raw form.
+#[derive(Debug)]
+pub(crate) struct CachedBlock {
+    pub bytes: Bytes,
+    used: AtomicBool,
+}
+
+impl CachedBlock {
+    pub fn new(bytes: Bytes) -> CachedBlock {
+        CachedBlock {
+            bytes,
+            used: AtomicBool::new(false),
+        }
+    }
+
+    fn size(&self) -> u64 {
+        self.bytes.len() as u64 + OVERHEAD
+    }
+}
+
+/// The slots of one table.
+#[derive(Debug)]
+struct Slots {
+    blocks: Box<[ArcSwapOption<CachedBlock>]>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    table: Weak<Slots>,
+    block: u32,
+    size: u64,
+}
+
+#[derive(Debug, Default)]
+struct Ring {
+    entries: Vec<Entry>,
+    hand: usize,
+    /// Entries whose table is gone.
+    dead: usize,
+}
+
+/// Decoded blocks of all tables, within a budget of bytes.
+#[derive(Debug)]
+pub struct BlockCache {
+    capacity: AtomicU64,
+    /// Sum of the sizes in the ring. Written under its lock.
+    used: AtomicU64,
+    ring: Mutex<Ring>,
+}
+
+impl BlockCache {
+    /// A cache that holds up to `capacity_bytes`.
+    pub fn new(capacity_bytes: u64) -> Arc<BlockCache> {
+        Arc::new(BlockCache {
+            capacity: AtomicU64::new(capacity_bytes),
+            used: AtomicU64::new(0),
+            ring: Mutex::default(),
+        })
+    }
+
+    /// Bytes held now.
+    pub fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Changes the budget; what exceeds it goes at once.
+    pub fn set_capacity(&self, capacity_bytes: u64) {
+        self.capacity.store(capacity_bytes, Ordering::Relaxed);
+        self.shrink(&mut self.lock());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Ring> {
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn insert(&self, table: &Arc<Slots>, block: u32, cached: Arc<CachedBlock>) {
+        let size = cached.size();
+        if size > self.capacity.load(Ordering::Relaxed) / 4 {
+            return; // One block shall not drive out the rest.
+        }
+        let Some(slot) = table.blocks.get(block as usize) else {
+            return;
+        };
+        let mut ring = self.lock();
+        if slot.load().is_some() {
+            return; // Another reader was faster.
+        }
+        slot.store(Some(cached));
+        ring.entries.push(Entry {
+            table: Arc::downgrade(table),
+            block,
+            size,
+        });
+        self.used.fetch_add(size, Ordering::Relaxed);
+        self.shrink(&mut ring);
+    }
+
+    /// Drops blocks until the rest is within the budget.
+    fn shrink(&self, ring: &mut Ring) {
+        if ring.dead * 2 > ring.entries.len() {
+            ring.entries.retain(|entry| entry.table.strong_count() > 0);
+            ring.dead = 0;
+        }
+        while self.used() > self.capacity.load(Ordering::Relaxed) {
+            if ring.hand >= ring.entries.len() {
+                ring.hand = 0;
+            }
+            let Some(entry) = ring.entries.get(ring.hand) else {
+                return;
+            };
+            match entry.table.upgrade() {
+                Some(table) => {
+                    let Some(slot) = table.blocks.get(entry.block as usize) else {
+                        return;
+                    };
+                    let in_use = slot
+                        .load()
+                        .as_ref()
+                        .is_some_and(|cached| cached.used.swap(false, Ordering::Relaxed));
+                    if in_use {
+                        ring.hand += 1;
+                        continue;
+                    }
+                    slot.store(None);
+                    self.used.fetch_sub(entry.size, Ordering::Relaxed);
+                }
+                None => ring.dead = ring.dead.saturating_sub(1), // Its bytes were taken off already.
+            }
+            ring.entries.swap_remove(ring.hand);
+        }
+    }
+}
+
+/// What a table keeps of the cache.
+#[derive(Debug)]
+pub(crate) struct TableCache {
+    slots: Arc<Slots>,
+    cache: Arc<BlockCache>,
+}
+
+impl TableCache {
+    /// Slots for a table of `blocks` blocks.
+    pub fn new(cache: &Arc<BlockCache>, blocks: usize) -> TableCache {
+        TableCache {
+            slots: Arc::new(Slots {
+                blocks: (0..blocks).map(|_| ArcSwapOption::empty()).collect(),
+            }),
+            cache: Arc::clone(cache),
+        }
+    }
+
+    /// The block, if it is resident; marks it as used.
+    #[inline]
+    pub fn get(&self, block: usize) -> Option<Guard<Option<Arc<CachedBlock>>>> {
+        let guard = self.slots.blocks.get(block)?.load();
+        let cached = guard.as_ref()?;
+        if !cached.used.load(Ordering::Relaxed) {
+            cached.used.store(true, Ordering::Relaxed);
+        }
+        Some(guard)
+    }
+
+    /// Makes the block resident, if the budget allows.
+    pub fn insert(&self, block: usize, bytes: Bytes) {
+        let cached = Arc::new(CachedBlock::new(bytes));
+        self.cache.insert(&self.slots, block as u32, cached);
+    }
+
+    /// Bytes of memory held beside the blocks.
+    pub fn memory(&self) -> u64 {
+        size_of_val(&*self.slots.blocks) as u64
+    }
+}
+
+impl Drop for TableCache {
+    fn drop(&mut self) {
+        // Under the lock nobody fills or clears a slot, so what is counted here is what the ring has. The
+        // slots themselves go with the last `Arc`, which is this one: others last no longer than the lock.
+        let mut ring = self.cache.lock();
+        for slot in &self.slots.blocks {
+            if let Some(cached) = slot.load().as_ref() {
+                self.cache.used.fetch_sub(cached.size(), Ordering::Relaxed);
+                ring.dead += 1;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "block_cache_tests.rs"]
+mod tests;

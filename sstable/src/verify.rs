@@ -1,0 +1,123 @@
+//! Reads a whole table and checks all that it says of itself.
+
+use terrace_base::error::{Error, Result};
+use terrace_base::hash::key_hash;
+use terrace_base::key::{OwnedUserKey, SeqNo, UserKey, ValueKind};
+
+use crate::block::{CONTINUES, RawBlock, VERSIONS};
+use crate::iterator::Scan;
+use crate::reader::Table;
+
+/// What the blocks add up to.
+struct Sums {
+    entries: u64,
+    tombstones: u64,
+    raw_bytes: u64,
+    min_seq: SeqNo,
+    max_seq: SeqNo,
+    /// The last key seen and its sequence number.
+    last: Option<(OwnedUserKey, SeqNo)>,
+}
+
+pub(crate) fn verify(table: &Table) -> Result<()> {
+    let mut sums = Sums {
+        entries: 0,
+        tombstones: 0,
+        raw_bytes: 0,
+        min_seq: SeqNo::MAX,
+        max_seq: SeqNo::ZERO,
+        last: None,
+    };
+    let mut scan = Scan::default();
+    for i in 0..table.fences().len() {
+        let bytes = scan.block(table, i)?;
+        let mut add = || {
+            let block = RawBlock::new(&bytes)?;
+            block.validate()?;
+            sums.add(table, i, &block)
+        };
+        add().map_err(|error| table.at_block(i, error))?;
+    }
+    sums.agree(table).map_err(|error| table.at_block(0, error))
+}
+
+impl Sums {
+    fn add(&mut self, table: &Table, i: usize, block: &RawBlock<'_>) -> Result<()> {
+        let header = block.header();
+        let starts_new = match (&self.last, block.record(0)) {
+            (Some((last, seq)), Some(first)) => {
+                let user = UserKey::new(header.keyspace, first.key);
+                let continues = last.as_ref() == user;
+                let before = table.fences().meta(i.wrapping_sub(1));
+                let open = before.is_some_and(|meta| meta.flags & VERSIONS != 0);
+                if last.as_ref() > user || (continues && (*seq <= first.seq() || !open)) {
+                    return Err(Error::corruption("blocks are out of order"));
+                }
+                !continues
+            }
+            _ => true,
+        };
+        if starts_new == (header.flags & CONTINUES != 0) {
+            return Err(Error::corruption(
+                "a block does not continue as its flags say",
+            ));
+        }
+        let mut previous: Option<&[u8]> = None;
+        for n in 0..block.len() {
+            let Some(record) = block.record(n) else { break };
+            let newest = match previous {
+                Some(previous) => previous != record.key,
+                None => starts_new,
+            };
+            let user = UserKey::new(header.keyspace, record.key);
+            if newest {
+                self.find(table, user, (i, block.position(n)))?;
+            }
+            self.entries += 1;
+            self.tombstones += u64::from(record.kind() == ValueKind::Tombstone);
+            self.raw_bytes += (record.key.len() + record.value.len()) as u64;
+            self.min_seq = self.min_seq.min(record.seq());
+            self.max_seq = self.max_seq.max(record.seq());
+            previous = Some(record.key);
+        }
+        if let Some(record) = block.record(block.len() - 1) {
+            let user = UserKey::new(header.keyspace, record.key);
+            self.last = Some((user.to_owned(), record.seq()));
+        }
+        Ok(())
+    }
+
+    /// Checks that both ways lead to the newest version of `user`, which lies at `place`.
+    fn find(&self, table: &Table, user: UserKey<'_>, place: (usize, usize)) -> Result<()> {
+        let indexed = match table.index() {
+            Some(index) => index.probe(key_hash(user)).any(|found| found == place),
+            None => true,
+        };
+        if !indexed {
+            return Err(Error::corruption(format!(
+                "the point index misses {user:?}"
+            )));
+        }
+        if table.fences().locate(user).start != place.0 {
+            return Err(Error::corruption(format!("the fences miss {user:?}")));
+        }
+        Ok(())
+    }
+
+    fn agree(&self, table: &Table) -> Result<()> {
+        let info = table.info();
+        let largest = self.last.as_ref().map(|(user, _)| user);
+        if self.entries != info.entries
+            || self.tombstones != info.tombstones
+            || self.raw_bytes != info.raw_bytes
+            || self.min_seq != info.min_seq
+            || self.max_seq != info.max_seq
+            || largest != Some(&info.largest)
+        {
+            return Err(Error::corruption(
+                "the properties are not those of the entries",
+            ));
+        }
+        Ok(())
+    }
+}
