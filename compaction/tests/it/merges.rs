@@ -1,0 +1,388 @@
+//! Merges: what readers see does not change, nothing needless stays, nothing gets lost unnoticed.
+
+use std::cell::Cell;
+use std::collections::HashSet;
+use std::sync::atomic::Ordering;
+
+use proptest::prelude::*;
+use terrace_base::{
+    ErrorKind, InternalIterator, KeyspaceId, MergingIterator, OwnedKey, OwnedUserKey, SeqNo,
+    UserKey, ValueKind,
+};
+use terrace_compaction::*;
+use terrace_sstable::Compression;
+
+use crate::store::{Files, Sorted, Store, Tree};
+
+/// Few keys, so that they have many versions.
+fn user(keyspace: u32, n: u8) -> OwnedUserKey {
+    UserKey::new(KeyspaceId(keyspace), &[b'k', n]).to_owned()
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Put(u32, u8),
+    Delete(u32, u8),
+    Flush,
+    Snapshot,
+    Release(prop::sample::Index),
+    Step,
+    Idle,
+    Compact(Option<(u8, u8)>),
+    DropKeyspace(u32),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        30 => (0..3u32, 0..12u8).prop_map(|(id, n)| Op::Put(id, n)),
+        15 => (0..3u32, 0..12u8).prop_map(|(id, n)| Op::Delete(id, n)),
+        10 => Just(Op::Flush),
+        5 => Just(Op::Snapshot),
+        4 => any::<prop::sample::Index>().prop_map(Op::Release),
+        5 => Just(Op::Step),
+        2 => Just(Op::Idle),
+        2 => prop::option::of((0..12u8, 0..12u8)).prop_map(Op::Compact),
+        1 => (1..3u32).prop_map(Op::DropKeyspace),
+    ]
+}
+
+fn tiny() -> PickOptions {
+    PickOptions {
+        base_bytes: 3_000,
+        fan_out: 2,
+        max_job_bytes: 6_000,
+        ..PickOptions::default()
+    }
+}
+
+fn apply(tree: &mut Tree, op: &Op, n: usize) {
+    match *op {
+        Op::Put(id, _) | Op::Delete(id, _) if tree.dropped.iter().any(|d| d.0.0 == id) => {}
+        Op::Put(id, key) => tree.write(user(id, key), Some(vec![n as u8; n % 60])),
+        Op::Delete(id, key) => tree.write(user(id, key), None),
+        Op::Flush => tree.flush(),
+        Op::Snapshot => {
+            tree.flush(); // The oracle of this test reads tables only.
+            tree.snapshots.push(tree.visible());
+        }
+        Op::Release(i) => {
+            if !tree.snapshots.is_empty() {
+                tree.snapshots.swap_remove(i.index(tree.snapshots.len()));
+            }
+        }
+        Op::Step => drop(tree.step()),
+        Op::Idle => {
+            tree.options.idle = true;
+            tree.settle();
+            tree.options.idle = false;
+        }
+        Op::Compact(None) => tree.compact(&KeyRange::ALL),
+        Op::Compact(Some((a, b))) => {
+            use std::ops::Bound::{Excluded, Included};
+            let (start, end) = ([b'k', a], [b'k', b]);
+            let range = KeyRange::new(KeyspaceId(0), Included(&start), Excluded(&end));
+            tree.compact(&range);
+        }
+        Op::DropKeyspace(id) => {
+            if tree.dropped.iter().all(|d| d.0.0 != id) {
+                tree.seq += 1;
+                tree.dropped.push((KeyspaceId(id), tree.visible()));
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn no_reader_sees_a_merge(
+        ops in prop::collection::vec(op(), 1..150),
+        lz4 in any::<bool>(),
+    ) {
+        let mut tree = Tree::new(tiny(), 700);
+        if lz4 {
+            tree.options.last_compression = Compression::Lz4;
+        }
+        for (n, op) in ops.iter().enumerate() {
+            apply(&mut tree, op, n);
+            if !matches!(op, Op::Put(..) | Op::Delete(..)) {
+                tree.flush();
+                tree.check();
+            }
+        }
+        // Without snapshots a full compaction leaves one run of what is alive, and nothing else.
+        tree.flush();
+        tree.snapshots.clear();
+        tree.compact(&KeyRange::ALL);
+        tree.check();
+        let now = tree.visible();
+        prop_assert!(tree.version.runs_newest_first().count() <= 1);
+        let tables = tree.version.tables();
+        prop_assert!(tables.into_iter().all(|(level, _, table)| level == LEVELS - 1
+            && table.info().tombstones == 0
+            && table.info().compression == tree.options.last_compression));
+        // Versions that only a snapshot kept may still lie there, and keyspaces that are gone: never seen, they
+        // cost space. A merge of everything takes out both, and not a key more.
+        let all: Vec<_> = tree.version.runs_newest_first()
+            .map(|(_, run)| RunIter::new(run.clone())).collect();
+        let older = OlderRuns::default();
+        let stripes = Stripes::new(&[], now);
+        let may_exist = |key: UserKey<'_>| older.may_hold(key);
+        let mut iter = CompactionIter::new(
+            MergingIterator::new(all), &stripes, &tree.dropped, None, &may_exist);
+        let mut seen = HashSet::new();
+        while let Some((key, value)) = iter.next_kept().unwrap() {
+            prop_assert_eq!(key.kind, ValueKind::Put);
+            prop_assert!(seen.insert(key.user.to_owned()), "two versions of {:?}", key);
+            let expected = tree.expect(key.user, now);
+            prop_assert_eq!(expected.as_deref(), Some(value));
+        }
+        let alive = tree.history.keys().filter(|key| tree.expect(key.as_ref(), now).is_some());
+        prop_assert_eq!(seen.len(), alive.count());
+    }
+
+    #[test]
+    fn a_bottommost_merge_keeps_exactly_what_some_reader_needs(
+        versions in prop::collection::vec((0..4u8, any::<bool>()), 1..40),
+        snapshots in prop::collection::btree_set(0..40u64, 0..4),
+    ) {
+        let entry = |(i, &(n, put)): (usize, &(u8, bool))| {
+            let kind = if put { ValueKind::Put } else { ValueKind::Tombstone };
+            (OwnedKey { user: user(0, n), seq: SeqNo::new(i as u64 + 1), kind }, Vec::new())
+        };
+        let entries: Vec<_> = versions.iter().enumerate().map(entry).collect();
+        let visible = SeqNo::new(entries.len() as u64);
+        let snapshots: Vec<SeqNo> = snapshots.into_iter().map(SeqNo::new).filter(|s| *s <= visible).collect();
+        let stripes = Stripes::new(&snapshots, visible);
+        let never = |_: UserKey<'_>| false;
+        let mut iter = CompactionIter::new(
+            Sorted::new(entries.clone()), &stripes, &[], snapshots.first().copied(), &never);
+        let mut kept = Vec::new();
+        while let Some((key, _)) = iter.next_kept().unwrap() {
+            kept.push(key.to_owned());
+        }
+        // A reader sees the newest version up to its point. Needed are: the puts that some reader sees, and the
+        // tombstones that hide from some reader a put that another one needs.
+        let points: Vec<SeqNo> = snapshots.iter().copied().chain([visible]).collect();
+        let seen = |at: SeqNo, n: u8| entries.iter().rev()
+            .find(|(key, _)| key.user == user(0, n) && key.seq <= at).map(|(key, _)| key.clone());
+        for n in 0..4 {
+            for &at in &points {
+                let found = kept.iter().find(|key| key.user == user(0, n) && key.seq <= at);
+                let found = found.filter(|key| key.kind == ValueKind::Put);
+                let expected = seen(at, n).filter(|key| key.kind == ValueKind::Put);
+                prop_assert_eq!(found, expected.as_ref(), "{} at {}", n, at);
+            }
+        }
+        for key in &kept {
+            let n = key.user.bytes[1];
+            prop_assert!(points.iter().any(|&at| seen(at, n).as_ref() == Some(key)), "needless {key:?}");
+            let oldest = points.first().copied().unwrap();
+            prop_assert!(key.kind == ValueKind::Put || key.seq > oldest, "needless {key:?}");
+        }
+    }
+}
+
+fn options<'a>(
+    target_size: u64,
+    may_exist_below: &'a dyn Fn(UserKey<'_>) -> bool,
+    should_stop: &'a dyn Fn() -> bool,
+) -> MergeOptions<'a> {
+    MergeOptions {
+        // Every version is in a stripe of its own.
+        stripes: Stripes::new(
+            &(0..2000).map(SeqNo::new).collect::<Vec<_>>(),
+            SeqNo::new(2000),
+        ),
+        dropped_keyspaces: &[],
+        oldest_snapshot: Some(SeqNo::ZERO),
+        may_exist_below,
+        target_size,
+        compression: Compression::None,
+        block_size: 4096,
+        should_stop,
+    }
+}
+
+fn puts(keyspaces: u32, keys: u8, versions: u64, value: usize) -> Sorted {
+    let mut entries = Vec::new();
+    for seq in 1..=versions {
+        for id in 0..keyspaces {
+            for n in 0..keys {
+                let seq = SeqNo::new(seq);
+                let (user, kind) = (user(id, n), ValueKind::Put);
+                entries.push((OwnedKey { user, seq, kind }, vec![n; value]));
+            }
+        }
+    }
+    Sorted::new(entries)
+}
+
+#[test]
+fn tables_are_cut_between_user_keys() {
+    let store = Store::new();
+    let options = options(1_000, &|_| true, &|| false);
+    let result = merge(puts(1, 10, 50, 100), &options, &mut Files(&store)).unwrap();
+    assert_eq!((result.read, result.written), (500, 500));
+    assert_eq!(result.tables.len(), 10, "each key fills a table by itself");
+    assert_eq!(
+        result.bytes_written,
+        result.tables.iter().map(|t| t.info.size).sum::<u64>()
+    );
+    for pair in result.tables.windows(2) {
+        assert!(pair[0].info.largest < pair[1].info.smallest);
+    }
+    let none = merge(Sorted::new(Vec::new()), &options, &mut Files(&store)).unwrap();
+    assert_eq!(none, MergeResult::default());
+}
+
+#[test]
+fn a_table_that_is_half_full_ends_with_its_keyspace() {
+    let store = Store::new();
+    let size_of = |entries| {
+        let options = options(u64::MAX, &|_| true, &|| false);
+        merge(entries, &options, &mut Files(&store))
+            .unwrap()
+            .bytes_written
+    };
+    let one = size_of(puts(1, 100, 1, 200));
+    let keyspaces = |target| {
+        let options = options(target, &|_| true, &|| false);
+        let result = merge(puts(3, 100, 1, 200), &options, &mut Files(&store)).unwrap();
+        let ids =
+            |table: &TableMeta| [&table.info.smallest, &table.info.largest].map(|k| k.keyspace.0);
+        result.tables.iter().map(ids).collect::<Vec<_>>()
+    };
+    assert_eq!(keyspaces(one * 3 / 2), [[0, 0], [1, 1], [2, 2]]);
+    assert_eq!(keyspaces(one * 8), [[0, 2]]);
+}
+
+#[test]
+fn a_merge_stops_when_told_to() {
+    let store = Store::new();
+    let looks = Cell::new(0);
+    let stop = || {
+        looks.set(looks.get() + 1);
+        looks.get() > 2
+    };
+    let options = options(u64::MAX, &|_| true, &stop);
+    let error = merge(puts(1, 200, 10, 1), &options, &mut Files(&store)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Closed);
+    // Also while everything it meets is dropped.
+    looks.set(0);
+    let options = MergeOptions {
+        stripes: Stripes::new(&[], SeqNo::MAX),
+        dropped_keyspaces: &[(KeyspaceId(0), SeqNo::MAX)],
+        oldest_snapshot: None,
+        ..options
+    };
+    let error = merge(puts(1, 200, 10, 1), &options, &mut Files(&store)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Closed);
+}
+
+/// A tree with overlapping runs of a few tables each.
+fn overlapping_runs() -> Tree {
+    let mut tree = Tree::new(tiny(), 1_500);
+    for round in 0..4 {
+        for n in 0..40 {
+            tree.write(user(0, n), Some(vec![round; 100]));
+        }
+        tree.flush();
+    }
+    tree
+}
+
+fn only(tree: &Tree) -> Compaction {
+    let options = PickOptions {
+        last_compression: Compression::Lz4,
+        ..tree.options.clone()
+    };
+    pick(&tree.version, &options, &HashSet::new()).unwrap()
+}
+
+#[test]
+fn a_read_error_in_an_input_fails_the_merge_wherever_it_strikes() {
+    let mut failures = 0;
+    for fuse in 0.. {
+        let mut tree = overlapping_runs();
+        let compaction = only(&tree);
+        tree.store.memory.fuse.store(fuse, Ordering::Relaxed);
+        let outcome = tree.run(&compaction);
+        tree.store.memory.fuse.store(u64::MAX, Ordering::Relaxed);
+        let failed = tree.store.memory.failed.load(Ordering::Relaxed);
+        match outcome {
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Io, "{error}");
+                failures += 1;
+            }
+            Ok(edit) => {
+                assert!(failed == 0, "a failed read was taken for an end at {fuse}");
+                tree.install(&edit);
+                tree.check();
+                break;
+            }
+        }
+    }
+    assert!(failures > 10, "{failures}");
+}
+
+#[test]
+fn a_damaged_input_fails_the_merge_by_name_and_is_set_aside() {
+    for at in [10usize, 700] {
+        let mut tree = overlapping_runs();
+        let compaction = only(&tree);
+        let damaged = compaction.inputs[3].1.clone();
+        tree.store
+            .memory
+            .change(damaged.number(), |bytes| bytes[at] ^= 4);
+        let error = tree.run(&compaction).unwrap_err();
+        assert_eq!(damaged_table(&error), Some(damaged.number()), "{error}");
+        damaged.set_damaged(error);
+        let next = pick(&tree.version, &tree.options, &HashSet::new());
+        let uses = |compaction: Compaction| compaction.numbers().any(|n| n == damaged.number());
+        assert!(!next.is_some_and(uses));
+    }
+}
+
+#[test]
+fn an_input_that_ends_early_is_not_taken_for_a_short_one() {
+    let mut tree = overlapping_runs();
+    let compaction = only(&tree);
+    let mut entries = compaction.entries();
+    entries.first().unwrap();
+    let edit = tree.run(&compaction).unwrap();
+    assert_eq!(edit.removed.len(), compaction.inputs.len());
+    let mut short = MergeResult {
+        read: compaction.input_entries() - 1,
+        ..MergeResult::default()
+    };
+    let error = compaction.edit(&short).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corruption);
+    short.read += 1;
+    compaction.edit(&short).unwrap();
+}
+
+#[test]
+fn a_tombstone_stays_if_the_older_table_cannot_be_asked() {
+    let mut tree = Tree::new(tiny(), 1_500);
+    tree.write(user(0, 1), Some(vec![1]));
+    tree.write(user(0, 3), Some(vec![1]));
+    tree.flush();
+    tree.write(user(0, 2), None);
+    let older = OlderRuns::all(&tree.version);
+    assert!(!older.may_hold(user(0, 2).as_ref()), "the filter says no");
+    assert!(older.may_hold(user(0, 1).as_ref()));
+    assert!(!older.may_hold(user(0, 0).as_ref()), "the range says no");
+    let fresh = tree.version.as_edit();
+    let version = Version::empty()
+        .apply(&fresh, &tree.store.shared())
+        .unwrap();
+    tree.store
+        .memory
+        .change(version.tables().next().unwrap().2.number(), |bytes| {
+            bytes.clear()
+        });
+    let older = OlderRuns::all(&version);
+    assert!(older.may_hold(user(0, 2).as_ref()), "unsure is yes");
+}
