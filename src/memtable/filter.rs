@@ -15,13 +15,17 @@ pub(super) struct Filter {
 
 impl Filter {
     pub(super) fn new() -> Filter {
-        Filter { words: (0..WORDS).map(|_| AtomicU64::new(0)).collect() }
+        Filter {
+            words: (0..WORDS).map(|_| AtomicU64::new(0)).collect(),
+        }
     }
 
     #[inline]
     fn word_and_bits(&self, hash: u64) -> Option<(&AtomicU64, u64)> {
         let bits = (1 << ((hash >> 13) & 63)) | (1 << ((hash >> 19) & 63));
-        self.words.get(hash as usize % WORDS).map(|word| (word, bits))
+        self.words
+            .get(hash as usize % WORDS)
+            .map(|word| (word, bits))
     }
 
     /// REQUIRES: one inserter at a time.
@@ -34,7 +38,8 @@ impl Filter {
 
     #[inline]
     pub(super) fn may_contain(&self, hash: u64) -> bool {
-        self.word_and_bits(hash).is_none_or(|(word, bits)| word.load(Ordering::Relaxed) & bits == bits)
+        self.word_and_bits(hash)
+            .is_none_or(|(word, bits)| word.load(Ordering::Relaxed) & bits == bits)
     }
 }
 
@@ -48,7 +53,9 @@ mod tests {
         let hash = |i: u64| terrace_base::hash::seeded(i, 7);
         (0..16_384).for_each(|i| filter.insert(hash(i)));
         assert!((0..16_384).all(|i| filter.may_contain(hash(i))));
-        let false_hits = (20_000..120_000).filter(|&i| filter.may_contain(hash(i))).count();
+        let false_hits = (20_000..120_000)
+            .filter(|&i| filter.may_contain(hash(i)))
+            .count();
         assert!(false_hits < 1_000, "{false_hits} of 100,000");
     }
 }

@@ -182,7 +182,11 @@ impl List {
     }
 
     pub(crate) fn cursor(self: &Arc<List>) -> ListCursor {
-        ListCursor { list: self.clone(), batch: Vec::new(), at: 0 }
+        ListCursor {
+            list: self.clone(),
+            batch: Vec::new(),
+            at: 0,
+        }
     }
 }
 
@@ -213,7 +217,12 @@ impl ListWriter {
             chunks: Mutex::new(Vec::new()),
             entries: atomic::AtomicUsize::new(0),
         };
-        ListWriter { list: Arc::new(list), next: std::ptr::null_mut(), left: 0, bytes: 0 }
+        ListWriter {
+            list: Arc::new(list),
+            next: std::ptr::null_mut(),
+            left: 0,
+            bytes: 0,
+        }
     }
 
     pub(crate) fn list(&self) -> &Arc<List> {
@@ -230,7 +239,10 @@ impl ListWriter {
         let bytes = self.copy_in(key.user.bytes, value);
         let node = Node::new(key, bytes, value.len() as u32);
         self.list.filter.insert(hash);
-        self.list.nodes.get_or_insert(node, (), &guard.0).release(&guard.0);
+        self.list
+            .nodes
+            .get_or_insert(node, (), &guard.0)
+            .release(&guard.0);
         let entries = self.list.entries.load(atomic::Ordering::Relaxed) + 1;
         self.list.entries.store(entries, atomic::Ordering::Release);
         self.bytes += key.user.bytes.len() + value.len() + NODE_OVERHEAD;
@@ -258,7 +270,11 @@ impl ListWriter {
         let size = if needed > CHUNK / 4 { needed } else { CHUNK };
         let mut chunk = vec![0u8; size].into_boxed_slice();
         let start = chunk.as_mut_ptr();
-        let mut chunks = self.list.chunks.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut chunks = self
+            .list
+            .chunks
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
         chunks.push(chunk);
         drop(chunks);
         (self.next, self.left) = (start, size);
@@ -291,7 +307,11 @@ pub(crate) struct ListCursor {
 
 impl fmt::Debug for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Node({} bytes, trailer {:#x})", self.key_len, self.trailer)
+        write!(
+            f,
+            "Node({} bytes, trailer {:#x})",
+            self.key_len, self.trailer
+        )
     }
 }
 
@@ -312,7 +332,11 @@ impl ListCursor {
 
     fn fill_back(&mut self, to: Bound<&Node>) {
         let guard = epoch::pin();
-        let found = self.list.nodes.upper_bound(to, &guard).map(|entry| *entry.key());
+        let found = self
+            .list
+            .nodes
+            .upper_bound(to, &guard)
+            .map(|entry| *entry.key());
         (self.batch, self.at) = (found.into_iter().collect(), 0);
     }
 
@@ -375,7 +399,11 @@ impl InternalIterator for ListCursor {
                 let user = UserKey::new(KeyspaceId(node.keyspace), unsafe { node.key() });
                 KeyRef::new(user, seq, kind)
             }
-            None => KeyRef::new(UserKey::new(KeyspaceId(0), &[]), SeqNo::ZERO, ValueKind::Tombstone),
+            None => KeyRef::new(
+                UserKey::new(KeyspaceId(0), &[]),
+                SeqNo::ZERO,
+                ValueKind::Tombstone,
+            ),
         }
     }
 

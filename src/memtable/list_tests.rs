@@ -13,9 +13,18 @@ fn fill(entries: &[(u32, Vec<u8>, Vec<u8>)]) -> ListWriter {
     let mut writer = ListWriter::new();
     let guard = pin();
     for (i, (id, key, value)) in entries.iter().enumerate() {
-        let kind = if value.is_empty() { ValueKind::Tombstone } else { ValueKind::Put };
+        let kind = if value.is_empty() {
+            ValueKind::Tombstone
+        } else {
+            ValueKind::Put
+        };
         let key = user(*id, key);
-        writer.insert(KeyRef::new(key, SeqNo::new(i as u64), kind), key_hash(key), value, &guard);
+        writer.insert(
+            KeyRef::new(key, SeqNo::new(i as u64), kind),
+            key_hash(key),
+            value,
+            &guard,
+        );
     }
     writer
 }
@@ -23,8 +32,11 @@ fn fill(entries: &[(u32, Vec<u8>, Vec<u8>)]) -> ListWriter {
 fn keys() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         prop::collection::vec(prop_oneof![Just(0u8), Just(b'a'), Just(255u8)], 0..20),
-        prop::collection::vec(prop_oneof![Just(0u8), Just(b'b')], 0..4)
-            .prop_map(|tail| [b"sixteen bytes or".as_slice(), &tail].concat()),
+        prop::collection::vec(prop_oneof![Just(0u8), Just(b'b')], 0..4).prop_map(|tail| [
+            b"sixteen bytes or".as_slice(),
+            &tail
+        ]
+        .concat()),
     ]
 }
 
@@ -87,7 +99,12 @@ fn a_cursor_keeps_the_list_alive_while_others_insert() {
     for i in 0..500u64 {
         let key = i.to_be_bytes();
         let key = user(0, &key);
-        writer.insert(KeyRef::new(key, SeqNo::new(i), ValueKind::Put), key_hash(key), &[7; 100], &guard);
+        writer.insert(
+            KeyRef::new(key, SeqNo::new(i), ValueKind::Put),
+            key_hash(key),
+            &[7; 100],
+            &guard,
+        );
     }
     let mut cursor = writer.list().cursor();
     cursor.first().unwrap();
@@ -104,7 +121,12 @@ fn a_cursor_keeps_the_list_alive_while_others_insert() {
         for i in 500..2000u64 {
             let key = (i % 700).to_be_bytes();
             let key = user(0, &key);
-            writer.insert(KeyRef::new(key, SeqNo::new(i), ValueKind::Put), key_hash(key), &[7; 100], &guard);
+            writer.insert(
+                KeyRef::new(key, SeqNo::new(i), ValueKind::Put),
+                key_hash(key),
+                &[7; 100],
+                &guard,
+            );
         }
         reader.join().unwrap()
     });
@@ -115,6 +137,11 @@ fn a_cursor_keeps_the_list_alive_while_others_insert() {
     assert_eq!(cursor.value(), &[7; 100]);
     let huge = vec![1u8; 3 << 20];
     let mut writer = ListWriter::new();
-    writer.insert(KeyRef::new(user(0, b"k"), SeqNo::new(1), ValueKind::Put), key_hash(user(0, b"k")), &huge, &guard);
+    writer.insert(
+        KeyRef::new(user(0, b"k"), SeqNo::new(1), ValueKind::Put),
+        key_hash(user(0, b"k")),
+        &huge,
+        &guard,
+    );
     assert!(writer.bytes() > 3 << 20);
 }
