@@ -40,10 +40,21 @@ const DROP_KEYSPACE: u8 = 33;
 /// One operation of a payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Operation<'a> {
-    Put { user: UserKey<'a>, value: &'a [u8] },
-    Delete { user: UserKey<'a> },
-    CreateKeyspace { id: KeyspaceId, name: &'a [u8], options: &'a [u8] },
-    DropKeyspace { id: KeyspaceId },
+    Put {
+        user: UserKey<'a>,
+        value: &'a [u8],
+    },
+    Delete {
+        user: UserKey<'a>,
+    },
+    CreateKeyspace {
+        id: KeyspaceId,
+        name: &'a [u8],
+        options: &'a [u8],
+    },
+    DropKeyspace {
+        id: KeyspaceId,
+    },
 }
 
 /// Reads the operations of a payload; after an error it ends.
@@ -55,7 +66,10 @@ pub(crate) struct Operations<'a> {
 
 impl<'a> Operations<'a> {
     pub(crate) fn new(payload: &'a [u8], count: u32) -> Operations<'a> {
-        Operations { decoder: Decoder::new(payload), left: count }
+        Operations {
+            decoder: Decoder::new(payload),
+            left: count,
+        }
     }
 
     fn read(&mut self) -> Result<Operation<'a>> {
@@ -63,11 +77,18 @@ impl<'a> Operations<'a> {
         let code = d.u8()?;
         let id = KeyspaceId(d.varint_u32()?);
         Ok(match code {
-            PUT => Operation::Put { user: UserKey::new(id, d.slice()?), value: d.slice()? },
-            DELETE => Operation::Delete { user: UserKey::new(id, d.slice()?) },
-            CREATE_KEYSPACE => {
-                Operation::CreateKeyspace { id, name: d.slice()?, options: d.slice()? }
-            }
+            PUT => Operation::Put {
+                user: UserKey::new(id, d.slice()?),
+                value: d.slice()?,
+            },
+            DELETE => Operation::Delete {
+                user: UserKey::new(id, d.slice()?),
+            },
+            CREATE_KEYSPACE => Operation::CreateKeyspace {
+                id,
+                name: d.slice()?,
+                options: d.slice()?,
+            },
             DROP_KEYSPACE => Operation::DropKeyspace { id },
             3..=31 => {
                 return Err(Error::unsupported(format!(
@@ -129,7 +150,11 @@ pub(crate) struct Framing {
 impl Framing {
     #[inline]
     pub(crate) fn new(user: UserKey<'_>, value_len: Option<usize>) -> Framing {
-        let mut framing = Framing { bytes: [0; 24], key_at: 0, len: 0 };
+        let mut framing = Framing {
+            bytes: [0; 24],
+            key_at: 0,
+            len: 0,
+        };
         framing.push(if value_len.is_some() { PUT } else { DELETE });
         framing.varint(u64::from(user.keyspace.0));
         framing.varint(user.bytes.len() as u64);
@@ -240,7 +265,10 @@ impl Batch {
         if !self.keyspaces.iter().any(|known| Arc::ptr_eq(known, state)) {
             self.keyspaces.push(state.clone());
         }
-        BatchKeyspace { id: state.id, batch: self }
+        BatchKeyspace {
+            id: state.id,
+            batch: self,
+        }
     }
 
     /// Sets `key` to `value` in the default keyspace.
@@ -339,7 +367,12 @@ pub(crate) struct Write<'a> {
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Entries<'a> {
-    One { user: UserKey<'a>, hash: u64, kind: ValueKind, value: &'a [u8] },
+    One {
+        user: UserKey<'a>,
+        hash: u64,
+        kind: ValueKind,
+        value: &'a [u8],
+    },
     Payload(&'a [u8]),
     /// Nothing for the memtable: a change of the catalogue.
     None,
@@ -348,7 +381,12 @@ pub(crate) enum Entries<'a> {
 impl<'a> Write<'a> {
     pub(crate) fn new(parts: &'a [&'a [u8]], count: u32, entries: Entries<'a>) -> Write<'a> {
         let len = parts.iter().map(|part| part.len()).sum();
-        Write { parts, count, entries, len }
+        Write {
+            parts,
+            count,
+            entries,
+            len,
+        }
     }
 
     /// Calls `insert` with each entry for the memtable.
@@ -360,7 +398,12 @@ impl<'a> Write<'a> {
     ) -> Result<()> {
         use terrace_base::hash::key_hash;
         match self.entries {
-            Entries::One { user, hash, kind, value } => insert(user, hash, first, kind, value),
+            Entries::One {
+                user,
+                hash,
+                kind,
+                value,
+            } => insert(user, hash, first, kind, value),
             Entries::Payload(payload) => {
                 for (i, operation) in Operations::new(payload, self.count).enumerate() {
                     let seq = first.plus(i as u64);
@@ -396,8 +439,13 @@ mod tests {
         assert_eq!(
             operations,
             [
-                Operation::Put { user: UserKey::new(KeyspaceId(0), b"a"), value: b"xy" },
-                Operation::Delete { user: UserKey::new(KeyspaceId(7), b"b") },
+                Operation::Put {
+                    user: UserKey::new(KeyspaceId(0), b"a"),
+                    value: b"xy"
+                },
+                Operation::Delete {
+                    user: UserKey::new(KeyspaceId(7), b"b")
+                },
             ]
         );
     }
@@ -419,7 +467,10 @@ mod tests {
     #[test]
     fn the_first_wrong_argument_is_kept() {
         let mut batch = Batch::new();
-        batch.put("fine", "1").put(vec![0; MAX_KEY_LEN + 1], "").put("fine too", "");
+        batch
+            .put("fine", "1")
+            .put(vec![0; MAX_KEY_LEN + 1], "")
+            .put("fine too", "");
         assert_eq!(batch.len(), 1);
         assert!(batch.wrong.is_some());
         batch.clear();

@@ -30,7 +30,7 @@ use terrace_wal::{Log, Lsn, Room, SegmentMeta};
 
 use crate::batch::Write;
 use crate::keyspace::KeyspaceState;
-use crate::memtable::{Form, ListWriter, LIST_BYTES, MemRun, pin};
+use crate::memtable::{Form, LIST_BYTES, ListWriter, MemRun, pin};
 use crate::options::Durability;
 use crate::snapshot_list::SnapshotList;
 use crate::sync::{AtomicU64, Condvar, Mutex, MutexGuard, Ordering, lock, yield_now};
@@ -123,7 +123,10 @@ impl Drop for PanicGuard<'_> {
         if std::thread::panicking() {
             let mut state = lock(&self.0.state);
             state.syncing = false;
-            self.0.fail(&mut state, Error::new(ErrorKind::Other, "a panic on the commit path"));
+            self.0.fail(
+                &mut state,
+                Error::new(ErrorKind::Other, "a panic on the commit path"),
+            );
         }
     }
 }
@@ -219,7 +222,10 @@ impl Committer {
         let first = state.appended.plus(1);
         let last = state.appended.plus(u64::from(write.count));
         if last == SeqNo::MAX {
-            return Err(Error::new(ErrorKind::ReadOnly, "the sequence numbers are used up"));
+            return Err(Error::new(
+                ErrorKind::ReadOnly,
+                "the sequence numbers are used up",
+            ));
         }
         let end = match state.log.append(write.count, first, write.parts) {
             Ok(end) => end,
@@ -239,7 +245,8 @@ impl Committer {
         match durability {
             Durability::Sync => {
                 state.pending.push_back(Pending { first, end });
-                self.waiting.store(state.pending.len() as u64, Ordering::Relaxed);
+                self.waiting
+                    .store(state.pending.len() as u64, Ordering::Relaxed);
             }
             Durability::Interval(_) if state.oldest_unsynced.is_none() => {
                 state.oldest_unsynced = Some(self.clock.monotonic());
@@ -257,14 +264,20 @@ impl Committer {
         if let Durability::Interval(longest) = durability {
             self.wait_while_too_old(state, longest)?;
         }
-        Ok(Receipt { last, end, visible: self.visible() >= last })
+        Ok(Receipt {
+            last,
+            end,
+            visible: self.visible() >= last,
+        })
     }
 
     /// Under `Interval`: leads or joins a sync while the oldest unsynced write is older than allowed.
     fn wait_while_too_old(&self, state: MutexGuard<'_, State>, longest: Duration) -> Result<()> {
         let too_old = |state: &State| {
             let now = self.clock.monotonic();
-            state.oldest_unsynced.is_some_and(|then| now.saturating_sub(then) > longest)
+            state
+                .oldest_unsynced
+                .is_some_and(|then| now.saturating_sub(then) > longest)
         };
         if !too_old(&state) {
             return Ok(());
@@ -359,7 +372,9 @@ impl Committer {
         if let Some(cause) = &state.failed {
             return Some(Err(read_only(cause)));
         }
-        state.wakers.retain(|(seq, known)| *seq != last || !known.will_wake(waker));
+        state
+            .wakers
+            .retain(|(seq, known)| *seq != last || !known.will_wake(waker));
         state.wakers.push((last, waker.clone()));
         None
     }
@@ -379,7 +394,9 @@ impl Committer {
                 return Err(read_only(cause));
             }
             state = if state.syncing {
-                self.synced.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner())
+                self.synced
+                    .wait(state)
+                    .unwrap_or_else(|poisoned| poisoned.into_inner())
             } else {
                 self.lead_sync(state)
             };
@@ -410,11 +427,16 @@ impl Committer {
             Ok(()) if state.failed.is_none() => {
                 state.log.note_synced(point.upto);
                 let before = state.pending.len();
-                while state.pending.front().is_some_and(|first| first.end <= point.upto) {
+                while state
+                    .pending
+                    .front()
+                    .is_some_and(|first| first.end <= point.upto)
+                {
                     state.pending.pop_front();
                 }
                 state.last_group = before - state.pending.len();
-                self.waiting.store(state.pending.len() as u64, Ordering::Relaxed);
+                self.waiting
+                    .store(state.pending.len() as u64, Ordering::Relaxed);
                 self.publish(&mut state);
             }
             Ok(()) => {}
@@ -506,7 +528,10 @@ impl Committer {
         let mut next = None;
         if let (Some(interval), Some(then)) = (interval, state.oldest_unsynced) {
             let age = self.clock.monotonic().saturating_sub(then);
-            match (interval / 2).checked_sub(age).filter(|left| !left.is_zero()) {
+            match (interval / 2)
+                .checked_sub(age)
+                .filter(|left| !left.is_zero())
+            {
                 Some(left) => next = Some(left),
                 None => due = true,
             }
@@ -520,7 +545,9 @@ impl Committer {
     /// Unsynced bytes that tickets may pile up before `submit` waits.
     pub(crate) fn wait_for_room(&self, most: u64) -> Result<()> {
         let state = lock(&self.state);
-        self.wait_until(state, |state| state.log.end().0 - state.log.synced().0 <= most)
+        self.wait_until(state, |state| {
+            state.log.end().0 - state.log.synced().0 <= most
+        })
     }
 
     /// Refuses writes from now on, and syncs everything appended, unless the log failed.
@@ -548,7 +575,11 @@ impl Committer {
     /// Bytes of the active list.
     pub(crate) fn active_bytes(&self) -> u64 {
         let state = lock(&self.state);
-        if state.list.list().is_empty() { 0 } else { state.list.bytes() as u64 }
+        if state.list.list().is_empty() {
+            0
+        } else {
+            state.list.bytes() as u64
+        }
     }
 
     /// Refuses writes from now on, and touches nothing.

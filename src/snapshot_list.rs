@@ -25,11 +25,6 @@ impl SnapshotList {
         seq
     }
 
-    /// Registers another handle of a snapshot that is registered already.
-    pub(crate) fn register_again(&self, seq: SeqNo) {
-        *lock(&self.counts).entry(seq).or_default() += 1;
-    }
-
     pub(crate) fn release(&self, seq: SeqNo) {
         let mut counts = lock(&self.counts);
         if let Some(count) = counts.get_mut(&seq) {
@@ -43,6 +38,9 @@ impl SnapshotList {
     /// The snapshots in rising order, and what is visible, at one moment.
     pub(crate) fn list(&self, visible: &AtomicU64) -> (Vec<SeqNo>, SeqNo) {
         let counts = lock(&self.counts);
-        (counts.keys().copied().collect(), SeqNo::new(visible.load(Ordering::Acquire)))
+        (
+            counts.keys().copied().collect(),
+            SeqNo::new(visible.load(Ordering::Acquire)),
+        )
     }
 }

@@ -6,13 +6,13 @@
 #[cfg(not(terrace_shuttle))]
 pub(crate) use std::sync::{
     Condvar, Mutex, MutexGuard,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+    atomic::{AtomicU64, Ordering},
 };
 
 #[cfg(terrace_shuttle)]
 pub(crate) use shuttle::sync::{
     Condvar, Mutex, MutexGuard,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+    atomic::{AtomicU64, Ordering},
 };
 
 #[cfg(not(terrace_shuttle))]
@@ -23,7 +23,9 @@ pub(crate) use mutex_cell::ArcCell;
 /// Locks `mutex`, also after a panic under it: whoever must not go on then asks [`std::thread::panicking`]
 /// on the way out, as the commit path does, and leaves a state that says so.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    mutex
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 /// Gives the processor away once, for a wait of microseconds.

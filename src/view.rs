@@ -39,7 +39,10 @@ pub(crate) struct Views {
 
 impl Views {
     pub(crate) fn new(view: View) -> Views {
-        Views { cell: ArcCell::new(Arc::new(view)), install: Mutex::new(()) }
+        Views {
+            cell: ArcCell::new(Arc::new(view)),
+            install: Mutex::new(()),
+        }
     }
 
     /// Replaces the view by what `change` makes of it.
