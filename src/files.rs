@@ -15,6 +15,9 @@ use terrace_base::{Error, ErrorKind, FileKind, FileNumber, Result};
 use terrace_compaction::{TableMeta, TableStore};
 use terrace_sstable::{BlockCache, IoMode, Table};
 
+/// Bytes of a raw block.
+pub(crate) const BLOCK_SIZE: usize = 8192;
+
 /// The files of one database's tables.
 #[derive(Debug)]
 pub(crate) struct Files {
@@ -30,7 +33,14 @@ pub(crate) struct Files {
 impl Files {
     pub(crate) fn new(fs: Fs, dir: PathBuf, io: IoMode, cache: Arc<BlockCache>) -> Files {
         let (obsolete, frozen) = (Mutex::new(Vec::new()), AtomicBool::new(false));
-        Files { fs, dir, io, cache, obsolete, frozen }
+        Files {
+            fs,
+            dir,
+            io,
+            cache,
+            obsolete,
+            frozen,
+        }
     }
 
     /// Checks that a listed table is there in its full size, without opening it.
@@ -43,14 +53,39 @@ impl Files {
                 found.len, meta.info.size
             ))
             .in_file(&path, found.len.min(meta.info.size))),
-            None => Err(Error::corruption("a table that the manifest lists is missing")
-                .in_file(&path, 0)),
+            None => Err(
+                Error::corruption("a table that the manifest lists is missing").in_file(&path, 0),
+            ),
         }
     }
 
-    /// No file is removed from now on.
+    /// Makes new tables fit to be relied on: their names durable, and every block read back as it was meant.
+    pub(crate) fn complete(&self, tables: &[TableMeta]) -> Result<()> {
+        if tables.is_empty() {
+            return Ok(());
+        }
+        self.fs.sync_dir(&self.dir)?;
+        for meta in tables {
+            let table = self.open(meta)?;
+            if *table.info() != meta.info {
+                let path = FileKind::Table(meta.number).path(&self.dir);
+                return Err(
+                    Error::corruption("a new table does not say what was written")
+                        .in_file(&path, 0),
+                );
+            }
+            table.verify()?;
+        }
+        Ok(())
+    }
+
+    /// No file is removed from now on, and no edit made.
     pub(crate) fn freeze(&self) {
         self.frozen.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn frozen(&self) -> bool {
+        self.frozen.load(Ordering::SeqCst)
     }
 
     /// Removes the tables that nothing refers to any more.
@@ -61,7 +96,7 @@ impl Files {
                 obsolete.pop()
             };
             let Some(number) = number else { return Ok(()) };
-            if self.frozen.load(Ordering::SeqCst) {
+            if self.frozen() {
                 return Ok(());
             }
             self.remove(FileKind::Table(number))?;
@@ -86,6 +121,9 @@ impl TableStore for Files {
     }
 
     fn obsolete(&self, number: FileNumber) {
-        self.obsolete.lock().unwrap_or_else(|p| p.into_inner()).push(number);
+        self.obsolete
+            .lock()
+            .unwrap_or_else(|p| p.into_inner())
+            .push(number);
     }
 }

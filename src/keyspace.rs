@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use terrace_base::hash::key_hash;
 use terrace_base::{Error, ErrorKind, KeyspaceId, Result, SeqNo, UserKey, ValueKind};
-use terrace_compaction::{KeyspaceRecord, VersionEdit};
+use terrace_compaction::{KeyRange, KeyspaceRecord, VersionEdit};
 
 use crate::batch::{Entries, Framing, Write, check_lengths};
 use crate::bounds::KeyBounds;
@@ -50,7 +50,12 @@ pub(crate) struct KeyspaceState {
 
 impl KeyspaceState {
     pub(crate) fn new(owner: u64, id: KeyspaceId, name: &str) -> Arc<KeyspaceState> {
-        Arc::new(KeyspaceState { id, name: name.into(), owner, dropped: AtomicU64::new(0) })
+        Arc::new(KeyspaceState {
+            id,
+            name: name.into(),
+            owner,
+            dropped: AtomicU64::new(0),
+        })
     }
 
     /// `NotFound` once it has been dropped.
@@ -74,7 +79,10 @@ impl KeyspaceState {
 
     #[cold]
     fn gone(&self) -> Error {
-        Error::new(ErrorKind::NotFound, format!("keyspace `{}` was dropped", self.name))
+        Error::new(
+            ErrorKind::NotFound,
+            format!("keyspace `{}` was dropped", self.name),
+        )
     }
 
     pub(crate) fn set_dropped(&self, at: SeqNo) {
@@ -114,22 +122,33 @@ impl Catalogue {
         next_id: u32,
         dropped: &[(KeyspaceId, SeqNo)],
     ) -> Catalogue {
-        let mut inner = CatalogueInner { next_id, dropped: dropped.to_vec(), ..Default::default() };
+        let mut inner = CatalogueInner {
+            next_id,
+            dropped: dropped.to_vec(),
+            ..Default::default()
+        };
         let default = KeyspaceState::new(owner, KeyspaceId(0), DEFAULT_NAME);
         inner.by_name.insert(DEFAULT_NAME.into(), default);
         for record in records {
             let state = KeyspaceState::new(owner, record.id, &record.name);
             inner.by_name.insert(record.name.clone(), state);
         }
-        Catalogue { inner: Mutex::new(inner), changing: Mutex::new(()) }
+        Catalogue {
+            inner: Mutex::new(inner),
+            changing: Mutex::new(()),
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, CatalogueInner> {
-        self.inner.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.inner
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     pub(crate) fn lock_for_change(&self) -> std::sync::MutexGuard<'_, ()> {
-        self.changing.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.changing
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<Arc<KeyspaceState>> {
@@ -271,16 +290,26 @@ impl Keyspace {
         check_lengths(key.len(), value.map_or(0, <[u8]>::len))?;
         let user = UserKey::new(self.state.id, key);
         let framing = Framing::new(user, value.map(<[u8]>::len));
-        let kind = if value.is_some() { ValueKind::Put } else { ValueKind::Tombstone };
+        let kind = if value.is_some() {
+            ValueKind::Put
+        } else {
+            ValueKind::Tombstone
+        };
         let value = value.unwrap_or(&[]);
         let parts = [framing.before_key(), key, framing.before_value(), value];
-        let entry = Entries::One { user, hash: key_hash(user), kind, value };
+        let entry = Entries::One {
+            user,
+            hash: key_hash(user),
+            kind,
+            value,
+        };
         let keyspaces = match self.state.id {
             KeyspaceId(0) => &[][..], // The default keyspace cannot be dropped.
             _ => std::slice::from_ref(&self.state),
         };
-        let engine = self.handle.engine();
-        engine.write(&Write::new(&parts, 1, entry), None, keyspaces)
+        self.handle
+            .writer()
+            .write(&Write::new(&parts, 1, entry), None, keyspaces)
     }
 
     /// What the whole database holds now, looking at this keyspace. It answers the same for as long as it
@@ -297,6 +326,7 @@ impl Keyspace {
     pub fn compact(&self, range: impl KeyBounds) -> Result<()> {
         self.state.check_alive()?;
         let (lower, upper) = range.bounds();
-        self.handle.engine().compact_keyspace(self.state.id, lower, upper)
+        let range = KeyRange::new(self.state.id, lower, upper);
+        self.handle.writer().compact_range(&range)
     }
 }

@@ -91,8 +91,13 @@ impl Manifest {
         let file = fs.open(&path, OpenMode::CreateNew)?;
         file.write_all_at(&encode_header(salt, database, number), 0)?;
         let frames = FrameFile::create(file, salt, HEADER_SIZE as u64)?;
-        let mut manifest =
-            Manifest { number, salt, frames, last_edit: edit_number - 1, buffer: Vec::new() };
+        let mut manifest = Manifest {
+            number,
+            salt,
+            frames,
+            last_edit: edit_number - 1,
+            buffer: Vec::new(),
+        };
         manifest.append(edit)?;
         fs.sync_dir(dir)?;
         Ok(manifest)
@@ -100,9 +105,23 @@ impl Manifest {
 
     /// Goes on with a manifest that was read back whole.
     pub(crate) fn resume(recovered: Recovered) -> Result<Manifest> {
-        let Recovered { number, salt, file, end, synced, last_edit, .. } = recovered;
+        let Recovered {
+            number,
+            salt,
+            file,
+            end,
+            synced,
+            last_edit,
+            ..
+        } = recovered;
         let frames = FrameFile::resume(file, salt, end, synced)?;
-        Ok(Manifest { number, salt, frames, last_edit, buffer: Vec::new() })
+        Ok(Manifest {
+            number,
+            salt,
+            frames,
+            last_edit,
+            buffer: Vec::new(),
+        })
     }
 
     /// Makes `CURRENT` name this manifest, durably.
@@ -141,8 +160,9 @@ pub(crate) fn read(
     let path = FileKind::Manifest(number).path(dir);
     let file = fs.open(&path, OpenMode::ReadWrite).or_else(|error| {
         if fs.metadata(&path)?.is_none() {
-            return Err(Error::corruption("the manifest that CURRENT names is missing")
-                .in_file(&path, 0));
+            return Err(
+                Error::corruption("the manifest that CURRENT names is missing").in_file(&path, 0),
+            );
         }
         // A read-only directory: reading is enough, an append would fail.
         fs.open(&path, OpenMode::Read).map_err(|_| error)
@@ -151,18 +171,35 @@ pub(crate) fn read(
     file.read_exact_at(&mut header, 0)?;
     let database = decode_header(&header, salt, number).map_err(|e| e.in_file(&path, 0))?;
     let (mut last_edit, mut edits) = (0, 0);
-    let tail = read_frames(&file, salt, HEADER_SIZE as u64, &mut |edit_number, payload| {
-        let edit = VersionEdit::decode(payload)
-            .map_err(|e| e.wrap_as(format!("edit {edit_number} does not decode")).in_file(&path, 0))?;
-        sink(&edit).map_err(|e| e.in_file(&path, 0))?;
-        (last_edit, edits) = (edit_number, edits + 1);
-        Ok(())
-    })?;
+    let tail = read_frames(
+        &file,
+        salt,
+        HEADER_SIZE as u64,
+        &mut |edit_number, payload| {
+            let edit = VersionEdit::decode(payload).map_err(|e| {
+                e.wrap_as(format!("edit {edit_number} does not decode"))
+                    .in_file(&path, 0)
+            })?;
+            sink(&edit).map_err(|e| e.in_file(&path, 0))?;
+            (last_edit, edits) = (edit_number, edits + 1);
+            Ok(())
+        },
+    )?;
     if edits == 0 {
         return Err(Error::corruption("the manifest holds no edit").in_file(&path, 0));
     }
     let (end, synced, torn) = (tail.end, tail.synced, tail.torn);
-    Ok(Recovered { number, database, last_edit, edits, torn, salt, file, end, synced })
+    Ok(Recovered {
+        number,
+        database,
+        last_edit,
+        edits,
+        torn,
+        salt,
+        file,
+        end,
+        synced,
+    })
 }
 
 fn encode_header(salt: u64, database: u64, number: FileNumber) -> Vec<u8> {
@@ -202,7 +239,9 @@ fn decode_header(header: &[u8; HEADER_SIZE], salt: u64, number: FileNumber) -> R
     }
     let (stored_salt, database, stored_number) = (d.u64()?, d.u64()?, d.u64()?);
     if stored_salt != salt || stored_number != number.0 {
-        return Err(Error::corruption("the manifest is not the one that CURRENT names"));
+        return Err(Error::corruption(
+            "the manifest is not the one that CURRENT names",
+        ));
     }
     Ok(database)
 }

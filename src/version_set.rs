@@ -40,7 +40,10 @@ impl ManifestState {
         ManifestState {
             version: Arc::new(Version::empty()),
             segments: BTreeMap::new(),
-            flushed: Flushed { lsn: 0, seq: SeqNo::ZERO },
+            flushed: Flushed {
+                lsn: 0,
+                seq: SeqNo::ZERO,
+            },
             keyspaces: BTreeMap::new(),
             dropped: Vec::new(),
             next_keyspace: 1,
@@ -56,7 +59,9 @@ impl ManifestState {
         }
         for number in &edit.segments_removed {
             if self.segments.remove(number).is_none() {
-                return Err(Error::corruption(format!("segment {number} is removed, but not listed")));
+                return Err(Error::corruption(format!(
+                    "segment {number} is removed, but not listed"
+                )));
             }
         }
         if let Some(flushed) = &edit.flushed {
@@ -70,7 +75,10 @@ impl ManifestState {
         for record in &edit.keyspaces_created {
             self.next_keyspace = self.next_keyspace.max(record.id.0.saturating_add(1));
             if self.keyspaces.insert(record.id, record.clone()).is_some() {
-                return Err(Error::corruption(format!("keyspace {} is created twice", record.id.0)));
+                return Err(Error::corruption(format!(
+                    "keyspace {} is created twice",
+                    record.id.0
+                )));
             }
         }
         for &(id, seq) in &edit.keyspaces_dropped {
@@ -138,7 +146,11 @@ impl VersionSet {
         files: Arc<Files>,
         database: u64,
     ) -> VersionSet {
-        let rotate_at = manifest.as_ref().map_or(0, Manifest::size).saturating_mul(4).max(ROTATE_BYTES);
+        let rotate_at = manifest
+            .as_ref()
+            .map_or(0, Manifest::size)
+            .saturating_mul(4)
+            .max(ROTATE_BYTES);
         let next_file = state.file_ceiling;
         let inner = Inner {
             manifest,
@@ -149,16 +161,26 @@ impl VersionSet {
             reusable: VecDeque::new(),
         };
         let store: Arc<dyn TableStore> = files.clone();
-        VersionSet { inner: Mutex::new(inner), files, store, database }
+        VersionSet {
+            inner: Mutex::new(inner),
+            files,
+            store,
+            database,
+        }
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.inner
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Number of the last edit.
     pub(crate) fn last_edit(&self) -> u64 {
-        self.lock().manifest.as_ref().map_or(0, |manifest| manifest.last_edit)
+        self.lock()
+            .manifest
+            .as_ref()
+            .map_or(0, |manifest| manifest.last_edit)
     }
 
     /// A file number that was never used, set aside durably.
@@ -170,7 +192,13 @@ impl VersionSet {
     pub(crate) fn allocate(&self, inner: &mut Inner) -> Result<FileNumber> {
         if inner.next_file >= inner.state.file_ceiling {
             let file_ceiling = Some(inner.next_file + NUMBERS_AHEAD);
-            self.apply_locked(inner, &VersionEdit { file_ceiling, ..VersionEdit::default() })?;
+            self.apply_locked(
+                inner,
+                &VersionEdit {
+                    file_ceiling,
+                    ..VersionEdit::default()
+                },
+            )?;
         }
         inner.next_file += 1;
         Ok(FileNumber(inner.next_file - 1))
@@ -201,10 +229,19 @@ impl VersionSet {
         if let Some(cause) = &inner.failed {
             return Err(cause.clone());
         }
+        if self.files.frozen() {
+            return Err(Error::new(
+                ErrorKind::ReadOnly,
+                "the log failed: no edit is made any more",
+            ));
+        }
         let mut state = inner.state.clone();
         state.apply(edit, &self.store)?;
         let Some(manifest) = &mut inner.manifest else {
-            return Err(Error::new(ErrorKind::ReadOnly, "the database was opened read-only"));
+            return Err(Error::new(
+                ErrorKind::ReadOnly,
+                "the database was opened read-only",
+            ));
         };
         match manifest.append(edit) {
             Ok(number) => {
@@ -221,12 +258,6 @@ impl VersionSet {
         inner.failed.get_or_insert(cause).clone()
     }
 
-    /// No edit is made from now on.
-    pub(crate) fn poison(&self, cause: &Error) {
-        self.files.freeze();
-        self.lock().failed.get_or_insert(cause.clone());
-    }
-
     /// Why no edit can be made, if so.
     pub(crate) fn failure(&self) -> Option<Error> {
         self.lock().failed.clone()
@@ -234,7 +265,9 @@ impl VersionSet {
 
     /// Writes the state into a new manifest once the old one has grown by mere history.
     fn rotate_if_large(&self, inner: &mut Inner) -> Result<()> {
-        let Some(old) = &inner.manifest else { return Ok(()) };
+        let Some(old) = &inner.manifest else {
+            return Ok(());
+        };
         if old.size() < inner.rotate_at {
             return Ok(());
         }
