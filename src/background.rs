@@ -60,7 +60,9 @@ pub(crate) struct Background {
 
 impl Background {
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.state
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     pub(crate) fn wake_all(&self) {
@@ -145,7 +147,12 @@ impl Background {
     /// What keeps the background from its work.
     pub(crate) fn trouble(&self) -> Option<Error> {
         let state = self.lock();
-        let all = [&state.fatal, &state.flush_trouble, &state.compaction_trouble, &state.log_trouble];
+        let all = [
+            &state.fatal,
+            &state.flush_trouble,
+            &state.compaction_trouble,
+            &state.log_trouble,
+        ];
         all.into_iter().flatten().next().cloned()
     }
 
@@ -157,9 +164,16 @@ impl Background {
                 return Ok(());
             }
             if state.stop {
-                return Err(Error::new(ErrorKind::Closed, "the database was closed meanwhile"));
+                return Err(Error::new(
+                    ErrorKind::Closed,
+                    "the database was closed meanwhile",
+                ));
             }
-            let trouble = [&state.fatal, &state.flush_trouble, &state.compaction_trouble];
+            let trouble = [
+                &state.fatal,
+                &state.flush_trouble,
+                &state.compaction_trouble,
+            ];
             if let Some(error) = trouble.into_iter().flatten().next() {
                 return Err(error.clone());
             }
@@ -170,6 +184,17 @@ impl Background {
         }
     }
 
+    /// Waits a moment for a compaction to free its tables; false if none is at work.
+    pub(crate) fn wait_for_a_table(&self) -> bool {
+        let state = self.lock();
+        if state.busy.is_empty() {
+            return false;
+        }
+        let waited = self.progress.wait_timeout(state, Duration::from_millis(50));
+        drop(waited.map_err(|poisoned| poisoned.into_inner()));
+        true
+    }
+
     /// As [`Background::wait_for`], and until no job runs, with compaction working as if idle meanwhile.
     pub(crate) fn hurry_while(&self, engine: &Engine, done: impl Fn() -> bool) -> Result<()> {
         {
@@ -178,7 +203,9 @@ impl Background {
             state.compaction_due = true;
         }
         self.compaction.notify_all();
-        let result = self.wait_for(engine, || self.running.load(Ordering::Acquire) == 0 && done());
+        let result = self.wait_for(engine, || {
+            self.running.load(Ordering::Acquire) == 0 && done()
+        });
         self.lock().hurrying -= 1;
         result
     }

@@ -53,7 +53,10 @@ key_bounds! {
 
 impl<A: AsRef<[u8]>, B: AsRef<[u8]>> KeyBounds for (Bound<A>, Bound<B>) {
     fn bounds(&self) -> (Bound<&[u8]>, Bound<&[u8]>) {
-        (self.0.as_ref().map(AsRef::as_ref), self.1.as_ref().map(AsRef::as_ref))
+        (
+            self.0.as_ref().map(AsRef::as_ref),
+            self.1.as_ref().map(AsRef::as_ref),
+        )
     }
 }
 
@@ -66,12 +69,18 @@ pub(crate) struct OwnedBounds {
 
 impl OwnedBounds {
     pub(crate) fn all() -> OwnedBounds {
-        OwnedBounds { lower: Bound::Unbounded, upper: Bound::Unbounded }
+        OwnedBounds {
+            lower: Bound::Unbounded,
+            upper: Bound::Unbounded,
+        }
     }
 
     pub(crate) fn new(range: &impl KeyBounds) -> OwnedBounds {
         let (lower, upper) = range.bounds();
-        OwnedBounds { lower: lower.map(<[u8]>::to_vec), upper: upper.map(<[u8]>::to_vec) }
+        OwnedBounds {
+            lower: lower.map(<[u8]>::to_vec),
+            upper: upper.map(<[u8]>::to_vec),
+        }
     }
 
     /// All keys that start with `prefix`.
@@ -86,7 +95,10 @@ impl OwnedBounds {
             }
             None => Bound::Unbounded,
         };
-        OwnedBounds { lower: Bound::Included(prefix.to_vec()), upper }
+        OwnedBounds {
+            lower: Bound::Included(prefix.to_vec()),
+            upper,
+        }
     }
 
     #[inline]

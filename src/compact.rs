@@ -7,17 +7,15 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use terrace_base::{
-    Error, ErrorKind, FileNumber, MergingIterator, OwnedUserKey, Result, UserKey,
-};
+use terrace_base::{FileNumber, Result};
 use terrace_compaction::{
-    AddedTable, Compaction, CompactionKind, LEVELS, MergeOptions, MovedTable, RemovedTable, RunIter,
-    TableFile, TableMeta, Version, VersionEdit, damaged_table, pick, pick_range,
+    Compaction, CompactionKind, KeyRange, MergeOptions, MergeResult, Stripes, Version, VersionEdit,
+    damaged_table, pick, pick_range,
 };
-use terrace_sstable::WriterOptions;
 
 use crate::engine::Engine;
-use crate::flush::{NewTables, is_damage, may_hold};
+use crate::files::BLOCK_SIZE;
+use crate::flush::NewTables;
 
 /// Tables that a compaction works on; free again when this is dropped.
 #[derive(Debug)]
@@ -50,32 +48,16 @@ impl Engine {
     }
 
     /// One step of pushing a range down; false when it is in the last level.
-    pub(crate) fn compact_range_once(
-        &self,
-        lower: Option<&OwnedUserKey>,
-        upper: Option<&OwnedUserKey>,
-        done: &mut HashSet<FileNumber>,
-    ) -> Result<bool> {
+    pub(crate) fn compact_range_once(&self, range: &KeyRange<'_>) -> Result<bool> {
         self.check_writable()?;
         let options = self.pick_options(true);
-        let (lower, upper) = (lower.map(OwnedUserKey::as_ref), upper.map(OwnedUserKey::as_ref));
-        let step = self.claim(|version, busy| {
-            pick_range(version, lower, upper, &options, busy, done)
-        });
+        let step = self.claim(|version, busy| pick_range(version, range, &options, busy));
         let Some((compaction, version, busy)) = step else {
-            if self.background.lock().busy.is_empty() {
-                return Ok(false);
-            }
-            // A table in the range is being compacted: look again when that has ended.
-            std::thread::sleep(std::time::Duration::from_millis(1));
-            return Ok(true);
+            // While a table is busy, one in the range may be: look again when that job has ended.
+            return Ok(self.background.wait_for_a_table());
         };
-        let made = self.run_compaction(&compaction, &version)?;
+        self.run_compaction(&compaction, &version)?;
         drop(busy);
-        // What lies in the last level now need not be rewritten again by this call.
-        if compaction.output_level == LEVELS - 1 {
-            done.extend(made);
-        }
         Ok(true)
     }
 
@@ -87,27 +69,32 @@ impl Engine {
         let mut state = self.background.lock();
         let version = self.views.cell.load().version.clone();
         let compaction = choose(&version, &state.busy)?;
-        let numbers: Vec<FileNumber> =
-            compaction.inputs.iter().map(|(_, table)| table.meta().number).collect();
+        let numbers: Vec<FileNumber> = compaction.numbers().collect();
         state.busy.extend(numbers.iter().copied());
         drop(state);
-        Some((compaction, version, Busy { engine: self, numbers }))
+        Some((
+            compaction,
+            version,
+            Busy {
+                engine: self,
+                numbers,
+            },
+        ))
     }
 
-    fn run_compaction(
-        &self,
-        compaction: &Compaction,
-        version: &Version,
-    ) -> Result<Vec<FileNumber>> {
+    fn run_compaction(&self, compaction: &Compaction, version: &Version) -> Result<()> {
         let result = match compaction.kind {
-            CompactionKind::Move => self.move_down(compaction),
+            CompactionKind::Move => compaction
+                .edit(&MergeResult::default())
+                .and_then(|edit| self.install(&edit)),
             CompactionKind::Merge => self.merge_down(compaction, version),
         };
         if let Err(error) = &result
-            && is_damage(error)
             && let Some(number) = damaged_table(error)
-            && let Some((_, table)) =
-                compaction.inputs.iter().find(|(_, table)| table.meta().number == number)
+            && let Some((_, table)) = compaction
+                .inputs
+                .iter()
+                .find(|(_, table)| table.number() == number)
         {
             table.set_damaged(error.clone()); // Set aside: it is picked no more, and reads say why.
         }
@@ -116,41 +103,10 @@ impl Engine {
         result
     }
 
-    fn move_down(&self, compaction: &Compaction) -> Result<Vec<FileNumber>> {
-        let to_level = compaction.output_level;
-        let moved = compaction.inputs.iter().map(|(from_level, table)| MovedTable {
-            from_level: *from_level,
-            to_level,
-            run: 0,
-            number: table.meta().number,
-        });
-        let edit = VersionEdit { moved: moved.collect(), ..VersionEdit::default() };
-        self.install_compaction(&edit)?;
-        Ok(edit.moved.iter().map(|moved| moved.number).collect())
-    }
-
-    fn merge_down(&self, compaction: &Compaction, version: &Version) -> Result<Vec<FileNumber>> {
+    fn merge_down(&self, compaction: &Compaction, version: &Version) -> Result<()> {
         let mut tables = NewTables::new(self);
         match self.write_merged(compaction, version, &mut tables) {
-            Ok(metas) => {
-                let made = metas.iter().map(|meta| meta.number).collect();
-                let added = metas.into_iter().map(|meta| AddedTable {
-                    level: compaction.output_level,
-                    run: 0,
-                    meta,
-                });
-                let removed = compaction.inputs.iter().map(|(level, table)| RemovedTable {
-                    level: *level,
-                    number: table.meta().number,
-                });
-                let edit = VersionEdit {
-                    added: added.collect(),
-                    removed: removed.collect(),
-                    ..VersionEdit::default()
-                };
-                self.install_compaction(&edit)?;
-                Ok(made)
-            }
+            Ok(edit) => self.install(&edit),
             Err(error) => {
                 tables.discard();
                 Err(error)
@@ -158,64 +114,36 @@ impl Engine {
         }
     }
 
+    /// The merged tables, on disk and read back, and the edit that puts them in place of the inputs.
     fn write_merged(
         &self,
         compaction: &Compaction,
         version: &Version,
         tables: &mut NewTables<'_>,
-    ) -> Result<Vec<TableMeta>> {
+    ) -> Result<VersionEdit> {
         let (snapshots, visible) = self.committer.snapshots.list(self.committer.visible_cell());
         let dropped = self.catalogue.dropped();
-        let below = compaction.output_level + 1;
-        let may_exist_below = |key: UserKey<'_>| {
-            may_hold((below..LEVELS).flat_map(|level| version.level(level).runs.iter()), key)
-        };
-        let stopped = || self.background.lock().stop;
+        let older = compaction.older_runs(version);
         let options = MergeOptions {
-            stripes: terrace_compaction::Stripes::new(&snapshots, visible),
+            stripes: Stripes::new(&snapshots, visible),
             dropped_keyspaces: &dropped,
             oldest_snapshot: snapshots.first().copied(),
-            may_exist_below: &may_exist_below,
+            may_exist_below: &|key| older.may_hold(key),
             target_size: self.options.tuning.table_bytes,
             compression: compaction.compression,
-            block_size: WriterOptions::default().block_size,
-            should_stop: &stopped,
+            block_size: BLOCK_SIZE,
+            should_stop: &|| self.background.lock().stop,
         };
-        let input = MergingIterator::new(sources(compaction));
-        let result = terrace_compaction::merge(input, &options, tables)?;
-        if stopped() {
-            return Err(Error::new(ErrorKind::Closed, "the database is being closed"));
-        }
-        if !result.tables.is_empty() {
-            self.fs().sync_dir(&self.files.dir)?;
-        }
+        let result = terrace_compaction::merge(compaction.entries(), &options, tables)?;
+        self.files.complete(&result.tables)?;
         self.counters.compacted(&result);
-        Ok(result.tables)
+        compaction.edit(&result)
     }
 
-    fn install_compaction(&self, edit: &VersionEdit) -> Result<()> {
+    fn install(&self, edit: &VersionEdit) -> Result<()> {
         self.versions.log_and_apply(edit, |_, version| {
             self.views.install(|view| view.version = version.clone());
         })?;
         Ok(())
     }
-}
-
-/// The inputs as sorted sources: level 0 a table each, below it a level each.
-fn sources(compaction: &Compaction) -> Vec<RunIter> {
-    let mut sources = Vec::new();
-    for level in 0..LEVELS {
-        let tables: Vec<Arc<TableFile>> = compaction
-            .inputs
-            .iter()
-            .filter(|(from, _)| *from == level)
-            .map(|(_, table)| table.clone())
-            .collect();
-        match level {
-            _ if tables.is_empty() => {}
-            0 => sources.extend(tables.into_iter().map(|table| RunIter::over(vec![table], true))),
-            _ => sources.push(RunIter::over(tables, true)),
-        }
-    }
-    sources
 }

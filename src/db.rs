@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use terrace_base::{KeyspaceId, Result, SeqNo};
+use terrace_compaction::KeyRange;
 
 use crate::batch::Batch;
 use crate::engine::Engine;
@@ -58,6 +59,15 @@ impl fmt::Debug for Handle {
 impl Handle {
     #[inline]
     pub(crate) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// The engine, for what makes work for the background: its threads start with the first such call.
+    #[inline]
+    pub(crate) fn writer(&self) -> &Engine {
+        if !self.engine.working.load(Ordering::Relaxed) {
+            workers::start(&self.engine);
+        }
         &self.engine
     }
 }
@@ -114,7 +124,9 @@ impl Db {
 
     pub(crate) fn from_handle(handle: Arc<Handle>) -> Db {
         let state = handle.default.clone();
-        Db { default: Keyspace { state, handle } }
+        Db {
+            default: Keyspace { state, handle },
+        }
     }
 
     fn shared(&self) -> &Arc<Engine> {
@@ -125,8 +137,15 @@ impl Db {
         self.default.handle.engine()
     }
 
+    fn writer(&self) -> &Engine {
+        self.default.handle.writer()
+    }
+
     fn wrap(&self, state: Arc<KeyspaceState>) -> Keyspace {
-        Keyspace { state, handle: self.default.handle.clone() }
+        Keyspace {
+            state,
+            handle: self.default.handle.clone(),
+        }
     }
 
     /// The options in force, figures that follow from others included.
@@ -145,7 +164,7 @@ impl Db {
     /// `Invalid` for the first wrong argument in the batch, with nothing written; else as for
     /// [`Keyspace::put`].
     pub fn write(&self, batch: Batch) -> Result<SeqNo> {
-        self.engine().write_batch(&batch)
+        self.writer().write_batch(&batch)
     }
 
     /// Hands a batch to the log without waiting for it to be durable. Reads see it when the ticket is done.
@@ -154,9 +173,7 @@ impl Db {
     /// As for [`Db::write`].
     pub fn submit(&self, batch: Batch) -> Result<Ticket> {
         let receipt = self.engine().submit_batch(&batch)?;
-        if !receipt.visible {
-            workers::start(self.shared());
-        }
+        if !receipt.visible {}
         Ok(Ticket::new(self.shared().clone(), receipt))
     }
 
@@ -165,7 +182,7 @@ impl Db {
     /// # Errors
     /// `Invalid` for a name that is empty or over 255 bytes; as for a write if it has to be created.
     pub fn keyspace(&self, name: &str) -> Result<Keyspace> {
-        self.engine().keyspace(name).map(|state| self.wrap(state))
+        self.writer().keyspace(name).map(|state| self.wrap(state))
     }
 
     /// A new keyspace.
@@ -173,7 +190,9 @@ impl Db {
     /// # Errors
     /// `AlreadyExists` if there is one of that name; `Invalid` for a name that is empty or over 255 bytes.
     pub fn create_keyspace(&self, name: &str, options: KeyspaceOptions) -> Result<Keyspace> {
-        self.engine().create_keyspace(name, &options).map(|state| self.wrap(state))
+        self.writer()
+            .create_keyspace(name, &options)
+            .map(|state| self.wrap(state))
     }
 
     /// Drops a keyspace with all its entries. Handles of it answer `NotFound` from then on; a new one of that name
@@ -182,7 +201,7 @@ impl Db {
     /// # Errors
     /// `NotFound` if there is none of that name; `Invalid` for the default keyspace.
     pub fn drop_keyspace(&self, name: &str) -> Result<()> {
-        self.engine().drop_keyspace(name)
+        self.writer().drop_keyspace(name)
     }
 
     /// The names of all keyspaces, sorted.
@@ -208,8 +227,7 @@ impl Db {
     /// # Errors
     /// Those of writing tables; they are retried in the background.
     pub fn flush(&self) -> Result<()> {
-        workers::start(self.shared());
-        self.engine().flush()
+        self.writer().flush()
     }
 
     /// Merges every keyspace's tables into the last level, which drops what nobody can see. Blocks until done.
@@ -217,8 +235,7 @@ impl Db {
     /// # Errors
     /// Those of reading and writing tables.
     pub fn compact_all(&self) -> Result<()> {
-        workers::start(self.shared());
-        self.engine().compact_between(None, None)
+        self.writer().compact_range(&KeyRange::ALL)
     }
 
     /// Flushes, and waits until no flush or compaction is due, as in a database that has been idle for a while.
@@ -226,8 +243,7 @@ impl Db {
     /// # Errors
     /// What keeps the background from its work.
     pub fn wait_idle(&self) -> Result<()> {
-        workers::start(self.shared());
-        self.engine().wait_idle()
+        self.writer().wait_idle()
     }
 
     /// Why writes fail now, or what the background cannot do; `Ok` if all is well.
@@ -250,13 +266,20 @@ impl Db {
 
 impl Engine {
     pub(crate) fn close(&self) -> Result<()> {
-        let _closing = self.closing.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let _closing = self
+            .closing
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
         if self.closed.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
         self.background.stop();
         let result = self.finish();
-        let lock = self.directory_lock.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
+        let lock = self
+            .directory_lock
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+            .take();
         drop(lock);
         result
     }

@@ -11,17 +11,14 @@
 //! while user code runs, and readers take none of them.
 
 use std::collections::HashSet;
-use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use terrace_base::vfs::{Fs, LockGuard};
-use terrace_base::{
-    Clock, Error, ErrorKind, FileKind, FileNumber, KeyspaceId, OwnedUserKey, Result, SeqNo,
-};
-use terrace_compaction::{KeyspaceRecord, PickOptions, SegmentRecord, VersionEdit};
+use terrace_base::{Clock, Error, ErrorKind, FileKind, FileNumber, Result, SeqNo};
+use terrace_compaction::{KeyRange, KeyspaceRecord, PickOptions, SegmentRecord, VersionEdit};
 use terrace_wal::{Lsn, SegmentMeta, create_segment};
 
 use crate::background::Background;
@@ -55,6 +52,8 @@ pub(crate) struct Engine {
     pub(crate) counters: Counters,
     pub(crate) pacer: Pacer,
     pub(crate) closed: AtomicBool,
+    /// The threads were started, or there are to be none.
+    pub(crate) working: AtomicBool,
     pub(crate) directory_lock: Mutex<Option<Box<dyn LockGuard>>>,
     /// Held while the database is closed, so that a second caller waits for the first.
     pub(crate) closing: Mutex<()>,
@@ -75,7 +74,10 @@ pub(crate) struct Env {
 impl CommitEnv for Env {
     fn make_segment(&self, min_size: u64) -> Result<(SegmentMeta, u64)> {
         if self.read_only {
-            return Err(Error::new(ErrorKind::ReadOnly, "the database was opened read-only"));
+            return Err(Error::new(
+                ErrorKind::ReadOnly,
+                "the database was opened read-only",
+            ));
         }
         let wanted = self.next_segment.load(Ordering::Relaxed);
         let size = wanted.max(min_size.next_multiple_of(4096));
@@ -84,11 +86,26 @@ impl CommitEnv for Env {
             Some(record) => record,
             None => self.create_segment(size)?,
         };
-        let edit = VersionEdit { segments_added: vec![record.clone()], ..VersionEdit::default() };
+        let edit = VersionEdit {
+            segments_added: vec![record.clone()],
+            ..VersionEdit::default()
+        };
         let number = self.versions.log_and_apply(&edit, |_, _| {})?;
-        self.next_segment.store((wanted * 2).min(self.largest_segment), Ordering::Relaxed);
-        let SegmentRecord { number: file, salt, size } = record;
-        Ok((SegmentMeta { number: file, salt, size }, number))
+        self.next_segment
+            .store((wanted * 2).min(self.largest_segment), Ordering::Relaxed);
+        let SegmentRecord {
+            number: file,
+            salt,
+            size,
+        } = record;
+        Ok((
+            SegmentMeta {
+                number: file,
+                salt,
+                size,
+            },
+            number,
+        ))
     }
 
     fn work_due(&self) {
@@ -100,24 +117,22 @@ impl CommitEnv for Env {
     }
 
     fn failed(&self, cause: &Error) {
-        self.versions_poison(cause);
+        // The version set's lock comes before the commit state's, which the caller holds: freezing the files
+        // is what keeps it from making edits.
+        self.files.freeze();
         self.background.fail(cause);
     }
 }
 
 impl Env {
-    /// Poisoning takes the lock of the version set, which comes before the commit state's that the caller
-    /// holds: so only the files are frozen here, and the version set is poisoned by the next job.
-    fn versions_poison(&self, _cause: &Error) {
-        self.files.freeze();
-    }
-
     fn reuse_segment(&self, size: u64) -> Result<Option<SegmentRecord>> {
         let mut versions = self.versions.lock();
         let Some(at) = versions.reusable.iter().position(|&(_, have)| have >= size) else {
             return Ok(None);
         };
-        let Some((number, size)) = versions.reusable.remove(at) else { return Ok(None) };
+        let Some((number, size)) = versions.reusable.remove(at) else {
+            return Ok(None);
+        };
         let path = FileKind::Segment(number).path(&self.files.dir);
         let salt = self.files.fs.random();
         match self.files.fs.metadata(&path)? {
@@ -135,7 +150,11 @@ impl Env {
             // Not listed yet; what cannot be removed now, the next open removes.
             return self.files.remove(FileKind::Segment(number)).and(Err(error));
         }
-        Ok(SegmentRecord { number, salt: fs.random(), size })
+        Ok(SegmentRecord {
+            number,
+            salt: fs.random(),
+            size,
+        })
     }
 }
 
@@ -187,14 +206,21 @@ impl Engine {
         if batch.count == 0 {
             self.check_open()?;
             let (end, _) = self.committer.end();
-            return Ok(Receipt { last: self.committer.visible(), end, visible: true });
+            return Ok(Receipt {
+                last: self.committer.visible(),
+                end,
+                visible: true,
+            });
         }
         self.pacer.pace(self, batch.payload.len())?;
-        self.committer.wait_for_room(self.options.largest_segment())?;
+        self.committer
+            .wait_for_room(self.options.largest_segment())?;
         let parts = [batch.payload.as_slice()];
         let write = Write::new(&parts, batch.count, Entries::Payload(&batch.payload));
         let durability = batch.durability.unwrap_or(self.options.durability);
-        let receipt = self.committer.append(&write, durability, &batch.keyspaces, &mut |_| {})?;
+        let receipt = self
+            .committer
+            .append(&write, durability, &batch.keyspaces, &mut |_| {})?;
         self.counters.written(&write);
         if !receipt.visible {
             self.background.ticket_waits();
@@ -206,7 +232,11 @@ impl Engine {
         if let Some(wrong) = &batch.wrong {
             return Err(wrong.clone());
         }
-        match batch.keyspaces.iter().find(|keyspace| keyspace.owner != self.id) {
+        match batch
+            .keyspaces
+            .iter()
+            .find(|keyspace| keyspace.owner != self.id)
+        {
             None => Ok(()),
             Some(foreign) => Err(Error::invalid(format!(
                 "keyspace `{}` in the batch is of another database",
@@ -248,7 +278,12 @@ impl Engine {
         encode_create(&mut payload, id, name, &[]);
         self.change_catalogue(&payload, &[], |seq| {
             let options = Vec::new();
-            Change::Create(KeyspaceRecord { id, name: name.into(), created: seq, options })
+            Change::Create(KeyspaceRecord {
+                id,
+                name: name.into(),
+                created: seq,
+                options,
+            })
         })?;
         let state = KeyspaceState::new(self.id, id, name);
         self.catalogue.add(state.clone());
@@ -258,15 +293,22 @@ impl Engine {
     pub(crate) fn drop_keyspace(&self, name: &str) -> Result<()> {
         self.check_open()?;
         if name == DEFAULT_NAME {
-            return Err(Error::invalid("the default keyspace cannot be dropped; delete its keys"));
+            return Err(Error::invalid(
+                "the default keyspace cannot be dropped; delete its keys",
+            ));
         }
         let _changing = self.catalogue.lock_for_change();
         let state = self.catalogue.get(name).ok_or_else(|| {
-            Error::new(ErrorKind::NotFound, format!("there is no keyspace `{name}`"))
+            Error::new(
+                ErrorKind::NotFound,
+                format!("there is no keyspace `{name}`"),
+            )
         })?;
         let mut payload = Vec::new();
         encode_drop(&mut payload, state.id);
-        self.change_catalogue(&payload, std::slice::from_ref(&state), |_| Change::Drop(state.id))
+        self.change_catalogue(&payload, std::slice::from_ref(&state), |_| {
+            Change::Drop(state.id)
+        })
     }
 
     /// Commits a change of the catalogue; it is noted under the commit lock.
@@ -279,9 +321,11 @@ impl Engine {
         let parts = [payload];
         let write = Write::new(&parts, 1, Entries::None);
         let durability = self.options.durability;
-        let receipt = self.committer.append(&write, durability, keyspaces, &mut |seq| {
-            self.catalogue.note(seq, change(seq));
-        })?;
+        let receipt = self
+            .committer
+            .append(&write, durability, keyspaces, &mut |seq| {
+                self.catalogue.note(seq, change(seq));
+            })?;
         if !receipt.visible {
             self.committer.wait_visible(receipt.last)?;
         }
@@ -295,6 +339,7 @@ impl Engine {
             level0_runs: if idle { 1 } else { tuning.level0_runs },
             base_bytes: tuning.base_level_bytes,
             last_compression: self.options.compression,
+            settled: self.stripes().settled(),
             idle,
             ..PickOptions::default()
         }
@@ -310,7 +355,13 @@ impl Engine {
 
     /// Flushes what is sealed now, by the flush thread or, without one, here.
     pub(crate) fn flush_sealed(&self) -> Result<()> {
-        let newest = self.views.cell.load().sealed.first().map(|run| run.last_seq);
+        let newest = self
+            .views
+            .cell
+            .load()
+            .sealed
+            .first()
+            .map(|run| run.last_seq);
         let Some(newest) = newest else { return Ok(()) };
         if self.options.tuning.manual {
             while self.flush_once(true)? {}
@@ -319,7 +370,9 @@ impl Engine {
         self.background.request_flush(newest);
         let flushed = || {
             let view = self.views.cell.load();
-            view.sealed.last().is_none_or(|oldest| oldest.last_seq > newest)
+            view.sealed
+                .last()
+                .is_none_or(|oldest| oldest.last_seq > newest)
         };
         self.background.wait_for(self, flushed)
     }
@@ -328,7 +381,10 @@ impl Engine {
     pub(crate) fn check_writable(&self) -> Result<()> {
         self.check_open()?;
         if self.options.read_only {
-            return Err(Error::new(ErrorKind::ReadOnly, "the database was opened read-only"));
+            return Err(Error::new(
+                ErrorKind::ReadOnly,
+                "the database was opened read-only",
+            ));
         }
         self.committer.failure().map_or(Ok(()), Err)
     }
@@ -353,44 +409,18 @@ impl Engine {
         } else {
             self.background.hurry_while(self, || {
                 let version = self.views.cell.load().version.clone();
-                let idle = terrace_compaction::pick(&version, &self.pick_options(true), &HashSet::new());
+                let idle =
+                    terrace_compaction::pick(&version, &self.pick_options(true), &HashSet::new());
                 idle.is_none()
             })?;
         }
         self.files.remove_obsolete()
     }
 
-    pub(crate) fn compact_keyspace(
-        &self,
-        id: KeyspaceId,
-        lower: Bound<&[u8]>,
-        upper: Bound<&[u8]>,
-    ) -> Result<()> {
-        let own = |bytes: &[u8]| OwnedUserKey { keyspace: id, bytes: bytes.into() };
-        let lower = match lower {
-            Bound::Included(key) | Bound::Excluded(key) => Some(own(key)),
-            Bound::Unbounded => Some(own(&[])),
-        };
-        let upper = match upper {
-            Bound::Included(key) | Bound::Excluded(key) => Some(own(key)),
-            // The smallest key behind the keyspace; of the last one there is none.
-            Bound::Unbounded => id.0.checked_add(1).map(|next| OwnedUserKey {
-                keyspace: KeyspaceId(next),
-                bytes: Box::default(),
-            }),
-        };
-        self.compact_between(lower, upper)
-    }
-
-    /// Pushes every table that overlaps the range down into the last level.
-    pub(crate) fn compact_between(
-        &self,
-        lower: Option<OwnedUserKey>,
-        upper: Option<OwnedUserKey>,
-    ) -> Result<()> {
+    /// Flushes, and pushes every table that overlaps `range` down into the last level.
+    pub(crate) fn compact_range(&self, range: &KeyRange<'_>) -> Result<()> {
         self.flush()?;
-        let mut done_once = HashSet::new();
-        while self.compact_range_once(lower.as_ref(), upper.as_ref(), &mut done_once)? {}
+        while self.compact_range_once(range)? {}
         self.files.remove_obsolete()
     }
 
@@ -408,8 +438,14 @@ impl Engine {
             }
             while versions.reusable.len() > REUSABLE_SEGMENTS {
                 // The smallest goes: log segments grow until they have their final size.
-                let smallest = versions.reusable.iter().enumerate().min_by_key(|(_, (_, size))| *size);
-                let Some(at) = smallest.map(|(at, _)| at) else { break };
+                let smallest = versions
+                    .reusable
+                    .iter()
+                    .enumerate()
+                    .min_by_key(|(_, (_, size))| *size);
+                let Some(at) = smallest.map(|(at, _)| at) else {
+                    break;
+                };
                 surplus.extend(versions.reusable.remove(at).map(|(number, _)| number));
             }
         }
@@ -420,7 +456,10 @@ impl Engine {
         if surplus.is_empty() {
             return Ok(());
         }
-        let edit = VersionEdit { segments_removed: surplus, ..VersionEdit::default() };
+        let edit = VersionEdit {
+            segments_removed: surplus,
+            ..VersionEdit::default()
+        };
         self.versions.log_and_apply(&edit, |_, _| {})?;
         for number in edit.segments_removed {
             self.files.remove(FileKind::Segment(number))?;

@@ -14,17 +14,18 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use terrace_base::hash::key_hash;
 use terrace_base::vfs::OpenMode;
 use terrace_base::{
-    Error, FileKind, FileNumber, InternalIterator, KeyRef, MergingIterator, Result, SeqNo,
+    FileKind, FileNumber, InternalIterator, KeyRef, MergingIterator, Result, SeqNo,
 };
 use terrace_compaction::{
-    AddedTable, CompactionIter, Flushed, MergeOptions, Outputs, Stripes, TableMeta, VersionEdit,
+    AddedTable, CompactionIter, Flushed, MergeOptions, OlderRuns, Outputs, Stripes, TableMeta,
+    VersionEdit,
 };
 use terrace_sstable::{Compression, Table, TableIter, TableWriter, WriterOptions};
 
 use crate::engine::Engine;
+use crate::files::BLOCK_SIZE;
 use crate::memtable::{Form, ListCursor, MemRun};
 use crate::view::View;
 
@@ -103,7 +104,10 @@ pub(crate) struct NewTables<'a> {
 
 impl<'a> NewTables<'a> {
     pub(crate) fn new(engine: &'a Engine) -> NewTables<'a> {
-        NewTables { engine, numbers: Vec::new() }
+        NewTables {
+            engine,
+            numbers: Vec::new(),
+        }
     }
 
     /// Removes what was made. What cannot be removed now, the next open removes: no edit lists it.
@@ -132,7 +136,10 @@ impl Engine {
     pub(crate) fn tend_memtable(&self) -> Result<bool> {
         let upto = self.background.lock().flush_upto;
         let view = self.views.cell.load_full();
-        let asked = view.sealed.last().is_some_and(|oldest| oldest.last_seq <= upto);
+        let asked = view
+            .sealed
+            .last()
+            .is_some_and(|oldest| oldest.last_seq <= upto);
         if asked || view.sealed_bytes() >= self.options.memtable_bytes() {
             return self.flush_once(asked);
         }
@@ -142,20 +149,28 @@ impl Engine {
     /// Turns the oldest list that is wholly visible into an image.
     fn image_once(&self, view: &View) -> Result<bool> {
         let visible = self.committer.visible();
-        let oldest = view.sealed.iter().rev().find(|run| matches!(run.form, Form::List(_)));
-        let Some(run) = oldest.filter(|run| run.last_seq <= visible) else { return Ok(false) };
+        let oldest = view
+            .sealed
+            .iter()
+            .rev()
+            .find(|run| matches!(run.form, Form::List(_)));
+        let Some(run) = oldest.filter(|run| run.last_seq <= visible) else {
+            return Ok(false);
+        };
         self.replace_by_image(std::slice::from_ref(run))?;
         Ok(true)
     }
 
     /// Merges eight adjoining small images into one.
     fn fold_once(&self, view: &View) -> Result<bool> {
-        let foldable = |run: &Arc<MemRun>| {
-            matches!(run.form, Form::Image(_)) && run.bytes <= LARGEST_FOLDED
-        };
+        let foldable =
+            |run: &Arc<MemRun>| matches!(run.form, Form::Image(_)) && run.bytes <= LARGEST_FOLDED;
         // `sealed` is newest first; the oldest window of eight is taken.
-        let Some(window) =
-            view.sealed.windows(FOLD).rev().find(|window| window.iter().all(foldable))
+        let Some(window) = view
+            .sealed
+            .windows(FOLD)
+            .rev()
+            .find(|window| window.iter().all(foldable))
         else {
             return Ok(false);
         };
@@ -165,7 +180,9 @@ impl Engine {
 
     /// Writes `runs`, adjoining and newest first, into one image and puts it in their place.
     fn replace_by_image(&self, runs: &[Arc<MemRun>]) -> Result<()> {
-        let Some(newest) = runs.first() else { return Ok(()) };
+        let Some(newest) = runs.first() else {
+            return Ok(());
+        };
         let stripes = self.stripes();
         let input = MergingIterator::new(runs.iter().map(|run| run.iter()).collect());
         let table = self.write_image(input, stripes, runs.iter().map(|run| run.bytes).sum())?;
@@ -196,18 +213,14 @@ impl Engine {
         size: u64,
     ) -> Result<Table> {
         let id = self.fs().random();
-        let options = WriterOptions {
-            id,
-            seed: self.fs().random(),
-            compression: Compression::None,
-            ..WriterOptions::default()
-        };
+        let mut options = WriterOptions::new(id, self.fs().random());
+        options.compression = Compression::None;
         let sink = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
         let mut writer = TableWriter::new(sink, options);
         let dropped = self.catalogue.dropped();
         // A tombstone must stay: what it hides lies below, in tables and older pieces.
-        let mut entries = CompactionIter::new(input, stripes, &dropped, None, &|_| true)?;
-        while let Some((key, value)) = entries.next_entry()? {
+        let mut entries = CompactionIter::new(input, &stripes, &dropped, None, &|_| true);
+        while let Some((key, value)) = entries.next_kept()? {
             writer.add(key, value)?;
         }
         let (_, bytes) = writer.finish()?;
@@ -220,24 +233,30 @@ impl Engine {
         Stripes::new(&snapshots, visible)
     }
 
-    pub(crate) fn oldest_snapshot(&self) -> Option<SeqNo> {
-        self.committer.snapshots.list(self.committer.visible_cell()).0.first().copied()
-    }
-
     /// Flushes every wholly visible sealed piece into level 0, if it is asked for or due.
     pub(crate) fn flush_once(&self, asked: bool) -> Result<bool> {
         let (snapshots, visible) = self.committer.snapshots.list(self.committer.visible_cell());
         let view = self.views.cell.load_full();
         let ready = view.sealed.iter().position(|run| run.last_seq <= visible);
-        let Some(runs) = ready.and_then(|at| view.sealed.get(at..)) else { return Ok(false) };
+        let Some(runs) = ready.and_then(|at| view.sealed.get(at..)) else {
+            return Ok(false);
+        };
         let bytes: u64 = runs.iter().map(|run| run.bytes).sum();
-        let Some(newest) = runs.first() else { return Ok(false) };
+        let Some(newest) = runs.first() else {
+            return Ok(false);
+        };
         if !asked && bytes < self.options.memtable_bytes() {
             return Ok(false);
         }
         let mut tables = NewTables::new(self);
         let stripes = Stripes::new(&snapshots, visible);
-        match self.write_level0(&view, runs, stripes, snapshots.first().copied(), &mut tables) {
+        match self.write_level0(
+            &view,
+            runs,
+            stripes,
+            snapshots.first().copied(),
+            &mut tables,
+        ) {
             Ok(metas) => self.install_flush(runs, newest, metas)?,
             Err(error) => {
                 tables.discard();
@@ -259,24 +278,20 @@ impl Engine {
         tables: &mut NewTables<'_>,
     ) -> Result<Vec<TableMeta>> {
         let dropped = self.catalogue.dropped();
-        let may_exist_below = |key: terrace_base::UserKey<'_>| {
-            may_hold(view.version.runs_newest_first().map(|(_, run)| run), key)
-        };
+        let older = OlderRuns::all(&view.version);
         let options = MergeOptions {
             stripes,
             dropped_keyspaces: &dropped,
             oldest_snapshot,
-            may_exist_below: &may_exist_below,
+            may_exist_below: &|key| older.may_hold(key),
             target_size: self.options.tuning.table_bytes,
             compression: Compression::None,
-            block_size: WriterOptions::default().block_size,
+            block_size: BLOCK_SIZE,
             should_stop: &|| false,
         };
         let input = MergingIterator::new(runs.iter().map(|run| run.iter()).collect());
         let result = terrace_compaction::merge(input, &options, tables)?;
-        if !result.tables.is_empty() {
-            self.fs().sync_dir(&self.files.dir)?;
-        }
+        self.files.complete(&result.tables)?;
         self.counters.flushed(&result);
         Ok(result.tables)
     }
@@ -289,8 +304,18 @@ impl Engine {
     ) -> Result<()> {
         let run = metas.first().map_or(0, |meta| meta.number.0);
         let mut edit = VersionEdit {
-            added: metas.into_iter().map(|meta| AddedTable { level: 0, run, meta }).collect(),
-            flushed: Some(Flushed { lsn: newest.end_lsn.0, seq: newest.last_seq }),
+            added: metas
+                .into_iter()
+                .map(|meta| AddedTable {
+                    level: 0,
+                    run,
+                    meta,
+                })
+                .collect(),
+            flushed: Some(Flushed {
+                lsn: newest.end_lsn.0,
+                seq: newest.last_seq,
+            }),
             ..VersionEdit::default()
         };
         self.catalogue.add_to_edit(newest.last_seq, &mut edit);
@@ -304,22 +329,4 @@ impl Engine {
         self.catalogue.forget_upto(newest.last_seq);
         Ok(())
     }
-}
-
-/// True if one of `runs` may hold a version of `key`. A table that cannot be asked says yes.
-pub(crate) fn may_hold<'a>(
-    mut runs: impl Iterator<Item = &'a Arc<terrace_compaction::Run>>,
-    key: terrace_base::UserKey<'_>,
-) -> bool {
-    let hash = key_hash(key);
-    runs.any(|run| match run.find(key).map(|file| file.table()) {
-        None => false,
-        Some(Ok(table)) => table.may_contain(key, hash),
-        Some(Err(_)) => true,
-    })
-}
-
-/// A damaged piece of memory is impossible; a damaged table has a number.
-pub(crate) fn is_damage(error: &Error) -> bool {
-    error.kind() == terrace_base::ErrorKind::Corruption
 }

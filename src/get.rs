@@ -92,7 +92,10 @@ impl View {
                 count += 1;
             }
             if count > 1 {
-                round.iter().flatten().for_each(|table| table.prefetch(hash));
+                round
+                    .iter()
+                    .flatten()
+                    .for_each(|table| table.prefetch(hash));
             }
             for table in round.iter().flatten() {
                 if let Some(found) = table.get(key, hash, at)? {

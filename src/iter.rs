@@ -43,7 +43,9 @@ pub struct Iter {
 
 impl fmt::Debug for Iter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Iter").field("done", &self.scan.is_none()).finish_non_exhaustive()
+        f.debug_struct("Iter")
+            .field("done", &self.scan.is_none())
+            .finish_non_exhaustive()
     }
 }
 
@@ -53,7 +55,14 @@ impl Iter {
             Ok(scan) => (Some(scan), None),
             Err(error) => (None, Some(error)),
         };
-        Iter { scan, error, front: None, back: None, front_key: None, back_key: None }
+        Iter {
+            scan,
+            error,
+            front: None,
+            back: None,
+            front_key: None,
+            back_key: None,
+        }
     }
 
     /// Only the keys.
@@ -67,13 +76,22 @@ impl Iter {
 
     /// Moves the front to its next entry; false at the end.
     fn advance(&mut self) -> Result<bool> {
-        let Some(scan) = &self.scan else { return Ok(false) };
+        let Some(scan) = &self.scan else {
+            return Ok(false);
+        };
         match &mut self.front {
             Some(walk) => walk.next()?,
             none => none.insert(scan.walk()).first()?,
         }
-        let Some(walk) = &self.front else { return Ok(false) };
-        if !walk.valid() || self.back_key.as_ref().is_some_and(|key| walk.key() >= key.as_ref()) {
+        let Some(walk) = &self.front else {
+            return Ok(false);
+        };
+        if !walk.valid()
+            || self
+                .back_key
+                .as_ref()
+                .is_some_and(|key| walk.key() >= key.as_ref())
+        {
             self.end();
             return Ok(false);
         }
@@ -85,16 +103,29 @@ impl Iter {
 
     /// Moves the back to its next entry; false at the end.
     fn advance_back(&mut self) -> Result<bool> {
-        let Some(scan) = &self.scan else { return Ok(false) };
+        let Some(scan) = &self.scan else {
+            return Ok(false);
+        };
         match &mut self.back {
             Some(walk) => walk.prev()?,
             none => {
-                self.front_key = self.front.as_ref().filter(|w| w.valid()).map(Walk::key_bytes);
+                self.front_key = self
+                    .front
+                    .as_ref()
+                    .filter(|w| w.valid())
+                    .map(Walk::key_bytes);
                 none.insert(scan.walk()).last()?;
             }
         }
-        let Some(walk) = &self.back else { return Ok(false) };
-        if !walk.valid() || self.front_key.as_ref().is_some_and(|key| walk.key() <= key.as_ref()) {
+        let Some(walk) = &self.back else {
+            return Ok(false);
+        };
+        if !walk.valid()
+            || self
+                .front_key
+                .as_ref()
+                .is_some_and(|key| walk.key() <= key.as_ref())
+        {
             self.end();
             return Ok(false);
         }
@@ -122,7 +153,9 @@ impl Iter {
 }
 
 fn entry(walk: Option<&Walk>) -> (Bytes, Bytes) {
-    walk.map_or_else(Default::default, |walk| (walk.key_bytes(), walk.value_bytes()))
+    walk.map_or_else(Default::default, |walk| {
+        (walk.key_bytes(), walk.value_bytes())
+    })
 }
 
 fn key(walk: Option<&Walk>) -> Bytes {
@@ -167,7 +200,8 @@ impl Iterator for Keys {
 
 impl DoubleEndedIterator for Keys {
     fn next_back(&mut self) -> Option<Result<Bytes>> {
-        self.0.step(Iter::advance_back, |iter| key(iter.back.as_ref()))
+        self.0
+            .step(Iter::advance_back, |iter| key(iter.back.as_ref()))
     }
 }
 
@@ -199,13 +233,18 @@ pub struct Cursor {
 
 impl fmt::Debug for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Cursor").field("valid", &self.valid()).finish_non_exhaustive()
+        f.debug_struct("Cursor")
+            .field("valid", &self.valid())
+            .finish_non_exhaustive()
     }
 }
 
 impl Cursor {
     pub(crate) fn new(scan: Result<Scan>) -> Cursor {
-        Cursor { walk: scan.map(|scan| scan.walk()), error: None }
+        Cursor {
+            walk: scan.map(|scan| scan.walk()),
+            error: None,
+        }
     }
 
     #[inline]

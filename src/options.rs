@@ -173,18 +173,25 @@ impl Options {
     /// A database in memory, gone with its last handle.
     pub fn open_in_memory(&self) -> Result<Db> {
         let vfs = terrace_base::vfs::MemVfs::new(self.vfs.random());
-        let options = Options { vfs, ..self.clone() };
+        let options = Options {
+            vfs,
+            ..self.clone()
+        };
         Db::open_with(options, Path::new("/terrace"))
     }
 
     pub(crate) fn check(&self) -> Result<()> {
         if self.memory.is_some_and(|bytes| bytes < MIN_MEMORY) {
-            return Err(Error::invalid("Options::memory must be at least 4 MiB (4194304)"));
+            return Err(Error::invalid(
+                "Options::memory must be at least 4 MiB (4194304)",
+            ));
         }
         if let Durability::Interval(interval) = self.durability
             && interval.is_zero()
         {
-            return Err(Error::invalid("Durability::Interval must be longer than zero; or use Sync"));
+            return Err(Error::invalid(
+                "Durability::Interval must be longer than zero; or use Sync",
+            ));
         }
         Ok(())
     }
@@ -195,8 +202,12 @@ impl Options {
         self.memory = Some(memory);
         let tuning = &mut self.tuning;
         let write_budget = write_budget(memory);
-        tuning.memtable_bytes.get_or_insert((64 << 20).min(write_budget / 3));
-        let largest = (64 << 20).min((memory / 4).next_power_of_two() / 2).max(tuning.segment_bytes.0);
+        tuning
+            .memtable_bytes
+            .get_or_insert((64 << 20).min(write_budget / 3));
+        let largest = (64 << 20)
+            .min((memory / 4).next_power_of_two() / 2)
+            .max(tuning.segment_bytes.0);
         tuning.segment_bytes.1.get_or_insert(largest);
         self
     }
@@ -237,10 +248,13 @@ fn available_memory() -> Option<u64> {
         let line = text.lines().find(|line| line.starts_with("MemTotal:"))?;
         Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? << 10)
     });
-    let limit = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"]
-        .into_iter()
-        .filter_map(|path| read(path)?.trim().parse::<u64>().ok())
-        .min();
+    let limit = [
+        "/sys/fs/cgroup/memory.max",
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+    ]
+    .into_iter()
+    .filter_map(|path| read(path)?.trim().parse::<u64>().ok())
+    .min();
     [total, limit].into_iter().flatten().min()
 }
 

@@ -53,7 +53,9 @@ impl Pacer {
         let budget = engine.options.write_budget();
         let full = || engine.views.cell.load().sealed_bytes() >= budget;
         if full() {
-            engine.background.wait_for(engine, || !full() || engine.committer.failure().is_some())?;
+            engine
+                .background
+                .wait_for(engine, || !full() || engine.committer.failure().is_some())?;
         }
         Ok(())
     }
@@ -70,7 +72,8 @@ impl Pacer {
         let free = (budget / 2).max(engine.options.memtable_bytes() * 5 / 4);
         let by_memory = share(view.sealed_bytes(), free, budget.max(free + 1));
         let percent = by_runs.max(by_memory);
-        self.price.store(FULL_PRICE_NS * percent / 100, Ordering::Relaxed);
+        self.price
+            .store(FULL_PRICE_NS * percent / 100, Ordering::Relaxed);
     }
 }
 

@@ -43,11 +43,7 @@ impl Reader<'_> {
 
     /// The view comes first and the sequence number second: see [`crate::view`].
     #[inline]
-    fn read<R>(
-        &self,
-        key: &[u8],
-        found: impl FnOnce(SeqNo, Hit<'_>) -> R,
-    ) -> Result<Option<R>> {
+    fn read<R>(&self, key: &[u8], found: impl FnOnce(SeqNo, Hit<'_>) -> R) -> Result<Option<R>> {
         self.check()?;
         let view = self.engine.views.cell.load();
         let at = self.at.unwrap_or_else(|| self.engine.committer.visible());
@@ -59,13 +55,15 @@ impl Reader<'_> {
         self.check()?;
         let view = self.engine.views.cell.load_full();
         let at = self.at.unwrap_or_else(|| self.engine.committer.visible());
-        Ok(Scan { view, keyspace: self.keyspace.id, at, bounds })
+        Ok(Scan {
+            view,
+            keyspace: self.keyspace.id,
+            at,
+            bounds,
+        })
     }
 
-    fn multi_get(
-        &self,
-        keys: impl IntoIterator<Item: AsRef<[u8]>>,
-    ) -> Result<Vec<Option<Bytes>>> {
+    fn multi_get(&self, keys: impl IntoIterator<Item: AsRef<[u8]>>) -> Result<Vec<Option<Bytes>>> {
         self.check()?;
         let view = self.engine.views.cell.load_full();
         let at = self.at.unwrap_or_else(|| self.engine.committer.visible());
@@ -173,7 +171,11 @@ macro_rules! readable {
             /// # Errors
             /// As for `get`.
             #[inline]
-            pub fn get_with<R>(&self, key: impl AsRef<[u8]>, f: impl FnOnce(&[u8]) -> R) -> Result<Option<R>> {
+            pub fn get_with<R>(
+                &self,
+                key: impl AsRef<[u8]>,
+                f: impl FnOnce(&[u8]) -> R,
+            ) -> Result<Option<R>> {
                 self.reader().read(key.as_ref(), |_, hit| f(&hit))
             }
             /// The value of `key` and its version.
@@ -181,13 +183,19 @@ macro_rules! readable {
             /// # Errors
             /// As for `get`.
             pub fn get_entry(&self, key: impl AsRef<[u8]>) -> Result<Option<Entry>> {
-                self.reader().read(key.as_ref(), |version, hit| Entry { value: hit.into_bytes(), version })
+                self.reader().read(key.as_ref(), |version, hit| Entry {
+                    value: hit.into_bytes(),
+                    version,
+                })
             }
             /// The values of `keys`, in their order, all as of one moment.
             ///
             /// # Errors
             /// As for `get`.
-            pub fn multi_get(&self, keys: impl IntoIterator<Item: AsRef<[u8]>>) -> Result<Vec<Option<Bytes>>> {
+            pub fn multi_get(
+                &self,
+                keys: impl IntoIterator<Item: AsRef<[u8]>>,
+            ) -> Result<Vec<Option<Bytes>>> {
                 self.reader().multi_get(keys)
             }
             /// True if `key` has a value.
@@ -247,13 +255,20 @@ macro_rules! readable {
             fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
                 <$type>::get(self, key)
             }
-            fn get_with<R>(&self, key: impl AsRef<[u8]>, f: impl FnOnce(&[u8]) -> R) -> Result<Option<R>> {
+            fn get_with<R>(
+                &self,
+                key: impl AsRef<[u8]>,
+                f: impl FnOnce(&[u8]) -> R,
+            ) -> Result<Option<R>> {
                 <$type>::get_with(self, key, f)
             }
             fn get_entry(&self, key: impl AsRef<[u8]>) -> Result<Option<Entry>> {
                 <$type>::get_entry(self, key)
             }
-            fn multi_get(&self, keys: impl IntoIterator<Item: AsRef<[u8]>>) -> Result<Vec<Option<Bytes>>> {
+            fn multi_get(
+                &self,
+                keys: impl IntoIterator<Item: AsRef<[u8]>>,
+            ) -> Result<Vec<Option<Bytes>>> {
                 <$type>::multi_get(self, keys)
             }
             fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool> {
@@ -293,6 +308,11 @@ readable!(Snapshot);
 impl Keyspace {
     #[inline]
     fn reader(&self) -> Reader<'_> {
-        Reader { engine: self.handle.engine(), keyspace: &self.state, at: None, wrong: None }
+        Reader {
+            engine: self.handle.engine(),
+            keyspace: &self.state,
+            at: None,
+            wrong: None,
+        }
     }
 }

@@ -20,9 +20,10 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use terrace_base::coding::align8;
 use terrace_base::vfs::{Fs, LockGuard, OpenMode, parent_of};
-use terrace_base::{Error, ErrorKind, FileKind, FileNumber, Result, SeqNo, UserKey};
+use terrace_base::{Error, ErrorKind, FileKind, FileNumber, Result, SeqNo};
 use terrace_compaction::{
-    AddedTable, Flushed, KeyspaceRecord, MergeOptions, Outputs, Stripes, TableStore, VersionEdit,
+    AddedTable, Flushed, KeyspaceRecord, MergeOptions, OlderRuns, Outputs, Stripes, TableStore,
+    VersionEdit,
 };
 use terrace_sstable::{BlockCache, Compression, Table, TableWriter, WriterOptions};
 use terrace_wal::{Log, Lsn, SegmentMeta, Start};
@@ -30,8 +31,7 @@ use terrace_wal::{Log, Lsn, SegmentMeta, Start};
 use crate::background::Background;
 use crate::commit::{CommitStart, Committer};
 use crate::engine::{Engine, Env};
-use crate::files::Files;
-use crate::flush::may_hold;
+use crate::files::{BLOCK_SIZE, Files};
 use crate::keyspace::{Catalogue, Change};
 use crate::manifest::{self, Manifest};
 use crate::memtable::{Form, ListWriter, MemRun};
@@ -77,9 +77,18 @@ pub(crate) fn open(options: Options, dir: &Path) -> Result<Arc<Engine>> {
     let memory = options.memory_in_force();
     let cache = BlockCache::new(memory - options.write_budget() * 5 / 4);
     let files = Arc::new(Files::new(fs.clone(), dir.to_path_buf(), options.io, cache));
-    let names = fs.read_dir(dir)?.iter().filter_map(|name| FileKind::parse(name)).collect();
+    let names = fs
+        .read_dir(dir)?
+        .iter()
+        .filter_map(|name| FileKind::parse(name))
+        .collect();
     let store: Arc<dyn TableStore> = files.clone();
-    let opening = Opening { options: &options, files, store, names };
+    let opening = Opening {
+        options: &options,
+        files,
+        store,
+        names,
+    };
     let found = if opening.names.contains(&FileKind::Current) {
         opening.existing()?
     } else {
@@ -95,8 +104,11 @@ pub(crate) fn open(options: Options, dir: &Path) -> Result<Arc<Engine>> {
 /// Creates the directory if it may and must, and takes the lock.
 fn prepare_directory(fs: &Fs, dir: &Path, options: &Options) -> Result<Box<dyn LockGuard>> {
     let absent = || {
-        Error::new(ErrorKind::NotFound, "there is no database here, and none is to be created")
-            .in_file(dir, 0)
+        Error::new(
+            ErrorKind::NotFound,
+            "there is no database here, and none is to be created",
+        )
+        .in_file(dir, 0)
     };
     let create = options.create && !options.read_only;
     match fs.metadata(dir)? {
@@ -119,9 +131,10 @@ impl Opening<'_> {
     /// A number above every number in the directory and every number set aside.
     fn free_number(&self, ceiling: u64) -> u64 {
         let used = self.names.iter().filter_map(|name| match name {
-            FileKind::Manifest(n) | FileKind::Segment(n) | FileKind::Table(n) | FileKind::Blob(n) => {
-                Some(n.0 + 1)
-            }
+            FileKind::Manifest(n)
+            | FileKind::Segment(n)
+            | FileKind::Table(n)
+            | FileKind::Blob(n) => Some(n.0 + 1),
             _ => None,
         });
         used.fold(ceiling, u64::max)
@@ -130,7 +143,10 @@ impl Opening<'_> {
     /// Begins a database where there is none, or where creating one was not finished.
     fn created(&self) -> Result<Found> {
         let data = self.names.iter().find(|name| {
-            matches!(name, FileKind::Table(_) | FileKind::Blob(_) | FileKind::Segment(_))
+            matches!(
+                name,
+                FileKind::Table(_) | FileKind::Blob(_) | FileKind::Segment(_)
+            )
         });
         if let Some(data) = data {
             return Err(Error::corruption(
@@ -139,8 +155,9 @@ impl Opening<'_> {
             .in_file(&data.path(self.dir()), 0));
         }
         if self.options.read_only || !self.options.create {
-            return Err(Error::new(ErrorKind::NotFound, "there is no database here")
-                .in_file(self.dir(), 0));
+            return Err(
+                Error::new(ErrorKind::NotFound, "there is no database here").in_file(self.dir(), 0)
+            );
         }
         self.sync_ancestors()?;
         let mut state = ManifestState::new();
@@ -148,8 +165,12 @@ impl Opening<'_> {
         state.file_ceiling = number + 1;
         let database = self.files.fs.random();
         let manifest = self.publish(&state, FileNumber(number), database, 1)?;
-        let log =
-            Start { next: Lsn(0), last_seq: SeqNo::ZERO, predecessor: None, sealed: Vec::new() };
+        let log = Start {
+            next: Lsn(0),
+            last_seq: SeqNo::ZERO,
+            predecessor: None,
+            sealed: Vec::new(),
+        };
         Ok(Found {
             state,
             manifest: Some(manifest),
@@ -193,15 +214,20 @@ impl Opening<'_> {
     /// Reads manifest and log, and decides how the database ended.
     fn existing(&self) -> Result<Found> {
         let mut state = ManifestState::new();
-        let read =
-            manifest::read(&self.files.fs, self.dir(), &mut |edit| state.apply(edit, &self.store))?;
+        let read = manifest::read(&self.files.fs, self.dir(), &mut |edit| {
+            state.apply(edit, &self.store)
+        })?;
         for (_, _, table) in state.version.tables() {
             self.files.check_listed(table.meta())?;
         }
         let segments: Vec<SegmentMeta> = state
             .segments
             .values()
-            .map(|s| SegmentMeta { number: s.number, salt: s.salt, size: s.size })
+            .map(|s| SegmentMeta {
+                number: s.number,
+                salt: s.salt,
+                size: s.size,
+            })
             .collect();
         let mut replay = Replay::default();
         let log = terrace_wal::recover(
@@ -212,9 +238,15 @@ impl Opening<'_> {
             read.last_edit,
             &mut |frame| replay.add(&frame),
         )?;
-        let last_table = state.version.tables().map(|(_, _, t)| t.meta().info.max_seq).max();
-        let last_seq =
-            state.last_seq.max(log.last_seq).max(last_table.unwrap_or(SeqNo::ZERO));
+        let last_table = state
+            .version
+            .tables()
+            .map(|(_, _, t)| t.meta().info.max_seq)
+            .max();
+        let last_seq = state
+            .last_seq
+            .max(log.last_seq)
+            .max(last_table.unwrap_or(SeqNo::ZERO));
         let closed = match &log.close {
             Some(close) => close.manifest_edit == read.last_edit,
             // A database that was created and never written: its one edit was durable before CURRENT.
@@ -228,8 +260,17 @@ impl Opening<'_> {
         let database = read.database;
         Ok(Found {
             image: self.image_of(replay, last_seq, log.end)?,
-            manifest: if self.options.read_only { None } else { Some(Manifest::resume(read)?) },
-            log: Start { next: log.end, last_seq, predecessor: log.predecessor, sealed: log.used },
+            manifest: if self.options.read_only {
+                None
+            } else {
+                Some(Manifest::resume(read)?)
+            },
+            log: Start {
+                next: log.end,
+                last_seq,
+                predecessor: log.predecessor,
+                sealed: log.used,
+            },
             unused: log.unused,
             state,
             database,
@@ -245,12 +286,8 @@ impl Opening<'_> {
         }
         use terrace_base::InternalIterator;
         let id = self.files.fs.random();
-        let options = WriterOptions {
-            id,
-            seed: self.files.fs.random(),
-            compression: Compression::None,
-            ..WriterOptions::default()
-        };
+        let mut options = WriterOptions::new(id, self.files.fs.random());
+        options.compression = Compression::None;
         let sink = Vec::with_capacity(usize::try_from(replay.size()).unwrap_or(0));
         let mut writer = TableWriter::new(sink, options);
         let mut entries = replay.into_sorted();
@@ -286,7 +323,10 @@ impl Opening<'_> {
         let next_lsn = Lsn(align8(seen).saturating_add(SKIP));
         let mut edit = VersionEdit {
             segments_removed: state.segments.keys().copied().collect(),
-            flushed: Some(Flushed { lsn: next_lsn.0, seq: last_seq }),
+            flushed: Some(Flushed {
+                lsn: next_lsn.0,
+                seq: last_seq,
+            }),
             last_seq: Some(last_seq),
             ..VersionEdit::default()
         };
@@ -297,7 +337,10 @@ impl Opening<'_> {
             }
         }
         if !replay.is_empty() {
-            let mut outputs = RecoveredTables { files: &self.files, next_file };
+            let mut outputs = RecoveredTables {
+                files: &self.files,
+                next_file,
+            };
             edit.added = self.write_tables(&state, &edit, replay, found_seq, &mut outputs)?;
             next_file = outputs.next_file;
         }
@@ -310,7 +353,12 @@ impl Opening<'_> {
             manifest: Some(manifest),
             database: read.database,
             image: None,
-            log: Start { next: next_lsn, last_seq, predecessor: None, sealed: Vec::new() },
+            log: Start {
+                next: next_lsn,
+                last_seq,
+                predecessor: None,
+                sealed: Vec::new(),
+            },
             last_seq,
             unused: Vec::new(),
             changes: Vec::new(),
@@ -327,33 +375,41 @@ impl Opening<'_> {
     ) -> Result<Vec<AddedTable>> {
         let mut dropped = state.dropped.clone();
         dropped.extend(edit.keyspaces_dropped.iter().copied());
-        let may_exist_below = |key: UserKey<'_>| {
-            may_hold(state.version.runs_newest_first().map(|(_, run)| run), key)
-        };
+        let older = OlderRuns::all(&state.version);
         let options = MergeOptions {
             stripes: Stripes::new(&[], last_seq),
             dropped_keyspaces: &dropped,
             oldest_snapshot: None,
-            may_exist_below: &may_exist_below,
+            may_exist_below: &|key| older.may_hold(key),
             target_size: self.options.tuning.table_bytes,
             compression: Compression::None,
-            block_size: WriterOptions::default().block_size,
+            block_size: BLOCK_SIZE,
             should_stop: &|| false,
         };
         let result = terrace_compaction::merge(replay.into_sorted(), &options, outputs)?;
-        self.files.fs.sync_dir(self.dir())?;
+        self.files.complete(&result.tables)?;
         let run = result.tables.first().map_or(0, |meta| meta.number.0);
-        let added = |meta| AddedTable { level: 0, run, meta };
+        let added = |meta| AddedTable {
+            level: 0,
+            run,
+            meta,
+        };
         Ok(result.tables.into_iter().map(added).collect())
     }
 
     /// Removes files with names of ours that the manifest in force does not list.
     fn remove_unlisted(&self, found: &Found) -> Result<()> {
         let manifest = found.manifest.as_ref().map(|manifest| manifest.number);
-        let tables: std::collections::HashSet<FileNumber> =
-            found.state.version.tables().map(|(_, _, table)| table.meta().number).collect();
+        let tables: std::collections::HashSet<FileNumber> = found
+            .state
+            .version
+            .tables()
+            .map(|(_, _, table)| table.meta().number)
+            .collect();
         for name in self.files.fs.read_dir(self.dir())? {
-            let Some(kind) = FileKind::parse(&name) else { continue };
+            let Some(kind) = FileKind::parse(&name) else {
+                continue;
+            };
             let unlisted = match kind {
                 FileKind::Lock | FileKind::Current => false,
                 FileKind::CurrentTemporary => true,
@@ -395,10 +451,23 @@ fn assemble(
 ) -> Arc<Engine> {
     static OPENED: AtomicU64 = AtomicU64::new(1);
     let id = OPENED.fetch_add(1, Ordering::Relaxed);
-    let Found { state, manifest, database, image, log, last_seq, unused, changes } = found;
+    let Found {
+        state,
+        manifest,
+        database,
+        image,
+        log,
+        last_seq,
+        unused,
+        changes,
+    } = found;
     let records: Vec<KeyspaceRecord> = state.keyspaces.values().cloned().collect();
-    let catalogue =
-        Arc::new(Catalogue::new(id, records.iter(), state.next_keyspace, &state.dropped));
+    let catalogue = Arc::new(Catalogue::new(
+        id,
+        records.iter(),
+        state.next_keyspace,
+        &state.dropped,
+    ));
     for (seq, change) in changes {
         catalogue.replay(id, seq, change);
     }
@@ -411,7 +480,10 @@ fn assemble(
     let views = Arc::new(Views::new(view));
     let versions = Arc::new(VersionSet::new(state, manifest, files.clone(), database));
     for segment in unused {
-        versions.lock().reusable.push_back((segment.number, segment.size));
+        versions
+            .lock()
+            .reusable
+            .push_back((segment.number, segment.size));
     }
     let background = Arc::new(Background::default());
     let env = Arc::new(Env {
@@ -441,6 +513,7 @@ fn assemble(
         counters: Counters::default(),
         pacer: Pacer::default(),
         closed: AtomicBool::new(false),
+        working: AtomicBool::new(false),
         directory_lock: Mutex::new(Some(lock)),
         closing: Mutex::new(()),
     })

@@ -5,9 +5,7 @@
 
 use std::cmp::Ordering;
 
-use terrace_base::{
-    InternalIterator, KeyRef, KeyspaceId, Result, SeqNo, UserKey, ValueKind,
-};
+use terrace_base::{InternalIterator, KeyRef, KeyspaceId, Result, SeqNo, UserKey, ValueKind};
 use terrace_compaction::KeyspaceRecord;
 use terrace_wal::Frame;
 
@@ -46,7 +44,12 @@ impl Replay {
                         terrace_base::Error::corruption("a keyspace's name is not UTF-8")
                     })?;
                     let options = options.to_vec();
-                    let record = KeyspaceRecord { id, name, created: seq, options };
+                    let record = KeyspaceRecord {
+                        id,
+                        name,
+                        created: seq,
+                        options,
+                    };
                     self.changes.push((seq, Change::Create(record)));
                 }
                 Operation::DropKeyspace { id } => self.changes.push((seq, Change::Drop(id))),
@@ -79,7 +82,9 @@ impl Replay {
 
     /// The entries in internal order.
     pub(crate) fn into_sorted(self) -> Sorted {
-        let Replay { bytes, mut notes, .. } = self;
+        let Replay {
+            bytes, mut notes, ..
+        } = self;
         let key = |note: &Note| slice(&bytes, note.key_at, note.key_len);
         notes.sort_unstable_by(|a, b| {
             (a.keyspace, a.head)
@@ -87,7 +92,11 @@ impl Replay {
                 .then_with(|| key(a).cmp(key(b)))
                 .then_with(|| b.seq.cmp(&a.seq))
         });
-        Sorted { bytes, notes, at: 0 }
+        Sorted {
+            bytes,
+            notes,
+            at: 0,
+        }
     }
 }
 
@@ -112,12 +121,15 @@ impl Sorted {
 
 impl InternalIterator for Sorted {
     fn seek(&mut self, target: KeyRef<'_>) -> Result<()> {
-        self.at = self.notes.partition_point(|note| self.key_of(note).cmp(&target) == Ordering::Less);
+        self.at = self
+            .notes
+            .partition_point(|note| self.key_of(note).cmp(&target) == Ordering::Less);
         Ok(())
     }
     fn seek_for_prev(&mut self, target: KeyRef<'_>) -> Result<()> {
-        let behind =
-            self.notes.partition_point(|note| self.key_of(note).cmp(&target) != Ordering::Greater);
+        let behind = self
+            .notes
+            .partition_point(|note| self.key_of(note).cmp(&target) != Ordering::Greater);
         self.at = behind.wrapping_sub(1);
         Ok(())
     }
@@ -143,14 +155,20 @@ impl InternalIterator for Sorted {
     fn key(&self) -> KeyRef<'_> {
         match self.notes.get(self.at) {
             Some(note) => self.key_of(note),
-            None => {
-                KeyRef::new(UserKey::new(KeyspaceId(0), &[]), SeqNo::ZERO, ValueKind::Tombstone)
-            }
+            None => KeyRef::new(
+                UserKey::new(KeyspaceId(0), &[]),
+                SeqNo::ZERO,
+                ValueKind::Tombstone,
+            ),
         }
     }
     fn value(&self) -> &[u8] {
         self.notes.get(self.at).map_or(&[], |note| {
-            slice(&self.bytes, note.key_at + note.key_len as usize, note.value_len)
+            slice(
+                &self.bytes,
+                note.key_at + note.key_len as usize,
+                note.value_len,
+            )
         })
     }
 }

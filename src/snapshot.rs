@@ -43,7 +43,11 @@ impl Drop for Moment {
 
 impl fmt::Debug for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Snapshot({:?} at {:?})", self.keyspace.name, self.moment.at)
+        write!(
+            f,
+            "Snapshot({:?} at {:?})",
+            self.keyspace.name, self.moment.at
+        )
     }
 }
 
@@ -63,9 +67,16 @@ impl Snapshot {
     pub fn keyspace(&self, keyspace: &Keyspace) -> Snapshot {
         let engine = self.moment.handle.engine();
         let wrong = (keyspace.state().owner != engine.id).then(|| {
-            Error::invalid(format!("keyspace `{}` is of another database", keyspace.name()))
+            Error::invalid(format!(
+                "keyspace `{}` is of another database",
+                keyspace.name()
+            ))
         });
-        Snapshot { moment: self.moment.clone(), keyspace: keyspace.state().clone(), wrong }
+        Snapshot {
+            moment: self.moment.clone(),
+            keyspace: keyspace.state().clone(),
+            wrong,
+        }
     }
 
     /// The last sequence number that it sees.

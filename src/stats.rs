@@ -78,7 +78,8 @@ pub(crate) struct Counters {
 impl Counters {
     #[inline]
     pub(crate) fn written(&self, write: &Write<'_>) {
-        self.writes.fetch_add(u64::from(write.count), Ordering::Relaxed);
+        self.writes
+            .fetch_add(u64::from(write.count), Ordering::Relaxed);
         self.bytes.fetch_add(write.len as u64, Ordering::Relaxed);
     }
 
@@ -87,11 +88,13 @@ impl Counters {
     }
 
     pub(crate) fn flushed(&self, result: &MergeResult) {
-        self.flushed.fetch_add(result.bytes_written, Ordering::Relaxed);
+        self.flushed
+            .fetch_add(result.bytes_written, Ordering::Relaxed);
     }
 
     pub(crate) fn compacted(&self, result: &MergeResult) {
-        self.compacted.fetch_add(result.bytes_written, Ordering::Relaxed);
+        self.compacted
+            .fetch_add(result.bytes_written, Ordering::Relaxed);
     }
 
     /// True if nothing was written for `time`, as far as the calls of this method can tell: the write path
@@ -111,8 +114,17 @@ impl Engine {
     pub(crate) fn stats(&self) -> Stats {
         let view = self.views.cell.load();
         let level = |n: usize| {
-            let mut stats = LevelStats { runs: view.version.level(n).runs.len(), ..Default::default() };
-            for table in view.version.level(n).runs.iter().flat_map(|run| run.tables()) {
+            let mut stats = LevelStats {
+                runs: view.version.level(n).runs.len(),
+                ..Default::default()
+            };
+            for table in view
+                .version
+                .level(n)
+                .runs
+                .iter()
+                .flat_map(|run| run.tables())
+            {
                 let info = &table.meta().info;
                 stats.tables += 1;
                 stats.bytes += info.size;
@@ -129,7 +141,14 @@ impl Engine {
                 + view.sealed.iter().map(|run| run.entries).sum::<u64>(),
             memtable_bytes: view.sealed_bytes(),
             memtable_pieces: 1 + view.sealed.len(),
-            log_bytes: self.versions.lock().state.segments.values().map(|s| s.size).sum(),
+            log_bytes: self
+                .versions
+                .lock()
+                .state
+                .segments
+                .values()
+                .map(|s| s.size)
+                .sum(),
             table_bytes: levels.iter().map(|level| level.bytes).sum(),
             cache_bytes: self.files.cache.used(),
             writes: load(&self.counters.writes),

@@ -196,14 +196,19 @@ impl Walk {
         self.start();
         match &self.bounds.lower {
             Bound::Included(key) => {
-                self.sources.seek(KeyRef::lookup(UserKey::new(self.keyspace, key), self.at))?;
+                self.sources
+                    .seek(KeyRef::lookup(UserKey::new(self.keyspace, key), self.at))?;
             }
             // Behind every version of the bound: no entry has sequence number 0.
             Bound::Excluded(key) => {
-                self.sources.seek(KeyRef::lookup(UserKey::new(self.keyspace, key), SeqNo::ZERO))?;
+                self.sources.seek(KeyRef::lookup(
+                    UserKey::new(self.keyspace, key),
+                    SeqNo::ZERO,
+                ))?;
             }
             Bound::Unbounded => {
-                self.sources.seek(KeyRef::lookup(UserKey::new(self.keyspace, &[]), self.at))?;
+                self.sources
+                    .seek(KeyRef::lookup(UserKey::new(self.keyspace, &[]), self.at))?;
             }
         }
         self.settle_ahead()
@@ -224,7 +229,8 @@ impl Walk {
             Bound::Unbounded => match self.keyspace.0.checked_add(1) {
                 Some(next) => {
                     let before = UserKey::new(KeyspaceId(next), &[]);
-                    self.sources.seek_for_prev(KeyRef::lookup(before, SeqNo::MAX))?;
+                    self.sources
+                        .seek_for_prev(KeyRef::lookup(before, SeqNo::MAX))?;
                 }
                 None => self.sources.last()?,
             },
@@ -238,7 +244,8 @@ impl Walk {
             return self.first();
         }
         self.start();
-        self.sources.seek(KeyRef::lookup(UserKey::new(self.keyspace, key), self.at))?;
+        self.sources
+            .seek(KeyRef::lookup(UserKey::new(self.keyspace, key), self.at))?;
         self.settle_ahead()
     }
 
@@ -316,8 +323,8 @@ impl Walk {
                 break;
             }
             if !self.sources.plain_below(self.at) {
-                let hidden = key.seq > self.at
-                    || (self.skipping && key.user.bytes == self.key.as_slice());
+                let hidden =
+                    key.seq > self.at || (self.skipping && key.user.bytes == self.key.as_slice());
                 if hidden {
                     self.sources.next()?;
                     continue;

@@ -23,7 +23,10 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_s
 
 /// Starts the threads unless they run.
 pub(crate) fn start(engine: &Arc<Engine>) {
-    if engine.options.tuning.manual {
+    engine
+        .working
+        .store(true, std::sync::atomic::Ordering::Relaxed);
+    if engine.options.tuning.manual || engine.options.read_only {
         return;
     }
     let mut state = engine.background.lock();
@@ -33,7 +36,9 @@ pub(crate) fn start(engine: &Arc<Engine>) {
     state.started = true;
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let compactors = cores.saturating_sub(1).clamp(1, 4);
-    let tasks = [Task::Log, Task::Flush].into_iter().chain(vec![Task::Compaction; compactors]);
+    let tasks = [Task::Log, Task::Flush]
+        .into_iter()
+        .chain(vec![Task::Compaction; compactors]);
     for task in tasks {
         // A weak reference: a database whose last handle is gone ends its threads, not they it.
         let weak = Arc::downgrade(engine);
@@ -77,9 +82,15 @@ fn turn(engine: &Weak<Engine>, task: Task) -> Option<Turn> {
     if engine.committer.failure().is_some() {
         return Some(Turn::Sleep(IDLE));
     }
-    engine.background.running.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
+    engine
+        .background
+        .running
+        .fetch_add(1, std::sync::atomic::Ordering::AcqRel);
     let result = catch_unwind(AssertUnwindSafe(|| work(&engine, task)));
-    engine.background.running.fetch_sub(1, std::sync::atomic::Ordering::AcqRel);
+    engine
+        .background
+        .running
+        .fetch_sub(1, std::sync::atomic::Ordering::AcqRel);
     let result = result.unwrap_or_else(|_| {
         let error = Error::new(ErrorKind::ReadOnly, "a panic in a background job");
         engine.committer.poison(error.clone());
@@ -89,7 +100,9 @@ fn turn(engine: &Weak<Engine>, task: Task) -> Option<Turn> {
         engine.committer.poison(cause);
     }
     let outcome = result.as_ref().map(|_| ()).map_err(Clone::clone);
-    let closing = outcome.as_ref().is_err_and(|error| error.kind() == ErrorKind::Closed);
+    let closing = outcome
+        .as_ref()
+        .is_err_and(|error| error.kind() == ErrorKind::Closed);
     if !closing {
         engine.background.report(task, &outcome);
     }
@@ -108,7 +121,11 @@ fn work(engine: &Engine, task: Task) -> Result<Duration> {
             }
             // A list that waits to become visible gives no signal when it has.
             let waiting = !engine.views.cell.load().sealed.is_empty();
-            Ok(if waiting { Duration::from_millis(20) } else { IDLE })
+            Ok(if waiting {
+                Duration::from_millis(20)
+            } else {
+                IDLE
+            })
         }
         Task::Compaction => compact(engine),
     }
