@@ -71,6 +71,9 @@ pub use terrace_base::key::{MAX_KEY_LEN, MAX_VALUE_LEN};
 pub use terrace_base::{Error, ErrorKind, Result, SeqNo};
 
 #[cfg(feature = "testing")]
+#[doc(hidden)]
+pub use options::Tuning;
+#[cfg(feature = "testing")]
 pub use terrace_base::{clock, vfs};
 
 pub use batch::{Batch, BatchKeyspace, MAX_BATCH_LEN};

@@ -49,21 +49,26 @@ pub struct Options {
     pub(crate) tuning: Tuning,
 }
 
-/// Sizes that follow from [`Options::memory`], or that a test makes small.
+/// Sizes that follow from [`Options::memory`], or that a test makes small. Not part of the API.
+#[doc(hidden)]
+#[non_exhaustive]
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Tuning {
+pub struct Tuning {
     /// Sealed memory at which a flush is due.
-    pub(crate) memtable_bytes: Option<u64>,
+    pub memtable_bytes: Option<u64>,
     /// Entries at which a list is sealed.
-    pub(crate) list_entries: usize,
-    /// Size of the first log segment, and of the largest.
-    pub(crate) segment_bytes: (u64, Option<u64>),
-    pub(crate) table_bytes: u64,
-    pub(crate) base_level_bytes: u64,
+    pub list_entries: usize,
+    /// Size of the first log segment, and of the largest; multiples of 4096.
+    pub segment_bytes: (u64, Option<u64>),
+    /// Size at which tables are cut.
+    pub table_bytes: u64,
+    /// Most bytes of the first level below level 0.
+    pub base_level_bytes: u64,
     /// Level-0 runs at which compaction is due.
-    pub(crate) level0_runs: usize,
-    /// No background threads: tests drive every step themselves.
-    pub(crate) manual: bool,
+    pub level0_runs: usize,
+    /// No background threads: `flush`, `wait_idle` and `compact_all` do their work on the caller's thread,
+    /// and nothing happens without them.
+    pub manual: bool,
 }
 
 impl Default for Tuning {
@@ -157,6 +162,14 @@ impl Options {
     #[cfg(feature = "testing")]
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Options {
         self.clock = clock;
+        self
+    }
+
+    /// Changes sizes that follow from the options, for tests. Not part of the API.
+    #[cfg(feature = "testing")]
+    #[doc(hidden)]
+    pub fn tune(mut self, change: impl FnOnce(&mut Tuning)) -> Options {
+        change(&mut self.tuning);
         self
     }
 

@@ -252,6 +252,16 @@ impl Opening<'_> {
             // A database that was created and never written: its one edit was durable before CURRENT.
             None => segments.is_empty() && read.edits == 1 && replay.is_empty(),
         };
+        if log
+            .close
+            .as_ref()
+            .is_some_and(|close| close.manifest_edit > read.last_edit)
+        {
+            return Err(Error::corruption(
+                "the log was closed after a later edit than the manifest holds: the manifest is cut or old",
+            )
+            .in_file(&FileKind::Manifest(read.number).path(self.dir()), 0));
+        }
         let clean = closed && !read.torn;
         if !clean && !self.options.read_only {
             return self.rebuilt(state, &read, &log, replay, last_seq);
@@ -271,7 +281,7 @@ impl Opening<'_> {
                 predecessor: log.predecessor,
                 sealed: log.used,
             },
-            unused: log.unused,
+            unused: log.unused.into_iter().chain(log.dropped).collect(),
             state,
             database,
             last_seq,
