@@ -488,7 +488,13 @@ fn assemble(
         version: state.version.clone(),
     };
     let views = Arc::new(Views::new(view));
-    let versions = Arc::new(VersionSet::new(state, manifest, files.clone(), database));
+    let versions = Arc::new(VersionSet::new(
+        state,
+        manifest,
+        files.clone(),
+        database,
+        options.tuning.manifest_bytes,
+    ));
     for segment in unused {
         versions
             .lock()
