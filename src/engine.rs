@@ -150,6 +150,8 @@ impl Env {
             // Not listed yet; what cannot be removed now, the next open removes.
             return self.files.remove(FileKind::Segment(number)).and(Err(error));
         }
+        fs.sync_dir(dir)
+            .map_err(|error| self.versions.directory_failed(error))?;
         Ok(SegmentRecord {
             number,
             salt: fs.random(),
