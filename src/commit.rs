@@ -352,8 +352,13 @@ impl Committer {
 
     /// Waits until all that was appended before the call is durable.
     pub(crate) fn sync(&self) -> Result<()> {
+        lock(&self.state).check()?;
+        self.sync_appended()
+    }
+
+    /// The same, also while the database is being closed.
+    pub(crate) fn sync_appended(&self) -> Result<()> {
         let state = lock(&self.state);
-        state.check()?;
         let end = state.log.end();
         self.wait_until(state, |state| state.log.synced() >= end)
     }

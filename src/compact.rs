@@ -100,7 +100,7 @@ impl Engine {
         }
         self.pacer.refresh(self);
         self.background.progressed();
-        result
+        self.heed(result)
     }
 
     fn merge_down(&self, compaction: &Compaction, version: &Version) -> Result<()> {
@@ -122,7 +122,7 @@ impl Engine {
         tables: &mut NewTables<'_>,
     ) -> Result<VersionEdit> {
         let (snapshots, visible) = self.committer.snapshots.list(self.committer.visible_cell());
-        let dropped = self.catalogue.dropped();
+        let dropped = self.dropped_for_good()?;
         let older = compaction.older_runs(version);
         let options = MergeOptions {
             stripes: Stripes::new(&snapshots, visible),
@@ -135,7 +135,7 @@ impl Engine {
             should_stop: &|| self.background.lock().stop,
         };
         let result = terrace_compaction::merge(compaction.entries(), &options, tables)?;
-        self.files.complete(&result.tables)?;
+        self.complete(&result.tables)?;
         self.counters.compacted(&result);
         compaction.edit(&result)
     }

@@ -87,7 +87,7 @@ impl CommitEnv for Env {
             None => self.create_segment(size)?,
         };
         let edit = VersionEdit {
-            segments_added: vec![record.clone()],
+            segments_added: vec![record],
             ..VersionEdit::default()
         };
         let number = self.versions.log_and_apply(&edit, |_, _| {})?;
@@ -377,6 +377,16 @@ impl Engine {
                 .is_none_or(|oldest| oldest.last_seq > newest)
         };
         self.background.wait_for(self, flushed)
+    }
+
+    /// Passes on the result of a job. If the manifest or the directory failed in it, writes fail from now on.
+    pub(crate) fn heed<T>(&self, result: Result<T>) -> Result<T> {
+        if result.is_err()
+            && let Some(cause) = self.versions.failure()
+        {
+            self.committer.poison(cause);
+        }
+        result
     }
 
     /// `ReadOnly` or `Closed` if nothing may be written.

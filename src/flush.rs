@@ -16,7 +16,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use terrace_base::vfs::OpenMode;
 use terrace_base::{
-    FileKind, FileNumber, InternalIterator, KeyRef, MergingIterator, Result, SeqNo,
+    FileKind, FileNumber, InternalIterator, KeyRef, KeyspaceId, MergingIterator, Result, SeqNo,
 };
 use terrace_compaction::{
     AddedTable, CompactionIter, Flushed, MergeOptions, OlderRuns, Outputs, Stripes, TableMeta,
@@ -113,7 +113,9 @@ impl<'a> NewTables<'a> {
     /// Removes what was made. What cannot be removed now, the next open removes: no edit lists it.
     pub(crate) fn discard(self) {
         for number in self.numbers {
-            if self.engine.files.remove(FileKind::Table(number)).is_err() {
+            if self.engine.files.frozen()
+                || self.engine.files.remove(FileKind::Table(number)).is_err()
+            {
                 return;
             }
         }
@@ -233,8 +235,33 @@ impl Engine {
         Stripes::new(&snapshots, visible)
     }
 
+    /// Makes the names of new tables durable, and reads them back.
+    pub(crate) fn complete(&self, tables: &[TableMeta]) -> Result<()> {
+        if tables.is_empty() {
+            return Ok(());
+        }
+        let synced = self.fs().sync_dir(&self.files.dir);
+        synced.map_err(|error| self.versions.directory_failed(error))?;
+        self.files.read_back(tables)
+    }
+
+    /// The dropped keyspaces whose entries a job may leave out of tables. A drop that is only in the log, and
+    /// not yet on disk, is synced first: else a power cut could bring the keyspace back without them.
+    pub(crate) fn dropped_for_good(&self) -> Result<Vec<(KeyspaceId, SeqNo)>> {
+        let dropped = self.catalogue.dropped();
+        if self.catalogue.drops_in_log() {
+            self.committer.sync_appended()?;
+        }
+        Ok(dropped)
+    }
+
     /// Flushes every wholly visible sealed piece into level 0, if it is asked for or due.
     pub(crate) fn flush_once(&self, asked: bool) -> Result<bool> {
+        let result = self.try_flush(asked);
+        self.heed(result)
+    }
+
+    fn try_flush(&self, asked: bool) -> Result<bool> {
         let (snapshots, visible) = self.committer.snapshots.list(self.committer.visible_cell());
         let view = self.views.cell.load_full();
         let ready = view.sealed.iter().position(|run| run.last_seq <= visible);
@@ -277,7 +304,7 @@ impl Engine {
         oldest_snapshot: Option<SeqNo>,
         tables: &mut NewTables<'_>,
     ) -> Result<Vec<TableMeta>> {
-        let dropped = self.catalogue.dropped();
+        let dropped = self.dropped_for_good()?;
         let older = OlderRuns::all(&view.version);
         let options = MergeOptions {
             stripes,
@@ -291,7 +318,7 @@ impl Engine {
         };
         let input = MergingIterator::new(runs.iter().map(|run| run.iter()).collect());
         let result = terrace_compaction::merge(input, &options, tables)?;
-        self.files.complete(&result.tables)?;
+        self.complete(&result.tables)?;
         self.counters.flushed(&result);
         Ok(result.tables)
     }

@@ -218,6 +218,13 @@ impl Catalogue {
         self.lock().unflushed.retain(|(at, _)| *at > seq);
     }
 
+    /// True if a keyspace was dropped and no flush has taken that into the manifest.
+    pub(crate) fn drops_in_log(&self) -> bool {
+        let inner = self.lock();
+        let mut changes = inner.unflushed.iter();
+        changes.any(|(_, change)| matches!(change, Change::Drop(_)))
+    }
+
     pub(crate) fn dropped(&self) -> Vec<(KeyspaceId, SeqNo)> {
         self.lock().dropped.clone()
     }

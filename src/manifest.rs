@@ -79,8 +79,8 @@ pub(crate) struct Recovered {
 }
 
 impl Manifest {
-    /// Writes a manifest whose first edit, numbered `edit_number`, is `edit`; synced, its name durable, and not
-    /// in force until [`Manifest::publish`].
+    /// Writes a manifest whose first edit, numbered `edit_number`, is `edit`; synced, but for its name. It is in
+    /// force after [`Manifest::publish`].
     pub(crate) fn create(
         fs: &Fs,
         dir: &Path,
@@ -102,7 +102,6 @@ impl Manifest {
             buffer: Vec::new(),
         };
         manifest.append(edit)?;
-        fs.sync_dir(dir)?;
         Ok(manifest)
     }
 
@@ -127,8 +126,10 @@ impl Manifest {
         })
     }
 
-    /// Makes `CURRENT` name this manifest, durably. A mark then says so: see [`was_in_force`].
+    /// Makes the manifest's name durable and then `CURRENT` name it. A mark says so in the end: see
+    /// [`was_in_force`].
     pub(crate) fn publish(&mut self, fs: &Fs, dir: &Path) -> Result<()> {
+        fs.sync_dir(dir)?;
         let temporary = FileKind::CurrentTemporary.path(dir);
         let file = fs.open(&temporary, OpenMode::CreateOrTruncate)?;
         file.write_all_at(&encode_current(self.number, self.salt), 0)?;

@@ -422,7 +422,8 @@ impl Opening<'_> {
             should_stop: &|| false,
         };
         let result = terrace_compaction::merge(replay.into_sorted(), &options, outputs)?;
-        self.files.complete(&result.tables)?;
+        self.files.fs.sync_dir(self.dir())?;
+        self.files.read_back(&result.tables)?;
         let run = result.tables.first().map_or(0, |meta| meta.number.0);
         let added = |meta| AddedTable {
             level: 0,
