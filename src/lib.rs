@@ -1,1 +1,85 @@
-//! Placeholder.
+//! Terrace: an embedded, ordered, durable map from bytes to bytes.
+//!
+//! An LSM tree: writes go to a checksummed write-ahead log and a skiplist in memory, which is flushed to
+//! sorted tables; a background compactor merges those; replaying the log restores the state after a crash.
+//!
+//! ```
+//! # fn main() -> terrace::Result<()> {
+//! # let dir = tempfile::tempdir().unwrap();
+//! use terrace::{Batch, Db};
+//!
+//! let db = Db::open(dir.path())?;
+//! db.put("apple", "red")?; // survives a power cut once it returns
+//!
+//! let mut batch = Batch::new(); // all or nothing
+//! batch.put("banana", "yellow").delete("apple");
+//! db.write(batch)?;
+//!
+//! let colours = db.keyspace("colours")?; // another map in the same database
+//! colours.put("red", "#ff0000")?;
+//!
+//! let before = db.snapshot();
+//! db.put("cherry", "red")?;
+//! assert_eq!(before.iter().count(), 1);
+//! assert_eq!(db.prefix("ch").next().unwrap()?.0, "cherry");
+//! # Ok(()) }
+//! ```
+//!
+//! What it promises:
+//!
+//! - A write that returned under [`Durability::Sync`], the default, survives a power cut; under
+//!   [`Durability::Buffered`] it survives the death of the process.
+//! - After any crash the state is that after some prefix of the writes, which holds every acknowledged durable
+//!   one; a [`Batch`] is there whole or not at all, across all keyspaces.
+//! - Stored bytes that were promised and do not verify are [`ErrorKind::Corruption`] with file and offset, never
+//!   a shorter or a wrong answer.
+//! - Readers take no lock, never see half a batch, and a [`Snapshot`] always answers the same.
+//!
+//! Errors are one type, [`Error`], whose [`kind`](Error::kind) says what to do about them.
+
+mod background;
+mod batch;
+mod bounds;
+mod commit;
+mod compact;
+mod db;
+mod engine;
+mod files;
+mod flush;
+mod get;
+mod iter;
+mod keyspace;
+mod manifest;
+mod memtable;
+mod options;
+mod pacer;
+mod readable;
+mod recovery;
+mod replay;
+mod snapshot;
+mod snapshot_list;
+mod stats;
+mod sync;
+mod ticket;
+mod version_set;
+mod view;
+mod walk;
+mod workers;
+
+pub use bytes::Bytes;
+pub use terrace_base::key::{MAX_KEY_LEN, MAX_VALUE_LEN};
+pub use terrace_base::{Error, ErrorKind, Result, SeqNo};
+
+#[cfg(feature = "testing")]
+pub use terrace_base::{clock, vfs};
+
+pub use batch::{Batch, BatchKeyspace, MAX_BATCH_LEN};
+pub use bounds::KeyBounds;
+pub use db::Db;
+pub use iter::{Cursor, Iter, Keys};
+pub use keyspace::{Keyspace, KeyspaceOptions, MAX_KEYSPACE_NAME_LEN};
+pub use options::{Compression, Durability, IoMode, Options};
+pub use readable::{Entry, Readable};
+pub use snapshot::Snapshot;
+pub use stats::{LevelStats, Stats};
+pub use ticket::Ticket;

@@ -118,6 +118,12 @@ impl Error {
         Error::new(kind, message).with_source(Box::new(self))
     }
 
+    /// The same error with `message` in front, its kind kept.
+    pub fn wrap_as(self, message: impl Into<String>) -> Error {
+        let kind = self.kind();
+        self.wrap(kind, message)
+    }
+
     /// The same error, saying that it is about `file` at byte `offset`, unless it says so already.
     pub fn in_file(mut self, path: &Path, offset: u64) -> Error {
         if self.0.file.is_none() {

@@ -9,7 +9,8 @@
 //! keyspace up, then user key bytewise up, then sequence number DOWN
 //! ```
 //!
-//! so that the first entry found for a user key is its newest version. The comparison has two steps;
+//! so that the first entry found for a user key is its newest version. The kind of an entry takes no part:
+//! a sequence number is given to one entry. The comparison has two steps;
 //! one memcmp over key and trailer would misorder keys where one is a prefix of the other.
 //!
 //! Keys print and parse as `a#5,PUT`, and as `7:a#5,PUT` outside keyspace 0: tests are text.
@@ -246,7 +247,6 @@ impl Ord for KeyRef<'_> {
         self.user
             .cmp(&other.user)
             .then_with(|| other.seq.cmp(&self.seq))
-            .then_with(|| (other.kind as u8).cmp(&(self.kind as u8)))
     }
 }
 

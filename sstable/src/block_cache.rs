@@ -194,10 +194,11 @@ impl TableCache {
 
 impl Drop for TableCache {
     fn drop(&mut self) {
-        // Under the lock nobody fills or clears a slot, so what is counted here is what the ring has.
+        // Under the lock nobody fills or clears a slot, so what is counted here is what the ring has. The
+        // slots themselves go with the last `Arc`, which is this one: others last no longer than the lock.
         let mut ring = self.cache.lock();
         for slot in &self.slots.blocks {
-            if let Some(cached) = slot.swap(None) {
+            if let Some(cached) = slot.load().as_ref() {
                 self.cache.used.fetch_sub(cached.size(), Ordering::Relaxed);
                 ring.dead += 1;
             }

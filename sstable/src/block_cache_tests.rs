@@ -1,1 +1,132 @@
+use terrace_base::hash::key_hash;
+use terrace_base::key::{KeyspaceId, SeqNo, UserKey};
 
+use super::*;
+use crate::testing::*;
+use crate::{Compression, Table};
+
+fn model(n: u64) -> Model {
+    (0..n)
+        .map(|i| put(format!("key{i:06}").as_bytes(), i + 1, &[b'v'; 90]))
+        .collect()
+}
+
+fn open(image: &[u8], cache: &Arc<BlockCache>) -> Table {
+    Table::open_image(Bytes::copy_from_slice(image), ID, cache).unwrap()
+}
+
+fn read(table: &Table, i: u64) {
+    let text = format!("key{i:06}");
+    let user = UserKey::new(KeyspaceId(0), text.as_bytes());
+    let found = table
+        .get(user, key_hash(user), SeqNo::MAX)
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        (found.seq.get(), &found.value[..]),
+        (i + 1, &[b'v'; 90][..])
+    );
+}
+
+/// The resident blocks of the ring, and that they agree with what the cache says.
+fn resident(cache: &BlockCache) -> usize {
+    let ring = cache.lock();
+    let (mut bytes, mut count) = (0, 0);
+    for entry in &ring.entries {
+        if let Some(table) = entry.table.upgrade() {
+            let cached = table.blocks[entry.block as usize].load_full().unwrap();
+            assert_eq!(cached.size(), entry.size);
+            bytes += entry.size;
+            count += 1;
+        }
+    }
+    assert_eq!(bytes, cache.used());
+    count
+}
+
+#[test]
+fn blocks_stay_within_the_budget_and_what_is_used_stays() {
+    let (info, image) = build(&model(3000), &options(Compression::Lz4, 8192));
+    let cache = BlockCache::new(80 << 10);
+    let table = open(&image, &cache);
+    for i in 0..3000 {
+        read(&table, i);
+        read(&table, 7); // Its block is always in use.
+        assert!(cache.used() <= 80 << 10);
+    }
+    let count = resident(&cache);
+    assert!(count >= 5 && count < info.blocks as usize, "{count}");
+    let hot = table
+        .fences()
+        .locate(UserKey::new(KeyspaceId(0), b"key000007"));
+    assert!(matches!(
+        table.block(hot.start).unwrap(),
+        crate::value::BlockRef::Cached(_)
+    ));
+    cache.set_capacity(0);
+    assert_eq!((cache.used(), resident(&cache)), (0, 0));
+    read(&table, 5);
+    assert_eq!(cache.used(), 0);
+}
+
+#[test]
+fn blocks_of_dropped_tables_go() {
+    let (_, image) = build(&model(1000), &options(Compression::Lz4, 8192));
+    let cache = BlockCache::new(1 << 20);
+    let kept = open(&image, &cache);
+    read(&kept, 1);
+    let alone = cache.used();
+    for _ in 0..50 {
+        let table = open(&image, &cache);
+        for i in 0..1000 {
+            read(&table, i);
+        }
+        assert!(cache.used() > alone);
+        drop(table);
+        assert_eq!(cache.used(), alone);
+        assert_eq!(resident(&cache), 1);
+    }
+    assert!(cache.lock().entries.len() < 100, "dead entries pile up");
+    // A value outlives block, table and cache.
+    let table = open(
+        &build(
+            &vec![put(b"k", 1, &[7; 3000])],
+            &options(Compression::Lz4, 8192),
+        )
+        .1,
+        &cache,
+    );
+    let user = UserKey::new(KeyspaceId(0), b"k");
+    let value = table
+        .get(user, key_hash(user), SeqNo::MAX)
+        .unwrap()
+        .unwrap();
+    let value = value.value.into_bytes();
+    drop((table, kept, cache));
+    assert_eq!(value, &[7; 3000][..]);
+}
+
+#[test]
+fn two_threads_share_a_tiny_cache() {
+    let (_, image) = build(&model(2000), &options(Compression::Lz4, 1024));
+    let cache = BlockCache::new(12 << 10);
+    let table = open(&image, &cache);
+    std::thread::scope(|scope| {
+        for thread in 0..3 {
+            let (table, cache, image) = (&table, &cache, &image);
+            scope.spawn(move || {
+                let mut random = Random(thread);
+                for n in 0..4000 {
+                    read(table, random.below(2000));
+                    if n % 500 == 0 {
+                        let other = open(image, cache);
+                        read(&other, random.below(2000));
+                        cache.set_capacity((8 + random.below(8)) << 10);
+                    }
+                }
+            });
+        }
+    });
+    resident(&cache);
+    assert!(cache.used() <= 16 << 10);
+}

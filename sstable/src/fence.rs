@@ -327,7 +327,3 @@ fn head_of_parts(start: &[u8], rest: &[u8]) -> u64 {
     let bits = 8 * start.len() as u32;
     head_of(start) | head_of(rest).checked_shr(bits).unwrap_or(0)
 }
-
-#[cfg(test)]
-#[path = "fence_tests.rs"]
-mod tests;

@@ -13,7 +13,7 @@ use terrace_base::iterator::InternalIterator;
 use terrace_base::key::{KeyRef, KeyspaceId, SeqNo, UserKey, ValueKind};
 
 use crate::block::{CONTINUES, Header, RawBlock, Record, TOMBSTONES, VERSIONS, key_of};
-use crate::reader::Table;
+use crate::reader::{SEARCHED_LINES, Table, prefetch_lines};
 use crate::value::COPY_LIMIT;
 
 const NOWHERE: usize = usize::MAX;
@@ -119,7 +119,11 @@ impl TableIter {
         self.leave();
         let block = match &mut self.scan {
             Some(scan) => scan.block(&self.table, i)?,
-            None => self.table.block(i)?.to_bytes(),
+            None => {
+                let block = self.table.block(i)?;
+                prefetch_lines(block.bytes(), 0, SEARCHED_LINES);
+                block.to_bytes()
+            }
         };
         self.header = Header::decode(&block).map_err(|error| self.table.at_block(i, error))?;
         self.block = block;

@@ -25,6 +25,7 @@ use bytes::Bytes;
 use terrace_base::checksum::checksum;
 use terrace_base::error::{Error, Result};
 use terrace_base::key::{SeqNo, UserKey};
+use terrace_base::prefetch::prefetch;
 use terrace_base::vfs::File;
 
 use crate::block::{self, Header, RawBlock, Record, unpack};
@@ -200,6 +201,8 @@ impl Table {
         };
         for (block, pos) in index.probe(hash) {
             let reference = self.block(block)?;
+            // Most records span two cache lines or three: ask for the next ones along with the first.
+            prefetch_lines(reference.bytes(), pos + LINE, 2);
             let record = match Record::at(reference.bytes(), pos) {
                 Some(record) if record.key == key.bytes && self.is_in(block, key) => record,
                 _ => continue,
@@ -234,6 +237,7 @@ impl Table {
         let mut i = self.block_of_version(&blocks, at)?;
         while i < blocks.end && self.is_in(i, key) {
             let reference = self.block(i)?;
+            prefetch_lines(reference.bytes(), 0, SEARCHED_LINES);
             let block = RawBlock::new(reference.bytes())?;
             let n = block.lower_bound(key.bytes, at);
             if let Some(record) = block.record(n) {
@@ -479,6 +483,21 @@ impl Table {
     }
 }
 
+/// What a search of a block of 8 KiB looks at first: header, heads, and after the offsets the first record.
+pub(crate) const SEARCHED_LINES: usize = 8;
+/// Length of a cache line.
+const LINE: usize = 64;
+
+/// Starts loading `count` cache lines of a block from `pos` on.
+#[inline]
+pub(crate) fn prefetch_lines(block: &[u8], pos: usize, count: usize) {
+    for line in 0..count {
+        if let Some(rest) = block.get(pos + line * LINE..) {
+            prefetch(rest);
+        }
+    }
+}
+
 fn missing(source: &Source) -> Error {
     Error::corruption("a section of the table is missing").in_file(source.path(), 0)
 }
@@ -524,3 +543,11 @@ fn agree(info: &TableInfo, fences: &Fences) -> Result<()> {
 #[cfg(test)]
 #[path = "reader_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "damage_tests.rs"]
+mod damage_tests;
+
+#[cfg(test)]
+#[path = "speed_tests.rs"]
+mod speed_tests;

@@ -151,3 +151,50 @@ fn a_file_of_another_size_or_id_is_refused() {
         assert!(error.file().is_some());
     }
 }
+
+#[test]
+fn a_table_of_too_many_blocks_answers_without_an_index() {
+    let model: Model = (0..9000u64)
+        .map(|i| put(format!("key{i:06}").as_bytes(), i + 5, &[b'v'; 300]))
+        .collect();
+    let (info, image) = build(&model, &options(Compression::None, 512));
+    assert!(info.blocks > 8192);
+    let table = open_image(&image).unwrap();
+    assert!(table.index().is_none());
+    check(&table, &model);
+}
+
+#[test]
+fn tables_are_shared_between_threads() {
+    fn shared<T: Send + Sync + 'static>() {}
+    fn sent<T: Send + 'static>() {}
+    shared::<Table>();
+    shared::<BlockCache>();
+    sent::<TableIter>();
+}
+
+#[test]
+fn a_key_of_another_keyspace_with_the_same_fingerprint_is_not_found() {
+    let model = vec![
+        put(b"a", 1, b"x"),
+        (key(u32::MAX, b"a", 2, ValueKind::Put), b"y".to_vec()),
+    ];
+    let (_, image) = build(&model, &options(Compression::None, 8192));
+    let table = open_image(&image).unwrap();
+    let index = table.index().unwrap();
+    let twin = (1..u32::MAX)
+        .map(|id| UserKey::new(terrace_base::KeyspaceId(id), b"a"))
+        .find(|user| {
+            index
+                .probe(terrace_base::hash::key_hash(*user))
+                .next()
+                .is_some()
+        })
+        .unwrap();
+    let hash = terrace_base::hash::key_hash(twin);
+    assert!(table.may_contain(twin, hash));
+    assert!(
+        table.get(twin, hash, SeqNo::MAX).unwrap().is_none(),
+        "{twin:?}"
+    );
+}

@@ -103,7 +103,8 @@ impl<S: Sink> TableWriter<S> {
             .block
             .fits(user.bytes.len(), value.len(), self.options.block_size);
         let same_keyspace = self.block.keyspace() == user.keyspace;
-        if !self.block.is_empty() && !(fits && same_keyspace) {
+        let joins = self.block.is_empty() || (fits && same_keyspace);
+        if !joins {
             self.make_room(user, value, first)?;
         }
         let hash = if first { key_hash(user) } else { 0 };

@@ -15,6 +15,8 @@
 //! - `rename` replaces its target as one unit: afterwards, and after any crash, the name has the old or the
 //!   new file.
 
+#[cfg(test)]
+mod contract;
 mod fault;
 mod mem;
 mod os;
@@ -28,8 +30,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-// pub use fault::*;
-// pub use mem::*;
+pub use fault::{Call, Fault, FaultVfs, Op, Site};
+pub use mem::{CrashPolicy, ImageKind, MemVfs, MutationHook};
 pub use os::OsVfs;
 
 use crate::error::{Error, Result};
@@ -87,6 +89,7 @@ pub trait Vfs: fmt::Debug + Send + Sync {
 }
 
 /// An open file.
+#[allow(clippy::len_without_is_empty)] // `File` has it; an implementation need not.
 pub trait VfsFile: fmt::Debug + Send + Sync {
     /// Reads at `offset`; 0 at the end. May read less than asked.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
@@ -98,6 +101,10 @@ pub trait VfsFile: fmt::Debug + Send + Sync {
     fn len(&self) -> io::Result<u64>;
     /// The first `len` bytes as memory. The file is sealed: nobody writes it any more.
     fn map(&self, len: u64) -> io::Result<Bytes>;
+    /// For tests: forgets the unsynced bytes, as a kernel may when it could not write them. A file system
+    /// that cannot play this does nothing.
+    #[doc(hidden)]
+    fn lose_unsynced(&self) {}
 }
 
 thread_local! {
@@ -115,13 +122,15 @@ fn note(site: &'static Location<'static>) {
     SITE.set(Some(site));
 }
 
+/// Repeats an interrupted call, but not for ever.
 fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-    loop {
+    for _ in 0..100 {
         match call() {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             result => return result,
         }
     }
+    call()
 }
 
 /// A [`Vfs`] as the engine uses it. Cheap to clone.
@@ -151,7 +160,7 @@ impl Fs {
     #[track_caller]
     pub fn create_dir_all(&self, path: &Path) -> Result<()> {
         note(Location::caller());
-        match self.vfs.metadata(path) {
+        match retry(|| self.vfs.metadata(path)) {
             Ok(found) if found.is_dir => return Ok(()),
             Ok(_) => return Err(Error::invalid("not a directory").in_file(path, 0)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}

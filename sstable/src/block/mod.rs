@@ -57,7 +57,7 @@ const HIGHEST_AT: usize = FLAGS_AT + 1 + 2;
 const RAW_AT: usize = HIGHEST_AT + 8;
 const PLAIN_AT: usize = RAW_AT + 4;
 pub(crate) const HEADER_LEN: usize = PLAIN_AT + 4;
-const _: () = assert!(HEADER_LEN == 32 && HIGHEST_AT % 8 == 0);
+const _: () = assert!(HEADER_LEN == 32 && HIGHEST_AT.is_multiple_of(8));
 
 /// What stands before the key in a record.
 const RECORD_HEAD_LEN: usize = 8 + 4 + 2;

@@ -1,0 +1,428 @@
+//! Batches, and how writes look in the log.
+//!
+//! The payload of a log frame is a sequence of operations; the frame's count says how many, and the i-th has
+//! the sequence number `first + i`.
+//!
+//! ```text
+//! payload   := operation*
+//! operation := 1 | keyspace | key | value        put
+//!            | 2 | keyspace | key                delete
+//!            | 32 | keyspace | name | options    create a keyspace
+//!            | 33 | keyspace                     drop a keyspace
+//! keyspace  := varint
+//! key, value, name, options := length: varint | bytes
+//! ```
+//!
+//! Numbers 3 to 31 are reserved for further kinds of entry, with the numbers of `ValueKind`. Example: putting
+//! `a` = `xy` into the default keyspace and deleting `b` from keyspace 7:
+//!
+//! ```text
+//! 01 00 01 61 02 78 79   02 07 01 62
+//! ```
+
+use std::sync::Arc;
+
+use terrace_base::coding::{put_slice, put_varint};
+use terrace_base::key::{MAX_KEY_LEN, MAX_VALUE_LEN};
+use terrace_base::{Decoder, Error, KeyspaceId, Result, SeqNo, UserKey, ValueKind};
+
+use crate::keyspace::{Keyspace, KeyspaceState};
+use crate::options::Durability;
+
+/// Most bytes of a batch, keys and values and their framing counted.
+pub const MAX_BATCH_LEN: u64 = 1 << 30;
+
+const PUT: u8 = ValueKind::Put as u8;
+const DELETE: u8 = ValueKind::Tombstone as u8;
+const CREATE_KEYSPACE: u8 = 32;
+const DROP_KEYSPACE: u8 = 33;
+
+/// One operation of a payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Operation<'a> {
+    Put { user: UserKey<'a>, value: &'a [u8] },
+    Delete { user: UserKey<'a> },
+    CreateKeyspace { id: KeyspaceId, name: &'a [u8], options: &'a [u8] },
+    DropKeyspace { id: KeyspaceId },
+}
+
+/// Reads the operations of a payload; after an error it ends.
+#[derive(Debug)]
+pub(crate) struct Operations<'a> {
+    decoder: Decoder<'a>,
+    left: u32,
+}
+
+impl<'a> Operations<'a> {
+    pub(crate) fn new(payload: &'a [u8], count: u32) -> Operations<'a> {
+        Operations { decoder: Decoder::new(payload), left: count }
+    }
+
+    fn read(&mut self) -> Result<Operation<'a>> {
+        let d = &mut self.decoder;
+        let code = d.u8()?;
+        let id = KeyspaceId(d.varint_u32()?);
+        Ok(match code {
+            PUT => Operation::Put { user: UserKey::new(id, d.slice()?), value: d.slice()? },
+            DELETE => Operation::Delete { user: UserKey::new(id, d.slice()?) },
+            CREATE_KEYSPACE => {
+                Operation::CreateKeyspace { id, name: d.slice()?, options: d.slice()? }
+            }
+            DROP_KEYSPACE => Operation::DropKeyspace { id },
+            3..=31 => {
+                return Err(Error::unsupported(format!(
+                    "operation {code} in the log was written by a newer terrace"
+                )));
+            }
+            _ => return Err(Error::corruption(format!("{code} is no operation"))),
+        })
+    }
+}
+
+impl<'a> Iterator for Operations<'a> {
+    type Item = Result<Operation<'a>>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Result<Operation<'a>>> {
+        if self.left == 0 {
+            // What follows the last operation would be lost without a word.
+            return match self.decoder.finish() {
+                Ok(()) => None,
+                Err(error) => {
+                    self.decoder = Decoder::new(&[]);
+                    Some(Err(error))
+                }
+            };
+        }
+        self.left -= 1;
+        let operation = self.read();
+        if operation.is_err() {
+            (self.left, self.decoder) = (0, Decoder::new(&[]));
+        }
+        Some(operation)
+    }
+}
+
+/// Appends the operation that creates a keyspace.
+pub(crate) fn encode_create(out: &mut Vec<u8>, id: KeyspaceId, name: &str, options: &[u8]) {
+    out.push(CREATE_KEYSPACE);
+    put_varint(out, u64::from(id.0));
+    put_slice(out, name.as_bytes());
+    put_slice(out, options);
+}
+
+/// Appends the operation that drops a keyspace.
+pub(crate) fn encode_drop(out: &mut Vec<u8>, id: KeyspaceId) {
+    out.push(DROP_KEYSPACE);
+    put_varint(out, u64::from(id.0));
+}
+
+/// What stands in front of the key, and in front of the value, of one operation: the parts of a payload that
+/// are not the caller's bytes, made on the stack.
+#[derive(Debug)]
+pub(crate) struct Framing {
+    bytes: [u8; 24],
+    key_at: usize,
+    len: usize,
+}
+
+impl Framing {
+    #[inline]
+    pub(crate) fn new(user: UserKey<'_>, value_len: Option<usize>) -> Framing {
+        let mut framing = Framing { bytes: [0; 24], key_at: 0, len: 0 };
+        framing.push(if value_len.is_some() { PUT } else { DELETE });
+        framing.varint(u64::from(user.keyspace.0));
+        framing.varint(user.bytes.len() as u64);
+        framing.key_at = framing.len;
+        if let Some(len) = value_len {
+            framing.varint(len as u64);
+        }
+        framing
+    }
+
+    #[inline]
+    fn push(&mut self, byte: u8) {
+        // 1 + 5 + 3 + 5 bytes at most: a slot is always there.
+        if let Some(slot) = self.bytes.get_mut(self.len) {
+            *slot = byte;
+            self.len += 1;
+        }
+    }
+
+    #[inline]
+    fn varint(&mut self, mut n: u64) {
+        while n >= 0x80 {
+            self.push(n as u8 | 0x80);
+            n >>= 7;
+        }
+        self.push(n as u8);
+    }
+
+    #[inline]
+    pub(crate) fn before_key(&self) -> &[u8] {
+        self.bytes.get(..self.key_at).unwrap_or(&[])
+    }
+
+    #[inline]
+    pub(crate) fn before_value(&self) -> &[u8] {
+        self.bytes.get(self.key_at..self.len).unwrap_or(&[])
+    }
+}
+
+/// `Invalid` unless a key and a value of these lengths may be written.
+#[inline]
+pub(crate) fn check_lengths(key: usize, value: usize) -> Result<()> {
+    if key > MAX_KEY_LEN {
+        return Err(Error::invalid(format!(
+            "the key has {key} bytes; at most {MAX_KEY_LEN} are allowed"
+        )));
+    }
+    if value as u64 > MAX_VALUE_LEN {
+        return Err(Error::invalid(format!(
+            "the value has {value} bytes; at most {MAX_VALUE_LEN} are allowed"
+        )));
+    }
+    Ok(())
+}
+
+/// Writes that happen together or not at all, also across keyspaces, in one log frame.
+///
+/// Later operations of a batch win over earlier ones on the same key. Arguments are checked by
+/// [`Db::write`](crate::Db::write), which fails with the first that is wrong and then writes nothing.
+///
+/// ```
+/// # fn main() -> terrace::Result<()> {
+/// let db = terrace::Db::in_memory()?;
+/// let users = db.keyspace("users")?;
+/// let mut batch = terrace::Batch::new();
+/// batch.put("total", "1");
+/// batch.keyspace(&users).put("ada", "1815");
+/// db.write(batch)?;
+/// assert_eq!(users.get("ada")?.unwrap(), "1815");
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    pub(crate) payload: Vec<u8>,
+    pub(crate) count: u32,
+    pub(crate) durability: Option<Durability>,
+    /// The keyspaces that the batch names, other than a default one.
+    pub(crate) keyspaces: Vec<Arc<KeyspaceState>>,
+    pub(crate) wrong: Option<Error>,
+}
+
+impl Batch {
+    /// An empty batch.
+    pub fn new() -> Batch {
+        Batch::default()
+    }
+
+    /// Forgets all operations and keeps the memory.
+    pub fn clear(&mut self) {
+        self.payload.clear();
+        self.keyspaces.clear();
+        (self.count, self.durability, self.wrong) = (0, None, None);
+    }
+
+    /// How many operations there are.
+    pub fn len(&self) -> usize {
+        self.count as usize
+    }
+
+    /// True if there is no operation.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// The same operations on another keyspace.
+    pub fn keyspace(&mut self, keyspace: &Keyspace) -> BatchKeyspace<'_> {
+        let state = keyspace.state();
+        if !self.keyspaces.iter().any(|known| Arc::ptr_eq(known, state)) {
+            self.keyspaces.push(state.clone());
+        }
+        BatchKeyspace { id: state.id, batch: self }
+    }
+
+    /// Sets `key` to `value` in the default keyspace.
+    pub fn put(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> &mut Self {
+        self.add_put(KeyspaceId(0), key.as_ref(), value.as_ref());
+        self
+    }
+
+    /// Removes `key` from the default keyspace.
+    pub fn delete(&mut self, key: impl AsRef<[u8]>) -> &mut Self {
+        self.add_delete(KeyspaceId(0), key.as_ref());
+        self
+    }
+
+    /// When this batch counts as done, if not as the database's options say.
+    pub fn durability(&mut self, durability: Durability) -> &mut Self {
+        self.durability = Some(durability);
+        self
+    }
+
+    fn add_put(&mut self, id: KeyspaceId, key: &[u8], value: &[u8]) {
+        if self.admit(key.len(), value.len()) {
+            let framing = Framing::new(UserKey::new(id, key), Some(value.len()));
+            self.payload.extend_from_slice(framing.before_key());
+            self.payload.extend_from_slice(key);
+            self.payload.extend_from_slice(framing.before_value());
+            self.payload.extend_from_slice(value);
+        }
+    }
+
+    fn add_delete(&mut self, id: KeyspaceId, key: &[u8]) {
+        if self.admit(key.len(), 0) {
+            let framing = Framing::new(UserKey::new(id, key), None);
+            self.payload.extend_from_slice(framing.before_key());
+            self.payload.extend_from_slice(key);
+        }
+    }
+
+    fn admit(&mut self, key: usize, value: usize) -> bool {
+        if self.wrong.is_some() {
+            return false;
+        }
+        let size = self.payload.len() as u64 + key as u64 + value as u64 + 24;
+        let result = check_lengths(key, value).and_then(|()| {
+            if size > MAX_BATCH_LEN || self.count == u32::MAX {
+                return Err(Error::invalid(format!(
+                    "the batch would have {size} bytes; at most {MAX_BATCH_LEN} are allowed"
+                )));
+            }
+            Ok(())
+        });
+        match result {
+            Ok(()) => {
+                self.count += 1;
+                true
+            }
+            Err(error) => {
+                self.wrong = Some(error);
+                false
+            }
+        }
+    }
+}
+
+/// A [`Batch`] looking at one keyspace.
+#[derive(Debug)]
+pub struct BatchKeyspace<'a> {
+    id: KeyspaceId,
+    batch: &'a mut Batch,
+}
+
+impl BatchKeyspace<'_> {
+    /// Sets `key` to `value`.
+    pub fn put(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> &mut Self {
+        self.batch.add_put(self.id, key.as_ref(), value.as_ref());
+        self
+    }
+
+    /// Removes `key`.
+    pub fn delete(&mut self, key: impl AsRef<[u8]>) -> &mut Self {
+        self.batch.add_delete(self.id, key.as_ref());
+        self
+    }
+}
+
+/// A write as the commit path takes it: the payload in parts, and how to find its entries without decoding
+/// them where that is known.
+#[derive(Debug)]
+pub(crate) struct Write<'a> {
+    pub(crate) parts: &'a [&'a [u8]],
+    pub(crate) count: u32,
+    pub(crate) entries: Entries<'a>,
+    /// Bytes of the payload.
+    pub(crate) len: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Entries<'a> {
+    One { user: UserKey<'a>, hash: u64, kind: ValueKind, value: &'a [u8] },
+    Payload(&'a [u8]),
+    /// Nothing for the memtable: a change of the catalogue.
+    None,
+}
+
+impl<'a> Write<'a> {
+    pub(crate) fn new(parts: &'a [&'a [u8]], count: u32, entries: Entries<'a>) -> Write<'a> {
+        let len = parts.iter().map(|part| part.len()).sum();
+        Write { parts, count, entries, len }
+    }
+
+    /// Calls `insert` with each entry for the memtable.
+    #[inline]
+    pub(crate) fn for_each(
+        &self,
+        first: SeqNo,
+        mut insert: impl FnMut(UserKey<'_>, u64, SeqNo, ValueKind, &[u8]),
+    ) -> Result<()> {
+        use terrace_base::hash::key_hash;
+        match self.entries {
+            Entries::One { user, hash, kind, value } => insert(user, hash, first, kind, value),
+            Entries::Payload(payload) => {
+                for (i, operation) in Operations::new(payload, self.count).enumerate() {
+                    let seq = first.plus(i as u64);
+                    match operation? {
+                        Operation::Put { user, value } => {
+                            insert(user, key_hash(user), seq, ValueKind::Put, value);
+                        }
+                        Operation::Delete { user } => {
+                            insert(user, key_hash(user), seq, ValueKind::Tombstone, &[]);
+                        }
+                        Operation::CreateKeyspace { .. } | Operation::DropKeyspace { .. } => {}
+                    }
+                }
+            }
+            Entries::None => {}
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_worked_example_is_what_is_written() {
+        let mut batch = Batch::new();
+        batch.put("a", "xy");
+        batch.add_delete(KeyspaceId(7), b"b");
+        let bytes = [1, 0, 1, b'a', 2, b'x', b'y', 2, 7, 1, b'b'];
+        assert_eq!(batch.payload, bytes);
+        let operations: Vec<_> = Operations::new(&bytes, 2).collect::<Result<_>>().unwrap();
+        assert_eq!(
+            operations,
+            [
+                Operation::Put { user: UserKey::new(KeyspaceId(0), b"a"), value: b"xy" },
+                Operation::Delete { user: UserKey::new(KeyspaceId(7), b"b") },
+            ]
+        );
+    }
+
+    #[test]
+    fn malformed_payloads_are_errors() {
+        for (payload, count) in [
+            (&[1u8, 0, 1][..], 1),
+            (&[9, 0, 1, 1], 1),
+            (&[99, 0, 1, 1], 1),
+            (&[2, 0, 1, b'a', 0], 1),
+            (&[2, 0, 1, b'a'], 2),
+        ] {
+            let results: Vec<_> = Operations::new(payload, count).collect();
+            assert!(results.last().is_some_and(Result::is_err), "{payload:?}");
+        }
+    }
+
+    #[test]
+    fn the_first_wrong_argument_is_kept() {
+        let mut batch = Batch::new();
+        batch.put("fine", "1").put(vec![0; MAX_KEY_LEN + 1], "").put("fine too", "");
+        assert_eq!(batch.len(), 1);
+        assert!(batch.wrong.is_some());
+        batch.clear();
+        assert!(batch.wrong.is_none() && batch.is_empty());
+    }
+}

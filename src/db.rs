@@ -1,0 +1,283 @@
+//! The database as callers see it. Everything delegates.
+
+use std::fmt;
+use std::ops::Deref;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use terrace_base::{KeyspaceId, Result, SeqNo};
+
+use crate::batch::Batch;
+use crate::engine::Engine;
+use crate::keyspace::{DEFAULT_NAME, Keyspace, KeyspaceOptions, KeyspaceState};
+use crate::options::Options;
+use crate::recovery;
+use crate::stats::Stats;
+use crate::ticket::Ticket;
+use crate::workers;
+
+/// Memtables smaller than this stay in the log when the database is closed.
+const KEPT_IN_LOG: u64 = 1 << 20;
+
+/// An open database: an ordered, durable map from bytes to bytes. Cheap to clone.
+///
+/// A `Db` is also its default keyspace: all of [`Keyspace`]'s methods stand on it.
+///
+/// ```
+/// # fn main() -> terrace::Result<()> {
+/// # let dir = tempfile::tempdir().unwrap();
+/// use terrace::Db;
+/// let db = Db::open(dir.path())?;
+/// db.put("ada", "1815")?; // on disk when it returns
+/// assert_eq!(db.get("ada")?.unwrap(), "1815");
+/// for entry in db.range("a".."b") {
+///     let (key, value) = entry?;
+///     println!("{key:?} = {value:?}");
+/// }
+/// db.close()?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct Db {
+    default: Keyspace,
+}
+
+/// What all handles of an open database share; the last one closes it.
+pub(crate) struct Handle {
+    engine: Arc<Engine>,
+    default: Arc<KeyspaceState>,
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Handle({:?})", self.engine.files.dir)
+    }
+}
+
+impl Handle {
+    #[inline]
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // There is nobody to give the error to; what was acknowledged under `Sync` is on disk anyway.
+        if let Err(error) = self.engine.close() {
+            self.engine.background.fail(&error);
+        }
+    }
+}
+
+impl fmt::Debug for Db {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Db({:?})", self.engine().files.dir)
+    }
+}
+
+impl Deref for Db {
+    type Target = Keyspace;
+
+    #[inline]
+    fn deref(&self) -> &Keyspace {
+        &self.default
+    }
+}
+
+impl Db {
+    /// Opens the database in `dir` with default options, creating it if need be.
+    ///
+    /// # Errors
+    /// As for [`Options::open`].
+    pub fn open(dir: impl AsRef<Path>) -> Result<Db> {
+        Options::new().open(dir)
+    }
+
+    /// A database in memory, gone with its last handle.
+    ///
+    /// # Errors
+    /// None that depend on the caller.
+    pub fn in_memory() -> Result<Db> {
+        Options::new().open_in_memory()
+    }
+
+    pub(crate) fn open_with(options: Options, dir: &Path) -> Result<Db> {
+        let engine = recovery::open(options, dir)?;
+        let default = engine
+            .catalogue
+            .get(DEFAULT_NAME)
+            .unwrap_or_else(|| KeyspaceState::new(engine.id, KeyspaceId(0), DEFAULT_NAME));
+        Ok(Db::from_handle(Arc::new(Handle { engine, default })))
+    }
+
+    pub(crate) fn from_handle(handle: Arc<Handle>) -> Db {
+        let state = handle.default.clone();
+        Db { default: Keyspace { state, handle } }
+    }
+
+    fn shared(&self) -> &Arc<Engine> {
+        &self.default.handle.engine
+    }
+
+    fn engine(&self) -> &Engine {
+        self.default.handle.engine()
+    }
+
+    fn wrap(&self, state: Arc<KeyspaceState>) -> Keyspace {
+        Keyspace { state, handle: self.default.handle.clone() }
+    }
+
+    /// The options in force, figures that follow from others included.
+    pub fn options(&self) -> Options {
+        self.engine().options.clone()
+    }
+
+    /// Figures about the database now.
+    pub fn stats(&self) -> Stats {
+        self.engine().stats()
+    }
+
+    /// Writes a batch, whole or not at all; the sequence number of its last operation.
+    ///
+    /// # Errors
+    /// `Invalid` for the first wrong argument in the batch, with nothing written; else as for
+    /// [`Keyspace::put`].
+    pub fn write(&self, batch: Batch) -> Result<SeqNo> {
+        self.engine().write_batch(&batch)
+    }
+
+    /// Hands a batch to the log without waiting for it to be durable. Reads see it when the ticket is done.
+    ///
+    /// # Errors
+    /// As for [`Db::write`].
+    pub fn submit(&self, batch: Batch) -> Result<Ticket> {
+        let receipt = self.engine().submit_batch(&batch)?;
+        if !receipt.visible {
+            workers::start(self.shared());
+        }
+        Ok(Ticket::new(self.shared().clone(), receipt))
+    }
+
+    /// The keyspace `name`, created with default options if there is none.
+    ///
+    /// # Errors
+    /// `Invalid` for a name that is empty or over 255 bytes; as for a write if it has to be created.
+    pub fn keyspace(&self, name: &str) -> Result<Keyspace> {
+        self.engine().keyspace(name).map(|state| self.wrap(state))
+    }
+
+    /// A new keyspace.
+    ///
+    /// # Errors
+    /// `AlreadyExists` if there is one of that name; `Invalid` for a name that is empty or over 255 bytes.
+    pub fn create_keyspace(&self, name: &str, options: KeyspaceOptions) -> Result<Keyspace> {
+        self.engine().create_keyspace(name, &options).map(|state| self.wrap(state))
+    }
+
+    /// Drops a keyspace with all its entries. Handles of it answer `NotFound` from then on; a new one of that name
+    /// is another. Snapshots taken before go on seeing it.
+    ///
+    /// # Errors
+    /// `NotFound` if there is none of that name; `Invalid` for the default keyspace.
+    pub fn drop_keyspace(&self, name: &str) -> Result<()> {
+        self.engine().drop_keyspace(name)
+    }
+
+    /// The names of all keyspaces, sorted.
+    ///
+    /// # Errors
+    /// `Closed` after `close`.
+    pub fn keyspaces(&self) -> Result<Vec<String>> {
+        self.engine().check_open()?;
+        Ok(self.engine().catalogue.names())
+    }
+
+    /// Makes every write that returned durable, whatever its durability was.
+    ///
+    /// # Errors
+    /// `ReadOnly` if the log cannot be synced, now or earlier.
+    pub fn sync(&self) -> Result<()> {
+        self.engine().check_writable()?;
+        self.engine().committer.sync()
+    }
+
+    /// Writes what is in memory into tables, so that the log up to now is not needed any more.
+    ///
+    /// # Errors
+    /// Those of writing tables; they are retried in the background.
+    pub fn flush(&self) -> Result<()> {
+        workers::start(self.shared());
+        self.engine().flush()
+    }
+
+    /// Merges every keyspace's tables into the last level, which drops what nobody can see. Blocks until done.
+    ///
+    /// # Errors
+    /// Those of reading and writing tables.
+    pub fn compact_all(&self) -> Result<()> {
+        workers::start(self.shared());
+        self.engine().compact_between(None, None)
+    }
+
+    /// Flushes, and waits until no flush or compaction is due, as in a database that has been idle for a while.
+    ///
+    /// # Errors
+    /// What keeps the background from its work.
+    pub fn wait_idle(&self) -> Result<()> {
+        workers::start(self.shared());
+        self.engine().wait_idle()
+    }
+
+    /// Why writes fail now, or what the background cannot do; `Ok` if all is well.
+    ///
+    /// # Errors
+    /// The cause.
+    pub fn health(&self) -> Result<()> {
+        self.engine().health()
+    }
+
+    /// Syncs and closes the database, ends its threads, and lets others open it; later calls on any handle answer
+    /// `Closed`. Iterators and values that are alive go on reading what they hold. Closing twice is fine.
+    ///
+    /// # Errors
+    /// Those of the last sync and flush; the database is closed all the same.
+    pub fn close(&self) -> Result<()> {
+        self.engine().close()
+    }
+}
+
+impl Engine {
+    pub(crate) fn close(&self) -> Result<()> {
+        let _closing = self.closing.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        self.background.stop();
+        let result = self.finish();
+        let lock = self.directory_lock.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
+        drop(lock);
+        result
+    }
+
+    /// The last writes to disk. After a failure of the log or manifest: none.
+    fn finish(&self) -> Result<()> {
+        if self.options.read_only {
+            self.committer.refuse();
+            return Ok(());
+        }
+        self.committer.finish_writes()?;
+        if self.committer.failure().is_some() || self.versions.failure().is_some() {
+            return Ok(());
+        }
+        let view = self.views.cell.load_full();
+        let in_memory = view.sealed_bytes() + self.committer.active_bytes();
+        if in_memory > KEPT_IN_LOG {
+            self.committer.seal();
+            while self.flush_once(true)? {}
+        }
+        self.committer.close_log(self.versions.last_edit())?;
+        self.files.remove_obsolete()
+    }
+}

@@ -1,0 +1,443 @@
+//! One open database: the parts, and how they hold together. Everything public delegates here.
+//!
+//! ```text
+//! put ──> Committer ──> log, active list ──seal──> sealed pieces ──flush──> level 0 ──compaction──> levels
+//!            │                     └──────────────── View ──────────────────────────────┘
+//!            └ visible SeqNo               ^ every reader pins one, lock-free
+//! ```
+//!
+//! Locks, in the order in which they may be taken: `Catalogue::changing`, `Committer::making_segment`, the
+//! version set, the commit state, the catalogue, the view's install lock, the background state. None is held
+//! while user code runs, and readers take none of them.
+
+use std::collections::HashSet;
+use std::ops::Bound;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use terrace_base::vfs::{Fs, LockGuard};
+use terrace_base::{
+    Clock, Error, ErrorKind, FileKind, FileNumber, KeyspaceId, OwnedUserKey, Result, SeqNo,
+};
+use terrace_compaction::{KeyspaceRecord, PickOptions, SegmentRecord, VersionEdit};
+use terrace_wal::{Lsn, SegmentMeta, create_segment};
+
+use crate::background::Background;
+use crate::batch::{Batch, Entries, Write, encode_create, encode_drop};
+use crate::commit::{CommitEnv, Committer, Receipt};
+use crate::files::Files;
+use crate::keyspace::{
+    Catalogue, Change, DEFAULT_NAME, KeyspaceOptions, KeyspaceState, check_name,
+};
+use crate::options::{Durability, Options};
+use crate::pacer::Pacer;
+use crate::stats::Counters;
+use crate::version_set::VersionSet;
+use crate::view::Views;
+
+/// Released segments kept for another use; more are deleted.
+const REUSABLE_SEGMENTS: usize = 2;
+
+/// One open database.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    /// Differs from that of every other database opened by this process.
+    pub(crate) id: u64,
+    pub(crate) options: Options,
+    pub(crate) files: Arc<Files>,
+    pub(crate) versions: Arc<VersionSet>,
+    pub(crate) views: Arc<Views>,
+    pub(crate) committer: Committer,
+    pub(crate) catalogue: Arc<Catalogue>,
+    pub(crate) background: Arc<Background>,
+    pub(crate) counters: Counters,
+    pub(crate) pacer: Pacer,
+    pub(crate) closed: AtomicBool,
+    pub(crate) directory_lock: Mutex<Option<Box<dyn LockGuard>>>,
+    /// Held while the database is closed, so that a second caller waits for the first.
+    pub(crate) closing: Mutex<()>,
+}
+
+/// What the commit path sees of the engine.
+#[derive(Debug)]
+pub(crate) struct Env {
+    pub(crate) files: Arc<Files>,
+    pub(crate) versions: Arc<VersionSet>,
+    pub(crate) background: Arc<Background>,
+    pub(crate) read_only: bool,
+    /// Sizes of segments: the next, and the largest.
+    pub(crate) next_segment: AtomicU64,
+    pub(crate) largest_segment: u64,
+}
+
+impl CommitEnv for Env {
+    fn make_segment(&self, min_size: u64) -> Result<(SegmentMeta, u64)> {
+        if self.read_only {
+            return Err(Error::new(ErrorKind::ReadOnly, "the database was opened read-only"));
+        }
+        let wanted = self.next_segment.load(Ordering::Relaxed);
+        let size = wanted.max(min_size.next_multiple_of(4096));
+        let made = self.reuse_segment(size)?;
+        let record = match made {
+            Some(record) => record,
+            None => self.create_segment(size)?,
+        };
+        let edit = VersionEdit { segments_added: vec![record.clone()], ..VersionEdit::default() };
+        let number = self.versions.log_and_apply(&edit, |_, _| {})?;
+        self.next_segment.store((wanted * 2).min(self.largest_segment), Ordering::Relaxed);
+        let SegmentRecord { number: file, salt, size } = record;
+        Ok((SegmentMeta { number: file, salt, size }, number))
+    }
+
+    fn work_due(&self) {
+        self.background.wake_all();
+    }
+
+    fn sync_due(&self) {
+        self.background.wake_log();
+    }
+
+    fn failed(&self, cause: &Error) {
+        self.versions_poison(cause);
+        self.background.fail(cause);
+    }
+}
+
+impl Env {
+    /// Poisoning takes the lock of the version set, which comes before the commit state's that the caller
+    /// holds: so only the files are frozen here, and the version set is poisoned by the next job.
+    fn versions_poison(&self, _cause: &Error) {
+        self.files.freeze();
+    }
+
+    fn reuse_segment(&self, size: u64) -> Result<Option<SegmentRecord>> {
+        let mut versions = self.versions.lock();
+        let Some(at) = versions.reusable.iter().position(|&(_, have)| have >= size) else {
+            return Ok(None);
+        };
+        let Some((number, size)) = versions.reusable.remove(at) else { return Ok(None) };
+        let path = FileKind::Segment(number).path(&self.files.dir);
+        let salt = self.files.fs.random();
+        match self.files.fs.metadata(&path)? {
+            Some(found) if found.links == 1 && found.len == size => {
+                Ok(Some(SegmentRecord { number, salt, size }))
+            }
+            _ => Ok(None), // Somebody links to it: its bytes must stay.
+        }
+    }
+
+    fn create_segment(&self, size: u64) -> Result<SegmentRecord> {
+        let number = self.versions.new_file_number()?;
+        let Files { fs, dir, .. } = &*self.files;
+        if let Err(error) = create_segment(fs, dir, number, size) {
+            // Not listed yet; what cannot be removed now, the next open removes.
+            return self.files.remove(FileKind::Segment(number)).and(Err(error));
+        }
+        Ok(SegmentRecord { number, salt: fs.random(), size })
+    }
+}
+
+impl Engine {
+    pub(crate) fn fs(&self) -> &Fs {
+        &self.files.fs
+    }
+
+    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.options.clock
+    }
+
+    #[inline]
+    pub(crate) fn check_open(&self) -> Result<()> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::new(ErrorKind::Closed, "the database is closed"));
+        }
+        Ok(())
+    }
+
+    #[inline]
+    pub(crate) fn write(
+        &self,
+        write: &Write<'_>,
+        durability: Option<Durability>,
+        keyspaces: &[Arc<KeyspaceState>],
+    ) -> Result<SeqNo> {
+        self.pacer.pace(self, write.len)?;
+        let durability = durability.unwrap_or(self.options.durability);
+        let last = self.committer.commit(write, durability, keyspaces)?;
+        self.counters.written(write);
+        Ok(last)
+    }
+
+    pub(crate) fn write_batch(&self, batch: &Batch) -> Result<SeqNo> {
+        self.check_batch(batch)?;
+        if batch.count == 0 {
+            self.check_open()?;
+            return Ok(self.committer.visible());
+        }
+        let parts = [batch.payload.as_slice()];
+        let write = Write::new(&parts, batch.count, Entries::Payload(&batch.payload));
+        self.write(&write, batch.durability, &batch.keyspaces)
+    }
+
+    /// Appends a batch without waiting for it to be durable.
+    pub(crate) fn submit_batch(&self, batch: &Batch) -> Result<Receipt> {
+        self.check_batch(batch)?;
+        if batch.count == 0 {
+            self.check_open()?;
+            let (end, _) = self.committer.end();
+            return Ok(Receipt { last: self.committer.visible(), end, visible: true });
+        }
+        self.pacer.pace(self, batch.payload.len())?;
+        self.committer.wait_for_room(self.options.largest_segment())?;
+        let parts = [batch.payload.as_slice()];
+        let write = Write::new(&parts, batch.count, Entries::Payload(&batch.payload));
+        let durability = batch.durability.unwrap_or(self.options.durability);
+        let receipt = self.committer.append(&write, durability, &batch.keyspaces, &mut |_| {})?;
+        self.counters.written(&write);
+        if !receipt.visible {
+            self.background.ticket_waits();
+        }
+        Ok(receipt)
+    }
+
+    fn check_batch(&self, batch: &Batch) -> Result<()> {
+        if let Some(wrong) = &batch.wrong {
+            return Err(wrong.clone());
+        }
+        match batch.keyspaces.iter().find(|keyspace| keyspace.owner != self.id) {
+            None => Ok(()),
+            Some(foreign) => Err(Error::invalid(format!(
+                "keyspace `{}` in the batch is of another database",
+                foreign.name
+            ))),
+        }
+    }
+
+    /// The keyspace `name`, created if there is none.
+    pub(crate) fn keyspace(&self, name: &str) -> Result<Arc<KeyspaceState>> {
+        self.check_open()?;
+        if let Some(found) = self.catalogue.get(name) {
+            return Ok(found);
+        }
+        match self.create_keyspace(name, &KeyspaceOptions::default()) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                self.catalogue.get(name).ok_or(error)
+            }
+            result => result,
+        }
+    }
+
+    pub(crate) fn create_keyspace(
+        &self,
+        name: &str,
+        _: &KeyspaceOptions,
+    ) -> Result<Arc<KeyspaceState>> {
+        self.check_open()?;
+        check_name(name)?;
+        let _changing = self.catalogue.lock_for_change();
+        if self.catalogue.get(name).is_some() {
+            return Err(Error::new(
+                ErrorKind::AlreadyExists,
+                format!("there is a keyspace `{name}` already"),
+            ));
+        }
+        let id = self.catalogue.new_id()?;
+        let mut payload = Vec::new();
+        encode_create(&mut payload, id, name, &[]);
+        self.change_catalogue(&payload, &[], |seq| {
+            let options = Vec::new();
+            Change::Create(KeyspaceRecord { id, name: name.into(), created: seq, options })
+        })?;
+        let state = KeyspaceState::new(self.id, id, name);
+        self.catalogue.add(state.clone());
+        Ok(state)
+    }
+
+    pub(crate) fn drop_keyspace(&self, name: &str) -> Result<()> {
+        self.check_open()?;
+        if name == DEFAULT_NAME {
+            return Err(Error::invalid("the default keyspace cannot be dropped; delete its keys"));
+        }
+        let _changing = self.catalogue.lock_for_change();
+        let state = self.catalogue.get(name).ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, format!("there is no keyspace `{name}`"))
+        })?;
+        let mut payload = Vec::new();
+        encode_drop(&mut payload, state.id);
+        self.change_catalogue(&payload, std::slice::from_ref(&state), |_| Change::Drop(state.id))
+    }
+
+    /// Commits a change of the catalogue; it is noted under the commit lock.
+    fn change_catalogue(
+        &self,
+        payload: &[u8],
+        keyspaces: &[Arc<KeyspaceState>],
+        change: impl Fn(SeqNo) -> Change,
+    ) -> Result<()> {
+        let parts = [payload];
+        let write = Write::new(&parts, 1, Entries::None);
+        let durability = self.options.durability;
+        let receipt = self.committer.append(&write, durability, keyspaces, &mut |seq| {
+            self.catalogue.note(seq, change(seq));
+        })?;
+        if !receipt.visible {
+            self.committer.wait_visible(receipt.last)?;
+        }
+        Ok(())
+    }
+
+    /// How compactions are picked now.
+    pub(crate) fn pick_options(&self, idle: bool) -> PickOptions {
+        let tuning = &self.options.tuning;
+        PickOptions {
+            level0_runs: if idle { 1 } else { tuning.level0_runs },
+            base_bytes: tuning.base_level_bytes,
+            last_compression: self.options.compression,
+            idle,
+            ..PickOptions::default()
+        }
+    }
+
+    /// Everything acknowledged becomes durable and goes into tables.
+    pub(crate) fn flush(&self) -> Result<()> {
+        self.check_writable()?;
+        self.committer.sync()?;
+        self.committer.seal();
+        self.flush_sealed()
+    }
+
+    /// Flushes what is sealed now, by the flush thread or, without one, here.
+    pub(crate) fn flush_sealed(&self) -> Result<()> {
+        let newest = self.views.cell.load().sealed.first().map(|run| run.last_seq);
+        let Some(newest) = newest else { return Ok(()) };
+        if self.options.tuning.manual {
+            while self.flush_once(true)? {}
+            return Ok(());
+        }
+        self.background.request_flush(newest);
+        let flushed = || {
+            let view = self.views.cell.load();
+            view.sealed.last().is_none_or(|oldest| oldest.last_seq > newest)
+        };
+        self.background.wait_for(self, flushed)
+    }
+
+    /// `ReadOnly` or `Closed` if nothing may be written.
+    pub(crate) fn check_writable(&self) -> Result<()> {
+        self.check_open()?;
+        if self.options.read_only {
+            return Err(Error::new(ErrorKind::ReadOnly, "the database was opened read-only"));
+        }
+        self.committer.failure().map_or(Ok(()), Err)
+    }
+
+    /// Why writes fail now, or what the background cannot do.
+    pub(crate) fn health(&self) -> Result<()> {
+        self.check_open()?;
+        if let Some(cause) = self.committer.failure() {
+            return Err(cause);
+        }
+        if let Some(cause) = self.versions.failure() {
+            return Err(cause.wrap(ErrorKind::ReadOnly, "the manifest failed"));
+        }
+        self.background.trouble().map_or(Ok(()), Err)
+    }
+
+    /// Flushes and merges as an idle database would, until nothing is due.
+    pub(crate) fn wait_idle(&self) -> Result<()> {
+        self.flush()?;
+        if self.options.tuning.manual {
+            while self.compact_once(true)? {}
+        } else {
+            self.background.hurry_while(self, || {
+                let version = self.views.cell.load().version.clone();
+                let idle = terrace_compaction::pick(&version, &self.pick_options(true), &HashSet::new());
+                idle.is_none()
+            })?;
+        }
+        self.files.remove_obsolete()
+    }
+
+    pub(crate) fn compact_keyspace(
+        &self,
+        id: KeyspaceId,
+        lower: Bound<&[u8]>,
+        upper: Bound<&[u8]>,
+    ) -> Result<()> {
+        let own = |bytes: &[u8]| OwnedUserKey { keyspace: id, bytes: bytes.into() };
+        let lower = match lower {
+            Bound::Included(key) | Bound::Excluded(key) => Some(own(key)),
+            Bound::Unbounded => Some(own(&[])),
+        };
+        let upper = match upper {
+            Bound::Included(key) | Bound::Excluded(key) => Some(own(key)),
+            // The smallest key behind the keyspace; of the last one there is none.
+            Bound::Unbounded => id.0.checked_add(1).map(|next| OwnedUserKey {
+                keyspace: KeyspaceId(next),
+                bytes: Box::default(),
+            }),
+        };
+        self.compact_between(lower, upper)
+    }
+
+    /// Pushes every table that overlaps the range down into the last level.
+    pub(crate) fn compact_between(
+        &self,
+        lower: Option<OwnedUserKey>,
+        upper: Option<OwnedUserKey>,
+    ) -> Result<()> {
+        self.flush()?;
+        let mut done_once = HashSet::new();
+        while self.compact_range_once(lower.as_ref(), upper.as_ref(), &mut done_once)? {}
+        self.files.remove_obsolete()
+    }
+
+    /// After a flush: segments below `flushed` become reusable, and more of them than wanted are deleted.
+    pub(crate) fn release_log(&self, flushed: Lsn) -> Result<()> {
+        let released = self.committer.with_log(|log| log.release(flushed));
+        if released.is_empty() {
+            return Ok(());
+        }
+        let mut surplus = Vec::new();
+        {
+            let mut versions = self.versions.lock();
+            for segment in released {
+                versions.reusable.push_back((segment.number, segment.size));
+            }
+            while versions.reusable.len() > REUSABLE_SEGMENTS {
+                // The smallest goes: log segments grow until they have their final size.
+                let smallest = versions.reusable.iter().enumerate().min_by_key(|(_, (_, size))| *size);
+                let Some(at) = smallest.map(|(at, _)| at) else { break };
+                surplus.extend(versions.reusable.remove(at).map(|(number, _)| number));
+            }
+        }
+        self.drop_segments(surplus)
+    }
+
+    fn drop_segments(&self, surplus: Vec<FileNumber>) -> Result<()> {
+        if surplus.is_empty() {
+            return Ok(());
+        }
+        let edit = VersionEdit { segments_removed: surplus, ..VersionEdit::default() };
+        self.versions.log_and_apply(&edit, |_, _| {})?;
+        for number in edit.segments_removed {
+            self.files.remove(FileKind::Segment(number))?;
+        }
+        Ok(())
+    }
+
+    /// How long the log's thread may sleep, after doing what was due.
+    pub(crate) fn tend_log(&self) -> Result<Option<Duration>> {
+        let interval = match self.options.durability {
+            Durability::Interval(interval) => Some(interval),
+            _ => None,
+        };
+        let next = self.committer.sync_if_due(interval);
+        if self.committer.end().0 > Lsn(0) && self.counters.has_written() {
+            self.committer.ensure_spare()?;
+        }
+        Ok(next)
+    }
+}

@@ -1,0 +1,91 @@
+//! The files of tables: opening them lazily, making new ones, and removing those that nothing refers to.
+//!
+//! A table leaves in two steps. The edit that removes it from the tree is synced; then, once the last reader
+//! that pinned it is gone, its number lands in the list of the obsolete, and a worker unlinks it. A running
+//! database deletes by edits only, never by listing the directory, and nothing after a failure of the log
+//! or manifest: the edit may not be what the disk has.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use terrace_base::vfs::{Fs, OpenMode};
+use terrace_base::{Error, ErrorKind, FileKind, FileNumber, Result};
+use terrace_compaction::{TableMeta, TableStore};
+use terrace_sstable::{BlockCache, IoMode, Table};
+
+/// The files of one database's tables.
+#[derive(Debug)]
+pub(crate) struct Files {
+    pub(crate) fs: Fs,
+    pub(crate) dir: PathBuf,
+    io: IoMode,
+    pub(crate) cache: Arc<BlockCache>,
+    obsolete: Mutex<Vec<FileNumber>>,
+    /// No deletion any more.
+    frozen: AtomicBool,
+}
+
+impl Files {
+    pub(crate) fn new(fs: Fs, dir: PathBuf, io: IoMode, cache: Arc<BlockCache>) -> Files {
+        let (obsolete, frozen) = (Mutex::new(Vec::new()), AtomicBool::new(false));
+        Files { fs, dir, io, cache, obsolete, frozen }
+    }
+
+    /// Checks that a listed table is there in its full size, without opening it.
+    pub(crate) fn check_listed(&self, meta: &TableMeta) -> Result<()> {
+        let path = FileKind::Table(meta.number).path(&self.dir);
+        match self.fs.metadata(&path)? {
+            Some(found) if found.len == meta.info.size => Ok(()),
+            Some(found) => Err(Error::corruption(format!(
+                "the table has {} bytes where the manifest lists {}",
+                found.len, meta.info.size
+            ))
+            .in_file(&path, found.len.min(meta.info.size))),
+            None => Err(Error::corruption("a table that the manifest lists is missing")
+                .in_file(&path, 0)),
+        }
+    }
+
+    /// No file is removed from now on.
+    pub(crate) fn freeze(&self) {
+        self.frozen.store(true, Ordering::SeqCst);
+    }
+
+    /// Removes the tables that nothing refers to any more.
+    pub(crate) fn remove_obsolete(&self) -> Result<()> {
+        loop {
+            let number = {
+                let mut obsolete = self.obsolete.lock().unwrap_or_else(|p| p.into_inner());
+                obsolete.pop()
+            };
+            let Some(number) = number else { return Ok(()) };
+            if self.frozen.load(Ordering::SeqCst) {
+                return Ok(());
+            }
+            self.remove(FileKind::Table(number))?;
+        }
+    }
+
+    /// Unlinks a file that no edit lists. One that is gone already is fine: a crash may have kept the edit
+    /// and lost nothing else.
+    pub(crate) fn remove(&self, file: FileKind) -> Result<()> {
+        match self.fs.remove_file(&file.path(&self.dir)) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            result => result,
+        }
+    }
+}
+
+impl TableStore for Files {
+    fn open(&self, meta: &TableMeta) -> Result<Table> {
+        let path = FileKind::Table(meta.number).path(&self.dir);
+        let file = self.fs.open(&path, OpenMode::Read)?;
+        Table::open(file, meta.info.id, meta.info.size, self.io, &self.cache)
+    }
+
+    fn obsolete(&self, number: FileNumber) {
+        self.obsolete.lock().unwrap_or_else(|p| p.into_inner()).push(number);
+    }
+}

@@ -1,0 +1,325 @@
+//! From sealed lists to level 0: images, merged images, tables.
+//!
+//! Three jobs, all of the flush thread, all on sealed pieces that are wholly visible:
+//!
+//! - *image*: the oldest sealed list becomes a table in memory;
+//! - *fold*: eight adjoining images of about one size become one, so that a read meets few of them;
+//! - *flush*: every piece from the oldest up to a point is merged into one run of level-0 tables. The edit that
+//!   adds the run says up to which log position and sequence number tables now hold everything; the log below is
+//!   never read again.
+//!
+//! Pieces cover adjoining stretches of the commit order and leave from the old end only, so what is flushed is
+//! always a prefix.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use terrace_base::hash::key_hash;
+use terrace_base::vfs::OpenMode;
+use terrace_base::{
+    Error, FileKind, FileNumber, InternalIterator, KeyRef, MergingIterator, Result, SeqNo,
+};
+use terrace_compaction::{
+    AddedTable, CompactionIter, Flushed, MergeOptions, Outputs, Stripes, TableMeta, VersionEdit,
+};
+use terrace_sstable::{Compression, Table, TableIter, TableWriter, WriterOptions};
+
+use crate::engine::Engine;
+use crate::memtable::{Form, ListCursor, MemRun};
+use crate::view::View;
+
+/// Images folded into one.
+const FOLD: usize = 8;
+/// Images larger than this are left for the flush.
+const LARGEST_FOLDED: u64 = 4 << 20;
+
+/// Entries of a piece in order.
+#[derive(Debug)]
+pub(crate) enum MemIter {
+    List(ListCursor),
+    Image(TableIter),
+}
+
+impl MemRun {
+    pub(crate) fn iter(&self) -> MemIter {
+        match &self.form {
+            Form::List(list) => MemIter::List(list.cursor()),
+            Form::Image(table) => MemIter::Image(table.iter()),
+        }
+    }
+}
+
+macro_rules! each {
+    ($self:ident, $it:ident => $call:expr) => {
+        match $self {
+            MemIter::List($it) => $call,
+            MemIter::Image($it) => $call,
+        }
+    };
+}
+
+impl InternalIterator for MemIter {
+    fn seek(&mut self, target: KeyRef<'_>) -> Result<()> {
+        each!(self, it => it.seek(target))
+    }
+    fn seek_for_prev(&mut self, target: KeyRef<'_>) -> Result<()> {
+        each!(self, it => it.seek_for_prev(target))
+    }
+    fn first(&mut self) -> Result<()> {
+        each!(self, it => it.first())
+    }
+    fn last(&mut self) -> Result<()> {
+        each!(self, it => it.last())
+    }
+    fn next(&mut self) -> Result<()> {
+        each!(self, it => it.next())
+    }
+    fn prev(&mut self) -> Result<()> {
+        each!(self, it => it.prev())
+    }
+    fn valid(&self) -> bool {
+        each!(self, it => it.valid())
+    }
+    fn key(&self) -> KeyRef<'_> {
+        each!(self, it => it.key())
+    }
+    fn value(&self) -> &[u8] {
+        each!(self, it => it.value())
+    }
+    fn key_bytes(&self) -> Bytes {
+        each!(self, it => it.key_bytes())
+    }
+    fn value_bytes(&self) -> Bytes {
+        each!(self, it => it.value_bytes())
+    }
+}
+
+/// Makes the files of new tables, and remembers them so that a failed job leaves nothing behind.
+#[derive(Debug)]
+pub(crate) struct NewTables<'a> {
+    engine: &'a Engine,
+    pub(crate) numbers: Vec<FileNumber>,
+}
+
+impl<'a> NewTables<'a> {
+    pub(crate) fn new(engine: &'a Engine) -> NewTables<'a> {
+        NewTables { engine, numbers: Vec::new() }
+    }
+
+    /// Removes what was made. What cannot be removed now, the next open removes: no edit lists it.
+    pub(crate) fn discard(self) {
+        for number in self.numbers {
+            if self.engine.files.remove(FileKind::Table(number)).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+impl Outputs for NewTables<'_> {
+    fn create(&mut self) -> Result<(FileNumber, u64, u64, terrace_base::vfs::File)> {
+        let engine = self.engine;
+        let number = engine.versions.new_file_number()?;
+        let path = FileKind::Table(number).path(&engine.files.dir);
+        let file = engine.fs().open(&path, OpenMode::CreateNew)?;
+        self.numbers.push(number);
+        Ok((number, engine.fs().random(), engine.fs().random(), file))
+    }
+}
+
+impl Engine {
+    /// Does one job of the flush thread, if one is due.
+    pub(crate) fn tend_memtable(&self) -> Result<bool> {
+        let upto = self.background.lock().flush_upto;
+        let view = self.views.cell.load_full();
+        let asked = view.sealed.last().is_some_and(|oldest| oldest.last_seq <= upto);
+        if asked || view.sealed_bytes() >= self.options.memtable_bytes() {
+            return self.flush_once(asked);
+        }
+        Ok(self.image_once(&view)? || self.fold_once(&view)?)
+    }
+
+    /// Turns the oldest list that is wholly visible into an image.
+    fn image_once(&self, view: &View) -> Result<bool> {
+        let visible = self.committer.visible();
+        let oldest = view.sealed.iter().rev().find(|run| matches!(run.form, Form::List(_)));
+        let Some(run) = oldest.filter(|run| run.last_seq <= visible) else { return Ok(false) };
+        self.replace_by_image(std::slice::from_ref(run))?;
+        Ok(true)
+    }
+
+    /// Merges eight adjoining small images into one.
+    fn fold_once(&self, view: &View) -> Result<bool> {
+        let foldable = |run: &Arc<MemRun>| {
+            matches!(run.form, Form::Image(_)) && run.bytes <= LARGEST_FOLDED
+        };
+        // `sealed` is newest first; the oldest window of eight is taken.
+        let Some(window) =
+            view.sealed.windows(FOLD).rev().find(|window| window.iter().all(foldable))
+        else {
+            return Ok(false);
+        };
+        self.replace_by_image(window)?;
+        Ok(true)
+    }
+
+    /// Writes `runs`, adjoining and newest first, into one image and puts it in their place.
+    fn replace_by_image(&self, runs: &[Arc<MemRun>]) -> Result<()> {
+        let Some(newest) = runs.first() else { return Ok(()) };
+        let stripes = self.stripes();
+        let input = MergingIterator::new(runs.iter().map(|run| run.iter()).collect());
+        let table = self.write_image(input, stripes, runs.iter().map(|run| run.bytes).sum())?;
+        let info = table.info();
+        let image = Arc::new(MemRun {
+            id: self.committer.next_run(),
+            last_seq: newest.last_seq,
+            end_lsn: newest.end_lsn,
+            bytes: info.size,
+            entries: info.entries,
+            form: Form::Image(Arc::new(table)),
+        });
+        let ids: Vec<u64> = runs.iter().map(|run| run.id).collect();
+        self.views.install(|view| {
+            if let Some(at) = view.sealed.iter().position(|run| run.id == newest.id) {
+                view.sealed.retain(|run| !ids.contains(&run.id));
+                view.sealed.insert(at.min(view.sealed.len()), image);
+            }
+        });
+        Ok(())
+    }
+
+    /// A table in memory of what `input` holds, less the versions that nobody can see.
+    fn write_image<I: InternalIterator>(
+        &self,
+        input: I,
+        stripes: Stripes,
+        size: u64,
+    ) -> Result<Table> {
+        let id = self.fs().random();
+        let options = WriterOptions {
+            id,
+            seed: self.fs().random(),
+            compression: Compression::None,
+            ..WriterOptions::default()
+        };
+        let sink = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
+        let mut writer = TableWriter::new(sink, options);
+        let dropped = self.catalogue.dropped();
+        // A tombstone must stay: what it hides lies below, in tables and older pieces.
+        let mut entries = CompactionIter::new(input, stripes, &dropped, None, &|_| true)?;
+        while let Some((key, value)) = entries.next_entry()? {
+            writer.add(key, value)?;
+        }
+        let (_, bytes) = writer.finish()?;
+        Table::open_image(Bytes::from(bytes), id, &self.files.cache)
+    }
+
+    /// Which versions a job may drop: listed once, together with what is visible.
+    pub(crate) fn stripes(&self) -> Stripes {
+        let (snapshots, visible) = self.committer.snapshots.list(self.committer.visible_cell());
+        Stripes::new(&snapshots, visible)
+    }
+
+    pub(crate) fn oldest_snapshot(&self) -> Option<SeqNo> {
+        self.committer.snapshots.list(self.committer.visible_cell()).0.first().copied()
+    }
+
+    /// Flushes every wholly visible sealed piece into level 0, if it is asked for or due.
+    pub(crate) fn flush_once(&self, asked: bool) -> Result<bool> {
+        let (snapshots, visible) = self.committer.snapshots.list(self.committer.visible_cell());
+        let view = self.views.cell.load_full();
+        let ready = view.sealed.iter().position(|run| run.last_seq <= visible);
+        let Some(runs) = ready.and_then(|at| view.sealed.get(at..)) else { return Ok(false) };
+        let bytes: u64 = runs.iter().map(|run| run.bytes).sum();
+        let Some(newest) = runs.first() else { return Ok(false) };
+        if !asked && bytes < self.options.memtable_bytes() {
+            return Ok(false);
+        }
+        let mut tables = NewTables::new(self);
+        let stripes = Stripes::new(&snapshots, visible);
+        match self.write_level0(&view, runs, stripes, snapshots.first().copied(), &mut tables) {
+            Ok(metas) => self.install_flush(runs, newest, metas)?,
+            Err(error) => {
+                tables.discard();
+                return Err(error);
+            }
+        }
+        self.release_log(newest.end_lsn)?;
+        self.background.wake_compaction();
+        self.pacer.refresh(self);
+        Ok(true)
+    }
+
+    fn write_level0(
+        &self,
+        view: &View,
+        runs: &[Arc<MemRun>],
+        stripes: Stripes,
+        oldest_snapshot: Option<SeqNo>,
+        tables: &mut NewTables<'_>,
+    ) -> Result<Vec<TableMeta>> {
+        let dropped = self.catalogue.dropped();
+        let may_exist_below = |key: terrace_base::UserKey<'_>| {
+            may_hold(view.version.runs_newest_first().map(|(_, run)| run), key)
+        };
+        let options = MergeOptions {
+            stripes,
+            dropped_keyspaces: &dropped,
+            oldest_snapshot,
+            may_exist_below: &may_exist_below,
+            target_size: self.options.tuning.table_bytes,
+            compression: Compression::None,
+            block_size: WriterOptions::default().block_size,
+            should_stop: &|| false,
+        };
+        let input = MergingIterator::new(runs.iter().map(|run| run.iter()).collect());
+        let result = terrace_compaction::merge(input, &options, tables)?;
+        if !result.tables.is_empty() {
+            self.fs().sync_dir(&self.files.dir)?;
+        }
+        self.counters.flushed(&result);
+        Ok(result.tables)
+    }
+
+    fn install_flush(
+        &self,
+        runs: &[Arc<MemRun>],
+        newest: &MemRun,
+        metas: Vec<TableMeta>,
+    ) -> Result<()> {
+        let run = metas.first().map_or(0, |meta| meta.number.0);
+        let mut edit = VersionEdit {
+            added: metas.into_iter().map(|meta| AddedTable { level: 0, run, meta }).collect(),
+            flushed: Some(Flushed { lsn: newest.end_lsn.0, seq: newest.last_seq }),
+            ..VersionEdit::default()
+        };
+        self.catalogue.add_to_edit(newest.last_seq, &mut edit);
+        let ids: Vec<u64> = runs.iter().map(|run| run.id).collect();
+        self.versions.log_and_apply(&edit, |_, version| {
+            self.views.install(|view| {
+                view.sealed.retain(|run| !ids.contains(&run.id));
+                view.version = version.clone();
+            });
+        })?;
+        self.catalogue.forget_upto(newest.last_seq);
+        Ok(())
+    }
+}
+
+/// True if one of `runs` may hold a version of `key`. A table that cannot be asked says yes.
+pub(crate) fn may_hold<'a>(
+    mut runs: impl Iterator<Item = &'a Arc<terrace_compaction::Run>>,
+    key: terrace_base::UserKey<'_>,
+) -> bool {
+    let hash = key_hash(key);
+    runs.any(|run| match run.find(key).map(|file| file.table()) {
+        None => false,
+        Some(Ok(table)) => table.may_contain(key, hash),
+        Some(Err(_)) => true,
+    })
+}
+
+/// A damaged piece of memory is impossible; a damaged table has a number.
+pub(crate) fn is_damage(error: &Error) -> bool {
+    error.kind() == terrace_base::ErrorKind::Corruption
+}

@@ -1,0 +1,302 @@
+//! Keyspaces: maps of their own in one database, and the catalogue that names them.
+//!
+//! A keyspace is a 4-byte id in front of its keys: one log, one memtable and one tree serve all of them, so
+//! thousands are cheap and a batch across them is one log frame. Creating and dropping one are operations in
+//! the log, in commit order with the writes around them; a flush carries those it covers into the manifest.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use terrace_base::hash::key_hash;
+use terrace_base::{Error, ErrorKind, KeyspaceId, Result, SeqNo, UserKey, ValueKind};
+use terrace_compaction::{KeyspaceRecord, VersionEdit};
+
+use crate::batch::{Entries, Framing, Write, check_lengths};
+use crate::bounds::KeyBounds;
+use crate::db::{Db, Handle};
+use crate::snapshot::Snapshot;
+
+/// Longest name of a keyspace in bytes.
+pub const MAX_KEYSPACE_NAME_LEN: usize = 255;
+
+/// Name of the keyspace that a [`Db`] itself is.
+pub(crate) const DEFAULT_NAME: &str = "default";
+
+/// Options of a keyspace. There are none yet.
+#[non_exhaustive]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeyspaceOptions {}
+
+impl KeyspaceOptions {
+    /// The defaults.
+    pub fn new() -> KeyspaceOptions {
+        KeyspaceOptions::default()
+    }
+}
+
+/// What all handles of a keyspace share.
+#[derive(Debug)]
+pub(crate) struct KeyspaceState {
+    pub(crate) id: KeyspaceId,
+    pub(crate) name: String,
+    /// Which open database it belongs to.
+    pub(crate) owner: u64,
+    /// Sequence number at which it was dropped; 0 while it lives.
+    dropped: AtomicU64,
+}
+
+impl KeyspaceState {
+    pub(crate) fn new(owner: u64, id: KeyspaceId, name: &str) -> Arc<KeyspaceState> {
+        Arc::new(KeyspaceState { id, name: name.into(), owner, dropped: AtomicU64::new(0) })
+    }
+
+    /// `NotFound` once it has been dropped.
+    #[inline]
+    pub(crate) fn check_alive(&self) -> Result<()> {
+        match self.dropped.load(Ordering::Acquire) {
+            0 => Ok(()),
+            _ => Err(self.gone()),
+        }
+    }
+
+    /// `NotFound` if it had been dropped by `at`.
+    #[inline]
+    pub(crate) fn check_alive_at(&self, at: SeqNo) -> Result<()> {
+        match self.dropped.load(Ordering::Acquire) {
+            0 => Ok(()),
+            seq if at.get() < seq => Ok(()),
+            _ => Err(self.gone()),
+        }
+    }
+
+    #[cold]
+    fn gone(&self) -> Error {
+        Error::new(ErrorKind::NotFound, format!("keyspace `{}` was dropped", self.name))
+    }
+
+    pub(crate) fn set_dropped(&self, at: SeqNo) {
+        self.dropped.store(at.get().max(1), Ordering::Release);
+    }
+}
+
+/// The keyspaces of an open database.
+#[derive(Debug)]
+pub(crate) struct Catalogue {
+    inner: Mutex<CatalogueInner>,
+    /// Held while one is created or dropped, which may wait for a sync.
+    changing: Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct CatalogueInner {
+    by_name: BTreeMap<String, Arc<KeyspaceState>>,
+    next_id: u32,
+    /// What the log holds and the manifest does not, in commit order.
+    unflushed: Vec<(SeqNo, Change)>,
+    /// Dropped keyspaces whose entries may still be about.
+    dropped: Vec<(KeyspaceId, SeqNo)>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Change {
+    Create(KeyspaceRecord),
+    Drop(KeyspaceId),
+}
+
+impl Catalogue {
+    /// The catalogue that the manifest holds.
+    pub(crate) fn new<'a>(
+        owner: u64,
+        records: impl Iterator<Item = &'a KeyspaceRecord>,
+        next_id: u32,
+        dropped: &[(KeyspaceId, SeqNo)],
+    ) -> Catalogue {
+        let mut inner = CatalogueInner { next_id, dropped: dropped.to_vec(), ..Default::default() };
+        let default = KeyspaceState::new(owner, KeyspaceId(0), DEFAULT_NAME);
+        inner.by_name.insert(DEFAULT_NAME.into(), default);
+        for record in records {
+            let state = KeyspaceState::new(owner, record.id, &record.name);
+            inner.by_name.insert(record.name.clone(), state);
+        }
+        Catalogue { inner: Mutex::new(inner), changing: Mutex::new(()) }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, CatalogueInner> {
+        self.inner.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    pub(crate) fn lock_for_change(&self) -> std::sync::MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<Arc<KeyspaceState>> {
+        self.lock().by_name.get(name).cloned()
+    }
+
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.lock().by_name.keys().cloned().collect()
+    }
+
+    /// An id that was never used.
+    pub(crate) fn new_id(&self) -> Result<KeyspaceId> {
+        let mut inner = self.lock();
+        let id = KeyspaceId(inner.next_id);
+        inner.next_id = inner
+            .next_id
+            .checked_add(1)
+            .ok_or_else(|| Error::invalid("the ids of keyspaces are used up"))?;
+        Ok(id)
+    }
+
+    /// Notes a change that is in the log at `seq`; under the commit lock, so that no flush takes the log below
+    /// it without it.
+    pub(crate) fn note(&self, seq: SeqNo, change: Change) {
+        let mut inner = self.lock();
+        if let Change::Drop(id) = &change {
+            inner.dropped.push((*id, seq));
+            inner.by_name.retain(|_, state| {
+                let hit = state.id == *id;
+                if hit {
+                    state.set_dropped(seq);
+                }
+                !hit
+            });
+        }
+        inner.unflushed.push((seq, change));
+    }
+
+    /// Makes a created keyspace findable.
+    pub(crate) fn add(&self, state: Arc<KeyspaceState>) {
+        self.lock().by_name.insert(state.name.clone(), state);
+    }
+
+    /// Replays a change found in the log.
+    pub(crate) fn replay(&self, owner: u64, seq: SeqNo, change: Change) {
+        if let Change::Create(record) = &change {
+            self.add(KeyspaceState::new(owner, record.id, &record.name));
+            let mut inner = self.lock();
+            inner.next_id = inner.next_id.max(record.id.0.saturating_add(1));
+        }
+        self.note(seq, change);
+    }
+
+    /// Puts the changes up to `seq` into a flush edit; [`Catalogue::forget_upto`] once it is durable.
+    pub(crate) fn add_to_edit(&self, seq: SeqNo, edit: &mut VersionEdit) {
+        let inner = self.lock();
+        for (at, change) in inner.unflushed.iter().filter(|(at, _)| *at <= seq) {
+            match change {
+                Change::Create(record) => edit.keyspaces_created.push(record.clone()),
+                Change::Drop(id) => edit.keyspaces_dropped.push((*id, *at)),
+            }
+        }
+        edit.next_keyspace = Some(inner.next_id);
+    }
+
+    pub(crate) fn forget_upto(&self, seq: SeqNo) {
+        self.lock().unflushed.retain(|(at, _)| *at > seq);
+    }
+
+    pub(crate) fn dropped(&self) -> Vec<(KeyspaceId, SeqNo)> {
+        self.lock().dropped.clone()
+    }
+}
+
+/// `Invalid` unless `name` may name a keyspace: any UTF-8 of 1 to 255 bytes.
+pub(crate) fn check_name(name: &str) -> Result<()> {
+    match name.len() {
+        1..=MAX_KEYSPACE_NAME_LEN => Ok(()),
+        len => Err(Error::invalid(format!(
+            "the keyspace's name has {len} bytes; 1 to {MAX_KEYSPACE_NAME_LEN} are allowed"
+        ))),
+    }
+}
+
+/// An ordered map of its own within a database. Cheap to clone; keeps the database open.
+#[derive(Clone)]
+pub struct Keyspace {
+    pub(crate) state: Arc<KeyspaceState>,
+    pub(crate) handle: Arc<Handle>,
+}
+
+impl fmt::Debug for Keyspace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Keyspace({:?})", self.state.name)
+    }
+}
+
+impl Keyspace {
+    pub(crate) fn state(&self) -> &Arc<KeyspaceState> {
+        &self.state
+    }
+
+    /// The database that it belongs to.
+    pub fn db(&self) -> Db {
+        Db::from_handle(self.handle.clone())
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.state.name
+    }
+
+    /// Its options.
+    pub fn options(&self) -> KeyspaceOptions {
+        KeyspaceOptions::default()
+    }
+
+    /// Sets `key` to `value`; the write's sequence number, which is the key's new version.
+    ///
+    /// # Errors
+    /// `Invalid` for a key over 65,531 bytes or a value over 1 GiB; `NotFound` if the keyspace was dropped;
+    /// `ReadOnly`, `NoSpace`, `Closed` as for every write. After `ReadOnly` the write may or may not be there
+    /// when the database is opened again; after the others it is not.
+    #[inline]
+    pub fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<SeqNo> {
+        self.write_one(key.as_ref(), Some(value.as_ref()))
+    }
+
+    /// Removes `key`, which need not exist; the write's sequence number.
+    ///
+    /// # Errors
+    /// As for [`Keyspace::put`].
+    #[inline]
+    pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<SeqNo> {
+        self.write_one(key.as_ref(), None)
+    }
+
+    fn write_one(&self, key: &[u8], value: Option<&[u8]>) -> Result<SeqNo> {
+        check_lengths(key.len(), value.map_or(0, <[u8]>::len))?;
+        let user = UserKey::new(self.state.id, key);
+        let framing = Framing::new(user, value.map(<[u8]>::len));
+        let kind = if value.is_some() { ValueKind::Put } else { ValueKind::Tombstone };
+        let value = value.unwrap_or(&[]);
+        let parts = [framing.before_key(), key, framing.before_value(), value];
+        let entry = Entries::One { user, hash: key_hash(user), kind, value };
+        let keyspaces = match self.state.id {
+            KeyspaceId(0) => &[][..], // The default keyspace cannot be dropped.
+            _ => std::slice::from_ref(&self.state),
+        };
+        let engine = self.handle.engine();
+        engine.write(&Write::new(&parts, 1, entry), None, keyspaces)
+    }
+
+    /// What the whole database holds now, looking at this keyspace. It answers the same for as long as it
+    /// lives, and keeps compaction from dropping what it sees.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot::new(self)
+    }
+
+    /// Merges the tables that overlap `range` down into the last level, which drops what nobody can see; the
+    /// memtable is flushed first. Blocks until done.
+    ///
+    /// # Errors
+    /// Those of reading and writing tables.
+    pub fn compact(&self, range: impl KeyBounds) -> Result<()> {
+        self.state.check_alive()?;
+        let (lower, upper) = range.bounds();
+        self.handle.engine().compact_keyspace(self.state.id, lower, upper)
+    }
+}

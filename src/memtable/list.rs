@@ -1,0 +1,390 @@
+//! One small sorted list of entries: a lock-free skiplist over an arena.
+//!
+//! A node of the skiplist is a [`Node`]: the key's first 16 bytes inline, so that most comparisons touch
+//! nothing else, and a pointer to key and value in the list's arena. An insert therefore allocates only
+//! the node itself. There is one inserter at a time ([`ListWriter`] is unique) and any number of readers.
+//!
+//! This file is the only unsafe one of the crate. Its invariants:
+//!
+//! 1. Arena memory is written before the node that points to it is inserted, never written again, and
+//!    freed only with the [`List`]: chunks are only ever pushed, and a chunk's bytes do not move when the
+//!    vector of chunks grows.
+//! 2. A `Node` leaves this file only inside a [`ListCursor`], which holds the `Arc<List>` whose arena it
+//!    points into. A probe (a node made to search for) points at the caller's key and lives only for the
+//!    call that made it.
+#![allow(unsafe_code)]
+
+use std::cmp::Ordering;
+use std::fmt;
+use std::ops::Bound;
+use std::sync::{Arc, Mutex, atomic};
+
+use crossbeam_epoch as epoch;
+use crossbeam_skiplist::base::SkipList;
+use terrace_base::key::split_trailer;
+use terrace_base::{InternalIterator, KeyRef, KeyspaceId, Result, SeqNo, UserKey, ValueKind};
+
+use super::filter::Filter;
+
+/// Bytes of an arena chunk; larger entries get a chunk of their own.
+const CHUNK: usize = 256 << 10;
+/// What a skiplist node costs beside its entry's bytes: the node, its tower of on average two pointers,
+/// its reference count, and the allocator's rounding.
+const NODE_OVERHEAD: usize = size_of::<Node>() + 48;
+/// Entries that a cursor copies out under one pin.
+const BATCH: usize = 64;
+
+/// An entry as the skiplist sees it.
+#[derive(Clone, Copy)]
+struct Node {
+    /// The first 16 bytes of the user key, big-endian, padded with zeroes.
+    prefix: [u64; 2],
+    keyspace: u32,
+    key_len: u32,
+    /// Sequence number and kind.
+    trailer: u64,
+    /// Key, then value.
+    bytes: *const u8,
+    value_len: u32,
+}
+
+// SAFETY: the pointer is to memory that is immutable while reachable (invariants 1 and 2).
+unsafe impl Send for Node {}
+// SAFETY: as above.
+unsafe impl Sync for Node {}
+
+impl Node {
+    /// A node for `key`; `bytes` must hold the key and then `value_len` bytes while the node is used.
+    fn new(key: KeyRef<'_>, bytes: *const u8, value_len: u32) -> Node {
+        let word = |at: usize| terrace_base::key::head_of(key.user.bytes.get(at..).unwrap_or(&[]));
+        Node {
+            prefix: [word(0), word(8)],
+            keyspace: key.user.keyspace.0,
+            key_len: key.user.bytes.len() as u32,
+            trailer: key.trailer(),
+            bytes,
+            value_len,
+        }
+    }
+
+    /// A node to search for: every entry of `key` that is visible at its sequence number is at or behind it.
+    fn probe(key: KeyRef<'_>) -> Node {
+        Node::new(key, key.user.bytes.as_ptr(), 0)
+    }
+
+    /// SAFETY: `bytes` must be alive for `'a` (invariant 2).
+    unsafe fn key<'a>(&self) -> &'a [u8] {
+        // SAFETY: `bytes` starts with the key; the caller vouches for the lifetime.
+        unsafe { std::slice::from_raw_parts(self.bytes, self.key_len as usize) }
+    }
+
+    /// SAFETY: as for `key`, and the node is not a probe.
+    unsafe fn value<'a>(&self) -> &'a [u8] {
+        // SAFETY: the value follows the key in one allocation of the arena.
+        unsafe {
+            std::slice::from_raw_parts(
+                self.bytes.add(self.key_len as usize),
+                self.value_len as usize,
+            )
+        }
+    }
+
+    fn same_user_key(&self, other: &Node) -> bool {
+        self.keyspace == other.keyspace
+            && self.key_len == other.key_len
+            && self.prefix == other.prefix
+            // SAFETY: both are alive where they are compared (invariant 2).
+            && (self.key_len <= 16 || unsafe { self.key() == other.key() })
+    }
+}
+
+impl Ord for Node {
+    #[inline]
+    fn cmp(&self, other: &Node) -> Ordering {
+        (self.keyspace, self.prefix[0], self.prefix[1])
+            .cmp(&(other.keyspace, other.prefix[0], other.prefix[1]))
+            .then_with(|| {
+                if self.key_len <= 16 && other.key_len <= 16 {
+                    // Equal prefixes: one key is the other plus zero bytes, and the shorter comes first.
+                    self.key_len.cmp(&other.key_len)
+                } else {
+                    // SAFETY: both are alive where they are compared (invariant 2).
+                    unsafe { self.key().cmp(other.key()) }
+                }
+            })
+            .then_with(|| (other.trailer >> 8).cmp(&(self.trailer >> 8)))
+    }
+}
+
+impl PartialOrd for Node {
+    #[inline]
+    fn partial_cmp(&self, other: &Node) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Node {
+    fn eq(&self, other: &Node) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Node {}
+
+/// A sorted list of entries: one inserter, any number of readers.
+pub(crate) struct List {
+    nodes: SkipList<Node, ()>,
+    filter: Filter,
+    /// Read only to free them; pushed to once per 256 KiB.
+    chunks: Mutex<Vec<Box<[u8]>>>,
+    entries: atomic::AtomicUsize,
+}
+
+impl fmt::Debug for List {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "List({} entries)", self.len())
+    }
+}
+
+impl List {
+    pub(crate) fn len(&self) -> usize {
+        self.entries.load(atomic::Ordering::Acquire)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The newest version of `key` at or below `at`, if there is one. The value lies in the arena, which lives
+    /// as long as the list.
+    #[inline]
+    pub(crate) fn get(
+        &self,
+        key: UserKey<'_>,
+        hash: u64,
+        at: SeqNo,
+    ) -> Result<Option<(SeqNo, ValueKind, &[u8])>> {
+        if !self.filter.may_contain(hash) {
+            return Ok(None);
+        }
+        let guard = epoch::pin();
+        let probe = Node::probe(KeyRef::lookup(key, at));
+        let Some(entry) = self.nodes.lower_bound(Bound::Included(&probe), &guard) else {
+            return Ok(None);
+        };
+        let node = entry.key();
+        if !node.same_user_key(&probe) {
+            return Ok(None);
+        }
+        let (seq, kind) = split_trailer(node.trailer)?;
+        // SAFETY: the node is in this list, whose arena lives as long as `self`.
+        Ok(Some((seq, kind, unsafe { node.value() })))
+    }
+
+    pub(crate) fn cursor(self: &Arc<List>) -> ListCursor {
+        ListCursor { list: self.clone(), batch: Vec::new(), at: 0 }
+    }
+}
+
+/// The one inserter of a list.
+pub(crate) struct ListWriter {
+    list: Arc<List>,
+    /// Where the next entry goes, and the end of that chunk.
+    next: *mut u8,
+    left: usize,
+    bytes: usize,
+}
+
+// SAFETY: `next` points into a chunk owned by `list`, which moves along; nobody else writes there.
+unsafe impl Send for ListWriter {}
+
+impl fmt::Debug for ListWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ListWriter({} bytes of {:?})", self.bytes, self.list)
+    }
+}
+
+impl ListWriter {
+    /// A new, empty list and its inserter.
+    pub(crate) fn new() -> ListWriter {
+        let list = List {
+            nodes: SkipList::new(epoch::default_collector().clone()),
+            filter: Filter::new(),
+            chunks: Mutex::new(Vec::new()),
+            entries: atomic::AtomicUsize::new(0),
+        };
+        ListWriter { list: Arc::new(list), next: std::ptr::null_mut(), left: 0, bytes: 0 }
+    }
+
+    pub(crate) fn list(&self) -> &Arc<List> {
+        &self.list
+    }
+
+    /// Memory in use.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Inserts an entry. Key and sequence number are new to the list. `guard` comes from [`pin`].
+    pub(crate) fn insert(&mut self, key: KeyRef<'_>, hash: u64, value: &[u8], guard: &Pin) {
+        let bytes = self.copy_in(key.user.bytes, value);
+        let node = Node::new(key, bytes, value.len() as u32);
+        self.list.filter.insert(hash);
+        self.list.nodes.get_or_insert(node, (), &guard.0).release(&guard.0);
+        let entries = self.list.entries.load(atomic::Ordering::Relaxed) + 1;
+        self.list.entries.store(entries, atomic::Ordering::Release);
+        self.bytes += key.user.bytes.len() + value.len() + NODE_OVERHEAD;
+    }
+
+    fn copy_in(&mut self, key: &[u8], value: &[u8]) -> *const u8 {
+        let needed = key.len() + value.len();
+        if needed > self.left {
+            self.grow(needed);
+        }
+        let start = self.next;
+        // SAFETY: `next` is followed by `left >= needed` bytes of a chunk that only this writer writes to,
+        // and that no node points to yet; a chunk is never empty, so `next` is not null.
+        unsafe {
+            std::ptr::copy_nonoverlapping(key.as_ptr(), start, key.len());
+            std::ptr::copy_nonoverlapping(value.as_ptr(), start.add(key.len()), value.len());
+            self.next = start.add(needed);
+        }
+        self.left -= needed;
+        start
+    }
+
+    #[cold]
+    fn grow(&mut self, needed: usize) {
+        let size = if needed > CHUNK / 4 { needed } else { CHUNK };
+        let mut chunk = vec![0u8; size].into_boxed_slice();
+        let start = chunk.as_mut_ptr();
+        let mut chunks = self.list.chunks.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        chunks.push(chunk);
+        drop(chunks);
+        (self.next, self.left) = (start, size);
+    }
+}
+
+/// Keeps what a reader or the inserter walks over from being freed; one per batch.
+pub(crate) struct Pin(epoch::Guard);
+
+impl fmt::Debug for Pin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Pin")
+    }
+}
+
+/// Pins the skiplists.
+pub(crate) fn pin() -> Pin {
+    Pin(epoch::pin())
+}
+
+/// A position in a list. Forwards it copies out 64 nodes at a time under one pin; backwards each step is a
+/// search, bounded by the list's 16 K entries. Entries inserted meanwhile may be missed: their sequence
+/// numbers are above what the reader was promised.
+#[derive(Debug)]
+pub(crate) struct ListCursor {
+    list: Arc<List>,
+    batch: Vec<Node>,
+    at: usize,
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Node({} bytes, trailer {:#x})", self.key_len, self.trailer)
+    }
+}
+
+impl ListCursor {
+    fn fill(&mut self, from: Bound<&Node>) {
+        let guard = epoch::pin();
+        let mut nodes = Vec::with_capacity(BATCH);
+        let mut entry = self.list.nodes.lower_bound(from, &guard);
+        while let Some(here) = entry {
+            nodes.push(*here.key());
+            if nodes.len() == BATCH {
+                break;
+            }
+            entry = here.next();
+        }
+        (self.batch, self.at) = (nodes, 0);
+    }
+
+    fn fill_back(&mut self, to: Bound<&Node>) {
+        let guard = epoch::pin();
+        let found = self.list.nodes.upper_bound(to, &guard).map(|entry| *entry.key());
+        (self.batch, self.at) = (found.into_iter().collect(), 0);
+    }
+
+    #[inline]
+    fn node(&self) -> Option<&Node> {
+        self.batch.get(self.at)
+    }
+}
+
+impl InternalIterator for ListCursor {
+    fn seek(&mut self, target: KeyRef<'_>) -> Result<()> {
+        self.fill(Bound::Included(&Node::probe(target)));
+        Ok(())
+    }
+
+    fn seek_for_prev(&mut self, target: KeyRef<'_>) -> Result<()> {
+        self.fill_back(Bound::Included(&Node::probe(target)));
+        Ok(())
+    }
+
+    fn first(&mut self) -> Result<()> {
+        self.fill(Bound::Unbounded);
+        Ok(())
+    }
+
+    fn last(&mut self) -> Result<()> {
+        self.fill_back(Bound::Unbounded);
+        Ok(())
+    }
+
+    fn next(&mut self) -> Result<()> {
+        self.at += 1;
+        if self.at >= self.batch.len()
+            && let Some(last) = self.batch.last().copied()
+        {
+            self.fill(Bound::Excluded(&last));
+        }
+        Ok(())
+    }
+
+    fn prev(&mut self) -> Result<()> {
+        if self.at > 0 && self.at < self.batch.len() {
+            self.at -= 1;
+        } else if let Some(here) = self.node().copied() {
+            self.fill_back(Bound::Excluded(&here));
+        }
+        Ok(())
+    }
+
+    fn valid(&self) -> bool {
+        self.at < self.batch.len()
+    }
+
+    fn key(&self) -> KeyRef<'_> {
+        match self.node() {
+            Some(node) => {
+                let (seq, kind) =
+                    split_trailer(node.trailer).unwrap_or((SeqNo::ZERO, ValueKind::Tombstone));
+                // SAFETY: the node points into the arena of `self.list` (invariant 2).
+                let user = UserKey::new(KeyspaceId(node.keyspace), unsafe { node.key() });
+                KeyRef::new(user, seq, kind)
+            }
+            None => KeyRef::new(UserKey::new(KeyspaceId(0), &[]), SeqNo::ZERO, ValueKind::Tombstone),
+        }
+    }
+
+    fn value(&self) -> &[u8] {
+        // SAFETY: the node points into the arena of `self.list` (invariant 2).
+        self.node().map_or(&[], |node| unsafe { node.value() })
+    }
+}
+
+#[cfg(test)]
+#[path = "list_tests.rs"]
+mod tests;

@@ -1,0 +1,250 @@
+//! How a database is opened.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use terrace_base::vfs::{OsVfs, Vfs};
+use terrace_base::{Clock, Error, Result, SystemClock};
+pub use terrace_sstable::{Compression, IoMode};
+
+use crate::db::Db;
+
+/// When a write counts as done.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// When the log has been synced: it survives a power cut. Concurrent writers share syncs.
+    #[default]
+    Sync,
+    /// When the log has been written: it survives the death of the process at once, and a power cut once it is
+    /// this old; the log is synced when its oldest unsynced write is half as old, and writers wait while it is
+    /// older.
+    Interval(Duration),
+    /// When the log has been written: it survives the death of the process, and a power cut only after the next
+    /// [`Db::sync`] or write under `Sync`.
+    Buffered,
+}
+
+/// Options of a database. The defaults are meant to be kept.
+///
+/// ```
+/// # fn main() -> terrace::Result<()> {
+/// # let dir = tempfile::tempdir().unwrap();
+/// use terrace::{Durability, Options};
+/// let db = Options::new().durability(Durability::Buffered).memory(64 << 20).open(dir.path())?;
+/// db.put("k", "v")?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub(crate) durability: Durability,
+    pub(crate) memory: Option<u64>,
+    pub(crate) compression: Compression,
+    pub(crate) io: IoMode,
+    pub(crate) create: bool,
+    pub(crate) read_only: bool,
+    pub(crate) vfs: Arc<dyn Vfs>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) tuning: Tuning,
+}
+
+/// Sizes that follow from [`Options::memory`], or that a test makes small.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tuning {
+    /// Sealed memory at which a flush is due.
+    pub(crate) memtable_bytes: Option<u64>,
+    /// Entries at which a list is sealed.
+    pub(crate) list_entries: usize,
+    /// Size of the first log segment, and of the largest.
+    pub(crate) segment_bytes: (u64, Option<u64>),
+    pub(crate) table_bytes: u64,
+    pub(crate) base_level_bytes: u64,
+    /// Level-0 runs at which compaction is due.
+    pub(crate) level0_runs: usize,
+    /// No background threads: tests drive every step themselves.
+    pub(crate) manual: bool,
+}
+
+impl Default for Tuning {
+    fn default() -> Tuning {
+        Tuning {
+            memtable_bytes: None,
+            list_entries: crate::memtable::LIST_ENTRIES,
+            segment_bytes: (256 << 10, None),
+            table_bytes: 32 << 20,
+            base_level_bytes: 256 << 20,
+            level0_runs: 4,
+            manual: false,
+        }
+    }
+}
+
+/// Least memory that a database can be given.
+const MIN_MEMORY: u64 = 4 << 20;
+const MAX_DEFAULT_MEMORY: u64 = 1 << 30;
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            durability: Durability::default(),
+            memory: None,
+            compression: Compression::default(),
+            io: IoMode::default(),
+            create: true,
+            read_only: false,
+            vfs: Arc::new(OsVfs),
+            clock: Arc::new(SystemClock::default()),
+            tuning: Tuning::default(),
+        }
+    }
+}
+
+impl Options {
+    /// The defaults.
+    pub fn new() -> Options {
+        Options::default()
+    }
+
+    /// When a write counts as done; [`Durability::Sync`] by default.
+    pub fn durability(mut self, durability: Durability) -> Options {
+        self.durability = durability;
+        self
+    }
+
+    /// Bytes of anonymous memory to use: a quarter for writes (at most 256 MiB), the rest for caches and
+    /// indexes. By default a quarter of the machine's memory or of the control group's limit, at most 1 GiB.
+    /// Below 4 MiB opening fails with `Invalid`.
+    pub fn memory(mut self, bytes: u64) -> Options {
+        self.memory = Some(bytes);
+        self
+    }
+
+    /// Compression of the last level, where most data lies; LZ4 by default. Levels above are not compressed.
+    pub fn compression(mut self, compression: Compression) -> Options {
+        self.compression = compression;
+        self
+    }
+
+    /// How tables are read; mapped by default.
+    pub fn io(mut self, mode: IoMode) -> Options {
+        self.io = mode;
+        self
+    }
+
+    /// Whether to create the database where there is none, which is the default; else opening fails with
+    /// `NotFound`.
+    pub fn create(mut self, yes: bool) -> Options {
+        self.create = yes;
+        self
+    }
+
+    /// Whether to open without changing any file: writes fail with `ReadOnly`, and what the log holds is read
+    /// into memory. Several read-only handles may share a directory, but none with a writer.
+    pub fn read_only(mut self, yes: bool) -> Options {
+        self.read_only = yes;
+        self
+    }
+
+    /// The file system to use instead of the operating system's.
+    #[cfg(feature = "testing")]
+    pub fn vfs(mut self, vfs: Arc<dyn Vfs>) -> Options {
+        self.vfs = vfs;
+        self
+    }
+
+    /// The clock to use instead of the operating system's.
+    #[cfg(feature = "testing")]
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Options {
+        self.clock = clock;
+        self
+    }
+
+    /// Opens the database in `dir`, creating it if need be.
+    ///
+    /// # Errors
+    /// `Locked` while another handle or process has it open, `Corruption` with file and offset if stored bytes
+    /// that were promised are damaged or missing, `Invalid` for options out of range. A failed open changes no
+    /// file that existed.
+    pub fn open(&self, dir: impl AsRef<Path>) -> Result<Db> {
+        Db::open_with(self.clone(), dir.as_ref())
+    }
+
+    /// A database in memory, gone with its last handle.
+    pub fn open_in_memory(&self) -> Result<Db> {
+        let vfs = terrace_base::vfs::MemVfs::new(self.vfs.random());
+        let options = Options { vfs, ..self.clone() };
+        Db::open_with(options, Path::new("/terrace"))
+    }
+
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.memory.is_some_and(|bytes| bytes < MIN_MEMORY) {
+            return Err(Error::invalid("Options::memory must be at least 4 MiB (4194304)"));
+        }
+        if let Durability::Interval(interval) = self.durability
+            && interval.is_zero()
+        {
+            return Err(Error::invalid("Durability::Interval must be longer than zero; or use Sync"));
+        }
+        Ok(())
+    }
+
+    /// The options as they are in force: what was left open is filled in.
+    pub(crate) fn resolved(mut self) -> Options {
+        let memory = self.memory.unwrap_or_else(default_memory);
+        self.memory = Some(memory);
+        let tuning = &mut self.tuning;
+        let write_budget = write_budget(memory);
+        tuning.memtable_bytes.get_or_insert((64 << 20).min(write_budget / 3));
+        let largest = (64 << 20).min((memory / 4).next_power_of_two() / 2).max(tuning.segment_bytes.0);
+        tuning.segment_bytes.1.get_or_insert(largest);
+        self
+    }
+
+    pub(crate) fn memory_in_force(&self) -> u64 {
+        self.memory.unwrap_or(MAX_DEFAULT_MEMORY)
+    }
+
+    /// Memory for what has been written and not flushed.
+    pub(crate) fn write_budget(&self) -> u64 {
+        write_budget(self.memory_in_force())
+    }
+
+    pub(crate) fn memtable_bytes(&self) -> u64 {
+        self.tuning.memtable_bytes.unwrap_or(64 << 20)
+    }
+
+    pub(crate) fn largest_segment(&self) -> u64 {
+        self.tuning.segment_bytes.1.unwrap_or(64 << 20)
+    }
+}
+
+fn write_budget(memory: u64) -> u64 {
+    (memory / 4).min(256 << 20)
+}
+
+/// A quarter of the memory that this process may use, at most 1 GiB.
+fn default_memory() -> u64 {
+    let quarter = available_memory().map_or(MAX_DEFAULT_MEMORY, |bytes| bytes / 4);
+    quarter.clamp(MIN_MEMORY, MAX_DEFAULT_MEMORY)
+}
+
+#[cfg(target_os = "linux")]
+#[allow(clippy::disallowed_methods)] // Facts about the machine, not files of a database.
+fn available_memory() -> Option<u64> {
+    let read = |path: &str| std::fs::read_to_string(path).ok();
+    let total = read("/proc/meminfo").and_then(|text| {
+        let line = text.lines().find(|line| line.starts_with("MemTotal:"))?;
+        Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? << 10)
+    });
+    let limit = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"]
+        .into_iter()
+        .filter_map(|path| read(path)?.trim().parse::<u64>().ok())
+        .min();
+    [total, limit].into_iter().flatten().min()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn available_memory() -> Option<u64> {
+    None
+}

@@ -1,0 +1,298 @@
+//! The reads that a keyspace and a snapshot have in common.
+
+use bytes::Bytes;
+use terrace_base::{Error, Result, SeqNo, UserKey};
+
+use crate::bounds::{KeyBounds, OwnedBounds};
+use crate::engine::Engine;
+use crate::get::Hit;
+use crate::iter::{Cursor, Iter, Scan};
+use crate::keyspace::{Keyspace, KeyspaceState};
+use crate::snapshot::Snapshot;
+
+/// A value with the sequence number that wrote it.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The value.
+    pub value: Bytes,
+    /// The sequence number of the write that set it: the key's version.
+    pub version: SeqNo,
+}
+
+/// Where to read: the present, or a snapshot's moment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reader<'a> {
+    pub(crate) engine: &'a Engine,
+    pub(crate) keyspace: &'a KeyspaceState,
+    pub(crate) at: Option<SeqNo>,
+    pub(crate) wrong: Option<&'a Error>,
+}
+
+impl Reader<'_> {
+    fn check(&self) -> Result<()> {
+        self.engine.check_open()?;
+        if let Some(wrong) = self.wrong {
+            return Err(wrong.clone());
+        }
+        match self.at {
+            None => self.keyspace.check_alive(),
+            Some(at) => self.keyspace.check_alive_at(at),
+        }
+    }
+
+    /// The view comes first and the sequence number second: see [`crate::view`].
+    #[inline]
+    fn read<R>(
+        &self,
+        key: &[u8],
+        found: impl FnOnce(SeqNo, Hit<'_>) -> R,
+    ) -> Result<Option<R>> {
+        self.check()?;
+        let view = self.engine.views.cell.load();
+        let at = self.at.unwrap_or_else(|| self.engine.committer.visible());
+        let hit = view.get(UserKey::new(self.keyspace.id, key), at)?;
+        Ok(hit.map(|(seq, hit)| found(seq, hit)))
+    }
+
+    fn scan(&self, bounds: OwnedBounds) -> Result<Scan> {
+        self.check()?;
+        let view = self.engine.views.cell.load_full();
+        let at = self.at.unwrap_or_else(|| self.engine.committer.visible());
+        Ok(Scan { view, keyspace: self.keyspace.id, at, bounds })
+    }
+
+    fn multi_get(
+        &self,
+        keys: impl IntoIterator<Item: AsRef<[u8]>>,
+    ) -> Result<Vec<Option<Bytes>>> {
+        self.check()?;
+        let view = self.engine.views.cell.load_full();
+        let at = self.at.unwrap_or_else(|| self.engine.committer.visible());
+        keys.into_iter()
+            .map(|key| {
+                let hit = view.get(UserKey::new(self.keyspace.id, key.as_ref()), at)?;
+                Ok(hit.map(|(_, hit)| hit.into_bytes()))
+            })
+            .collect()
+    }
+
+    fn count(&self, bounds: OwnedBounds) -> Result<u64> {
+        let mut cursor = Cursor::new(self.scan(bounds));
+        let mut count = 0;
+        let mut on = cursor.first()?;
+        while on {
+            count += 1;
+            on = cursor.next()?;
+        }
+        Ok(count)
+    }
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for super::Keyspace {}
+    impl Sealed for super::Snapshot {}
+}
+
+/// What can be read of a [`Keyspace`] (and so of a [`Db`](crate::Db)) and of a [`Snapshot`], for code that takes
+/// either. The same methods stand on the types themselves.
+pub trait Readable: sealed::Sealed {
+    /// The value of `key`. Values of up to 512 bytes are copies; a larger one is a slice that keeps its table's file
+    /// mapped, or its decoded block in memory, for as long as it lives.
+    ///
+    /// # Errors
+    /// `NotFound` if the keyspace was dropped, `Corruption` or `Io` if a table that may hold the key cannot be read,
+    /// `Closed` after `close`.
+    fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Bytes>>;
+    /// What `f` makes of the value of `key`, without copying it. `f` runs under no lock and may use the database.
+    ///
+    /// # Errors
+    /// As for `get`.
+    fn get_with<R>(&self, key: impl AsRef<[u8]>, f: impl FnOnce(&[u8]) -> R) -> Result<Option<R>>;
+    /// The value of `key` and its version.
+    ///
+    /// # Errors
+    /// As for `get`.
+    fn get_entry(&self, key: impl AsRef<[u8]>) -> Result<Option<Entry>>;
+    /// The values of `keys`, in their order, all as of one moment.
+    ///
+    /// # Errors
+    /// As for `get`.
+    fn multi_get(&self, keys: impl IntoIterator<Item: AsRef<[u8]>>) -> Result<Vec<Option<Bytes>>>;
+    /// True if `key` has a value.
+    ///
+    /// # Errors
+    /// As for `get`.
+    fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool>;
+    /// True if no key has a value.
+    ///
+    /// # Errors
+    /// As for `get`.
+    fn is_empty(&self) -> Result<bool>;
+    /// The first key and its value.
+    ///
+    /// # Errors
+    /// As for `get`.
+    fn first(&self) -> Result<Option<(Bytes, Bytes)>>;
+    /// The last key and its value.
+    ///
+    /// # Errors
+    /// As for `get`.
+    fn last(&self) -> Result<Option<(Bytes, Bytes)>>;
+    /// All entries in key order.
+    fn iter(&self) -> Iter;
+    /// The entries of a range in key order; an inverted range has none.
+    fn range(&self, range: impl KeyBounds) -> Iter;
+    /// The entries whose keys start with `prefix`, in key order.
+    fn prefix(&self, prefix: impl AsRef<[u8]>) -> Iter;
+    /// How many entries a range has. It walks over them.
+    ///
+    /// # Errors
+    /// As for `get`.
+    fn count(&self, range: impl KeyBounds) -> Result<u64>;
+    /// A cursor over all entries, on none of them yet.
+    fn cursor(&self) -> Cursor;
+}
+
+macro_rules! readable {
+    ($type:ty) => {
+        impl $type {
+            /// The value of `key`. Values of up to 512 bytes are copies; a larger one is a slice that keeps its table's file
+            /// mapped, or its decoded block in memory, for as long as it lives.
+            ///
+            /// # Errors
+            /// `NotFound` if the keyspace was dropped, `Corruption` or `Io` if a table that may hold the key cannot be read,
+            /// `Closed` after `close`.
+            #[inline]
+            pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
+                self.reader().read(key.as_ref(), |_, hit| hit.into_bytes())
+            }
+            /// What `f` makes of the value of `key`, without copying it. `f` runs under no lock and may use the database.
+            ///
+            /// # Errors
+            /// As for `get`.
+            #[inline]
+            pub fn get_with<R>(&self, key: impl AsRef<[u8]>, f: impl FnOnce(&[u8]) -> R) -> Result<Option<R>> {
+                self.reader().read(key.as_ref(), |_, hit| f(&hit))
+            }
+            /// The value of `key` and its version.
+            ///
+            /// # Errors
+            /// As for `get`.
+            pub fn get_entry(&self, key: impl AsRef<[u8]>) -> Result<Option<Entry>> {
+                self.reader().read(key.as_ref(), |version, hit| Entry { value: hit.into_bytes(), version })
+            }
+            /// The values of `keys`, in their order, all as of one moment.
+            ///
+            /// # Errors
+            /// As for `get`.
+            pub fn multi_get(&self, keys: impl IntoIterator<Item: AsRef<[u8]>>) -> Result<Vec<Option<Bytes>>> {
+                self.reader().multi_get(keys)
+            }
+            /// True if `key` has a value.
+            ///
+            /// # Errors
+            /// As for `get`.
+            pub fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool> {
+                Ok(self.reader().read(key.as_ref(), |_, _| ())?.is_some())
+            }
+            /// True if no key has a value.
+            ///
+            /// # Errors
+            /// As for `get`.
+            pub fn is_empty(&self) -> Result<bool> {
+                Ok(!self.cursor().first()?)
+            }
+            /// The first key and its value.
+            ///
+            /// # Errors
+            /// As for `get`.
+            pub fn first(&self) -> Result<Option<(Bytes, Bytes)>> {
+                self.iter().next().transpose()
+            }
+            /// The last key and its value.
+            ///
+            /// # Errors
+            /// As for `get`.
+            pub fn last(&self) -> Result<Option<(Bytes, Bytes)>> {
+                self.iter().next_back().transpose()
+            }
+            /// All entries in key order.
+            pub fn iter(&self) -> Iter {
+                Iter::new(self.reader().scan(OwnedBounds::all()))
+            }
+            /// The entries of a range in key order; an inverted range has none.
+            pub fn range(&self, range: impl KeyBounds) -> Iter {
+                Iter::new(self.reader().scan(OwnedBounds::new(&range)))
+            }
+            /// The entries whose keys start with `prefix`, in key order.
+            pub fn prefix(&self, prefix: impl AsRef<[u8]>) -> Iter {
+                Iter::new(self.reader().scan(OwnedBounds::prefix(prefix.as_ref())))
+            }
+            /// How many entries a range has. It walks over them.
+            ///
+            /// # Errors
+            /// As for `get`.
+            pub fn count(&self, range: impl KeyBounds) -> Result<u64> {
+                self.reader().count(OwnedBounds::new(&range))
+            }
+            /// A cursor over all entries, on none of them yet.
+            pub fn cursor(&self) -> Cursor {
+                Cursor::new(self.reader().scan(OwnedBounds::all()))
+            }
+        }
+
+        impl Readable for $type {
+            fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
+                <$type>::get(self, key)
+            }
+            fn get_with<R>(&self, key: impl AsRef<[u8]>, f: impl FnOnce(&[u8]) -> R) -> Result<Option<R>> {
+                <$type>::get_with(self, key, f)
+            }
+            fn get_entry(&self, key: impl AsRef<[u8]>) -> Result<Option<Entry>> {
+                <$type>::get_entry(self, key)
+            }
+            fn multi_get(&self, keys: impl IntoIterator<Item: AsRef<[u8]>>) -> Result<Vec<Option<Bytes>>> {
+                <$type>::multi_get(self, keys)
+            }
+            fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool> {
+                <$type>::contains_key(self, key)
+            }
+            fn is_empty(&self) -> Result<bool> {
+                <$type>::is_empty(self)
+            }
+            fn first(&self) -> Result<Option<(Bytes, Bytes)>> {
+                <$type>::first(self)
+            }
+            fn last(&self) -> Result<Option<(Bytes, Bytes)>> {
+                <$type>::last(self)
+            }
+            fn iter(&self) -> Iter {
+                <$type>::iter(self)
+            }
+            fn range(&self, range: impl KeyBounds) -> Iter {
+                <$type>::range(self, range)
+            }
+            fn prefix(&self, prefix: impl AsRef<[u8]>) -> Iter {
+                <$type>::prefix(self, prefix)
+            }
+            fn count(&self, range: impl KeyBounds) -> Result<u64> {
+                <$type>::count(self, range)
+            }
+            fn cursor(&self) -> Cursor {
+                <$type>::cursor(self)
+            }
+        }
+    };
+}
+
+readable!(Keyspace);
+readable!(Snapshot);
+
+impl Keyspace {
+    #[inline]
+    fn reader(&self) -> Reader<'_> {
+        Reader { engine: self.handle.engine(), keyspace: &self.state, at: None, wrong: None }
+    }
+}

@@ -1,0 +1,447 @@
+//! Opening a database: from a directory to an [`Engine`].
+//!
+//! After a *clean* end (the log ends with its close frame, which names the last edit of a whole manifest)
+//! everything is known to be on disk. Nothing is written: what the log holds above the tables, at most 1 MiB, is
+//! read into an image in memory.
+//!
+//! After any other end, what can be read back may still not be on disk: a killed process leaves it in the page
+//! cache, and after a failed sync a second one proves nothing. So nothing found is appended to. The tail of the
+//! log goes into new tables and the state into a new manifest, all under new names, and only when `CURRENT`
+//! names that manifest durably do the old files go. A crash at any point before leaves the old state whole; the
+//! unlisted new files are removed by the next open, which does the same again.
+//!
+//! Sequence numbers and log positions of a lost tail are never given out again: both move on by 2^32, and the
+//! new manifest says so.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use terrace_base::coding::align8;
+use terrace_base::vfs::{Fs, LockGuard, OpenMode, parent_of};
+use terrace_base::{Error, ErrorKind, FileKind, FileNumber, Result, SeqNo, UserKey};
+use terrace_compaction::{
+    AddedTable, Flushed, KeyspaceRecord, MergeOptions, Outputs, Stripes, TableStore, VersionEdit,
+};
+use terrace_sstable::{BlockCache, Compression, Table, TableWriter, WriterOptions};
+use terrace_wal::{Log, Lsn, SegmentMeta, Start};
+
+use crate::background::Background;
+use crate::commit::{CommitStart, Committer};
+use crate::engine::{Engine, Env};
+use crate::files::Files;
+use crate::flush::may_hold;
+use crate::keyspace::{Catalogue, Change};
+use crate::manifest::{self, Manifest};
+use crate::memtable::{Form, ListWriter, MemRun};
+use crate::options::Options;
+use crate::pacer::Pacer;
+use crate::replay::Replay;
+use crate::stats::Counters;
+use crate::version_set::{ManifestState, VersionSet};
+use crate::view::{View, Views};
+
+/// How far sequence numbers and log positions move on after an unclean end.
+const SKIP: u64 = 1 << 32;
+
+/// What the directory held, as the engine starts from it.
+struct Found {
+    state: ManifestState,
+    manifest: Option<Manifest>,
+    database: u64,
+    /// Entries of the log that are in no table.
+    image: Option<MemRun>,
+    log: Start,
+    /// Everything up to here is visible, and what is given out next lies above.
+    last_seq: SeqNo,
+    /// Segments that the manifest lists and nothing uses.
+    unused: Vec<SegmentMeta>,
+    /// Changes of the catalogue that are in the log and not in the manifest.
+    changes: Vec<(SeqNo, Change)>,
+}
+
+struct Opening<'a> {
+    options: &'a Options,
+    files: Arc<Files>,
+    store: Arc<dyn TableStore>,
+    names: Vec<FileKind>,
+}
+
+/// Opens the database in `dir`.
+pub(crate) fn open(options: Options, dir: &Path) -> Result<Arc<Engine>> {
+    options.check()?;
+    let options = options.resolved();
+    let fs = Fs::new(options.vfs.clone());
+    let lock = prepare_directory(&fs, dir, &options)?;
+    let memory = options.memory_in_force();
+    let cache = BlockCache::new(memory - options.write_budget() * 5 / 4);
+    let files = Arc::new(Files::new(fs.clone(), dir.to_path_buf(), options.io, cache));
+    let names = fs.read_dir(dir)?.iter().filter_map(|name| FileKind::parse(name)).collect();
+    let store: Arc<dyn TableStore> = files.clone();
+    let opening = Opening { options: &options, files, store, names };
+    let found = if opening.names.contains(&FileKind::Current) {
+        opening.existing()?
+    } else {
+        opening.created()?
+    };
+    if !options.read_only {
+        opening.remove_unlisted(&found)?;
+    }
+    let files = opening.files;
+    Ok(assemble(options, files, found, lock))
+}
+
+/// Creates the directory if it may and must, and takes the lock.
+fn prepare_directory(fs: &Fs, dir: &Path, options: &Options) -> Result<Box<dyn LockGuard>> {
+    let absent = || {
+        Error::new(ErrorKind::NotFound, "there is no database here, and none is to be created")
+            .in_file(dir, 0)
+    };
+    let create = options.create && !options.read_only;
+    match fs.metadata(dir)? {
+        Some(found) if !found.is_dir => {
+            return Err(Error::invalid("the path is not a directory").in_file(dir, 0));
+        }
+        Some(_) if create => {}
+        Some(_) if fs.metadata(&FileKind::Current.path(dir))?.is_some() => {}
+        None if create => fs.create_dir_all(dir)?,
+        _ => return Err(absent()),
+    }
+    fs.lock(&FileKind::Lock.path(dir), !options.read_only)
+}
+
+impl Opening<'_> {
+    fn dir(&self) -> &Path {
+        &self.files.dir
+    }
+
+    /// A number above every number in the directory and every number set aside.
+    fn free_number(&self, ceiling: u64) -> u64 {
+        let used = self.names.iter().filter_map(|name| match name {
+            FileKind::Manifest(n) | FileKind::Segment(n) | FileKind::Table(n) | FileKind::Blob(n) => {
+                Some(n.0 + 1)
+            }
+            _ => None,
+        });
+        used.fold(ceiling, u64::max)
+    }
+
+    /// Begins a database where there is none, or where creating one was not finished.
+    fn created(&self) -> Result<Found> {
+        let data = self.names.iter().find(|name| {
+            matches!(name, FileKind::Table(_) | FileKind::Blob(_) | FileKind::Segment(_))
+        });
+        if let Some(data) = data {
+            return Err(Error::corruption(
+                "CURRENT is missing beside data; restore it, or the directory from a backup",
+            )
+            .in_file(&data.path(self.dir()), 0));
+        }
+        if self.options.read_only || !self.options.create {
+            return Err(Error::new(ErrorKind::NotFound, "there is no database here")
+                .in_file(self.dir(), 0));
+        }
+        self.sync_ancestors()?;
+        let mut state = ManifestState::new();
+        let number = self.free_number(state.file_ceiling);
+        state.file_ceiling = number + 1;
+        let database = self.files.fs.random();
+        let manifest = self.publish(&state, FileNumber(number), database, 1)?;
+        let log =
+            Start { next: Lsn(0), last_seq: SeqNo::ZERO, predecessor: None, sealed: Vec::new() };
+        Ok(Found {
+            state,
+            manifest: Some(manifest),
+            database,
+            image: None,
+            log,
+            last_seq: SeqNo::ZERO,
+            unused: Vec::new(),
+            changes: Vec::new(),
+        })
+    }
+
+    /// A process that was killed while it created the directory may have left a name that is not durable: a
+    /// power cut would take the directory with all that is acknowledged in it.
+    fn sync_ancestors(&self) -> Result<()> {
+        let mut parent = parent_of(self.dir());
+        self.files.fs.sync_dir(parent)?;
+        while parent_of(parent) != parent && parent != Path::new(".") {
+            parent = parent_of(parent);
+            if self.files.fs.sync_dir(parent).is_err() {
+                break; // Not ours to read, so not ours to have created.
+            }
+        }
+        Ok(())
+    }
+
+    fn publish(
+        &self,
+        state: &ManifestState,
+        number: FileNumber,
+        database: u64,
+        edit_number: u64,
+    ) -> Result<Manifest> {
+        let (fs, dir) = (&self.files.fs, self.dir());
+        let edit = state.as_edit();
+        let manifest = Manifest::create(fs, dir, number, database, edit_number, &edit)?;
+        manifest.publish(fs, dir)?;
+        Ok(manifest)
+    }
+
+    /// Reads manifest and log, and decides how the database ended.
+    fn existing(&self) -> Result<Found> {
+        let mut state = ManifestState::new();
+        let read =
+            manifest::read(&self.files.fs, self.dir(), &mut |edit| state.apply(edit, &self.store))?;
+        for (_, _, table) in state.version.tables() {
+            self.files.check_listed(table.meta())?;
+        }
+        let segments: Vec<SegmentMeta> = state
+            .segments
+            .values()
+            .map(|s| SegmentMeta { number: s.number, salt: s.salt, size: s.size })
+            .collect();
+        let mut replay = Replay::default();
+        let log = terrace_wal::recover(
+            &self.files.fs,
+            self.dir(),
+            &segments,
+            Lsn(state.flushed.lsn),
+            read.last_edit,
+            &mut |frame| replay.add(&frame),
+        )?;
+        let last_table = state.version.tables().map(|(_, _, t)| t.meta().info.max_seq).max();
+        let last_seq =
+            state.last_seq.max(log.last_seq).max(last_table.unwrap_or(SeqNo::ZERO));
+        let closed = match &log.close {
+            Some(close) => close.manifest_edit == read.last_edit,
+            // A database that was created and never written: its one edit was durable before CURRENT.
+            None => segments.is_empty() && read.edits == 1 && replay.is_empty(),
+        };
+        let clean = closed && !read.torn;
+        if !clean && !self.options.read_only {
+            return self.rebuilt(state, &read, &log, replay, last_seq);
+        }
+        let changes = std::mem::take(&mut replay.changes);
+        let database = read.database;
+        Ok(Found {
+            image: self.image_of(replay, last_seq, log.end)?,
+            manifest: if self.options.read_only { None } else { Some(Manifest::resume(read)?) },
+            log: Start { next: log.end, last_seq, predecessor: log.predecessor, sealed: log.used },
+            unused: log.unused,
+            state,
+            database,
+            last_seq,
+            changes,
+        })
+    }
+
+    /// The replayed entries as an image in memory.
+    fn image_of(&self, replay: Replay, last_seq: SeqNo, end_lsn: Lsn) -> Result<Option<MemRun>> {
+        if replay.is_empty() {
+            return Ok(None);
+        }
+        use terrace_base::InternalIterator;
+        let id = self.files.fs.random();
+        let options = WriterOptions {
+            id,
+            seed: self.files.fs.random(),
+            compression: Compression::None,
+            ..WriterOptions::default()
+        };
+        let sink = Vec::with_capacity(usize::try_from(replay.size()).unwrap_or(0));
+        let mut writer = TableWriter::new(sink, options);
+        let mut entries = replay.into_sorted();
+        entries.first()?;
+        while entries.valid() {
+            writer.add(entries.key(), entries.value())?;
+            entries.next()?;
+        }
+        let (info, bytes) = writer.finish()?;
+        let table = Table::open_image(Bytes::from(bytes), id, &self.files.cache)?;
+        Ok(Some(MemRun {
+            id: 0,
+            form: Form::Image(Arc::new(table)),
+            last_seq,
+            end_lsn,
+            bytes: info.size,
+            entries: info.entries,
+        }))
+    }
+
+    /// After an unclean end: the log's tail into new tables, the state into a new manifest.
+    fn rebuilt(
+        &self,
+        mut state: ManifestState,
+        read: &manifest::Recovered,
+        log: &terrace_wal::Recovered,
+        mut replay: Replay,
+        found_seq: SeqNo,
+    ) -> Result<Found> {
+        let mut next_file = self.free_number(state.file_ceiling);
+        let last_seq = found_seq.plus(SKIP);
+        let seen = log.end.0.max(log.highest_seen.0).max(state.flushed.lsn);
+        let next_lsn = Lsn(align8(seen).saturating_add(SKIP));
+        let mut edit = VersionEdit {
+            segments_removed: state.segments.keys().copied().collect(),
+            flushed: Some(Flushed { lsn: next_lsn.0, seq: last_seq }),
+            last_seq: Some(last_seq),
+            ..VersionEdit::default()
+        };
+        for (seq, change) in std::mem::take(&mut replay.changes) {
+            match change {
+                Change::Create(record) => edit.keyspaces_created.push(record),
+                Change::Drop(id) => edit.keyspaces_dropped.push((id, seq)),
+            }
+        }
+        if !replay.is_empty() {
+            let mut outputs = RecoveredTables { files: &self.files, next_file };
+            edit.added = self.write_tables(&state, &edit, replay, found_seq, &mut outputs)?;
+            next_file = outputs.next_file;
+        }
+        edit.file_ceiling = Some(next_file + 1);
+        state.apply(&edit, &self.store)?;
+        let number = FileNumber(next_file);
+        let manifest = self.publish(&state, number, read.database, read.last_edit + 1)?;
+        Ok(Found {
+            state,
+            manifest: Some(manifest),
+            database: read.database,
+            image: None,
+            log: Start { next: next_lsn, last_seq, predecessor: None, sealed: Vec::new() },
+            last_seq,
+            unused: Vec::new(),
+            changes: Vec::new(),
+        })
+    }
+
+    fn write_tables(
+        &self,
+        state: &ManifestState,
+        edit: &VersionEdit,
+        replay: Replay,
+        last_seq: SeqNo,
+        outputs: &mut RecoveredTables<'_>,
+    ) -> Result<Vec<AddedTable>> {
+        let mut dropped = state.dropped.clone();
+        dropped.extend(edit.keyspaces_dropped.iter().copied());
+        let may_exist_below = |key: UserKey<'_>| {
+            may_hold(state.version.runs_newest_first().map(|(_, run)| run), key)
+        };
+        let options = MergeOptions {
+            stripes: Stripes::new(&[], last_seq),
+            dropped_keyspaces: &dropped,
+            oldest_snapshot: None,
+            may_exist_below: &may_exist_below,
+            target_size: self.options.tuning.table_bytes,
+            compression: Compression::None,
+            block_size: WriterOptions::default().block_size,
+            should_stop: &|| false,
+        };
+        let result = terrace_compaction::merge(replay.into_sorted(), &options, outputs)?;
+        self.files.fs.sync_dir(self.dir())?;
+        let run = result.tables.first().map_or(0, |meta| meta.number.0);
+        let added = |meta| AddedTable { level: 0, run, meta };
+        Ok(result.tables.into_iter().map(added).collect())
+    }
+
+    /// Removes files with names of ours that the manifest in force does not list.
+    fn remove_unlisted(&self, found: &Found) -> Result<()> {
+        let manifest = found.manifest.as_ref().map(|manifest| manifest.number);
+        let tables: std::collections::HashSet<FileNumber> =
+            found.state.version.tables().map(|(_, _, table)| table.meta().number).collect();
+        for name in self.files.fs.read_dir(self.dir())? {
+            let Some(kind) = FileKind::parse(&name) else { continue };
+            let unlisted = match kind {
+                FileKind::Lock | FileKind::Current => false,
+                FileKind::CurrentTemporary => true,
+                FileKind::Manifest(number) => Some(number) != manifest,
+                FileKind::Segment(number) => !found.state.segments.contains_key(&number),
+                FileKind::Table(number) => !tables.contains(&number),
+                FileKind::Blob(_) => true,
+            };
+            if unlisted {
+                self.files.remove(kind)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Makes files for the tables that recovery writes; no edit can set numbers aside yet.
+struct RecoveredTables<'a> {
+    files: &'a Files,
+    next_file: u64,
+}
+
+impl Outputs for RecoveredTables<'_> {
+    fn create(&mut self) -> Result<(FileNumber, u64, u64, terrace_base::vfs::File)> {
+        let number = FileNumber(self.next_file);
+        self.next_file += 1;
+        let fs = &self.files.fs;
+        let path: PathBuf = FileKind::Table(number).path(&self.files.dir);
+        let file = fs.open(&path, OpenMode::CreateNew)?;
+        Ok((number, fs.random(), fs.random(), file))
+    }
+}
+
+fn assemble(
+    options: Options,
+    files: Arc<Files>,
+    found: Found,
+    lock: Box<dyn LockGuard>,
+) -> Arc<Engine> {
+    static OPENED: AtomicU64 = AtomicU64::new(1);
+    let id = OPENED.fetch_add(1, Ordering::Relaxed);
+    let Found { state, manifest, database, image, log, last_seq, unused, changes } = found;
+    let records: Vec<KeyspaceRecord> = state.keyspaces.values().cloned().collect();
+    let catalogue =
+        Arc::new(Catalogue::new(id, records.iter(), state.next_keyspace, &state.dropped));
+    for (seq, change) in changes {
+        catalogue.replay(id, seq, change);
+    }
+    let list = ListWriter::new();
+    let view = View {
+        active: list.list().clone(),
+        sealed: image.map(Arc::new).into_iter().collect(),
+        version: state.version.clone(),
+    };
+    let views = Arc::new(Views::new(view));
+    let versions = Arc::new(VersionSet::new(state, manifest, files.clone(), database));
+    for segment in unused {
+        versions.lock().reusable.push_back((segment.number, segment.size));
+    }
+    let background = Arc::new(Background::default());
+    let env = Arc::new(Env {
+        files: files.clone(),
+        versions: versions.clone(),
+        background: background.clone(),
+        read_only: options.read_only,
+        next_segment: AtomicU64::new(options.tuning.segment_bytes.0),
+        largest_segment: options.largest_segment(),
+    });
+    let start = CommitStart {
+        log: Log::new(files.fs.clone(), files.dir.clone(), log),
+        list,
+        last_seq,
+        list_entries: options.tuning.list_entries,
+    };
+    let committer = Committer::new(start, views.clone(), options.clock.clone(), env);
+    Arc::new(Engine {
+        id,
+        options,
+        files,
+        versions,
+        views,
+        committer,
+        catalogue,
+        background,
+        counters: Counters::default(),
+        pacer: Pacer::default(),
+        closed: AtomicBool::new(false),
+        directory_lock: Mutex::new(Some(lock)),
+        closing: Mutex::new(()),
+    })
+}

@@ -1,0 +1,156 @@
+//! What the log holds above the tables, as one sorted run.
+//!
+//! Recovery does not insert entries one by one: it notes where each lies in one buffer, sorts the notes, and
+//! reads them in order, into a table or an image.
+
+use std::cmp::Ordering;
+
+use terrace_base::{
+    InternalIterator, KeyRef, KeyspaceId, Result, SeqNo, UserKey, ValueKind,
+};
+use terrace_compaction::KeyspaceRecord;
+use terrace_wal::Frame;
+
+use crate::batch::{Operation, Operations};
+use crate::keyspace::Change;
+
+#[derive(Clone, Copy, Debug)]
+struct Note {
+    keyspace: KeyspaceId,
+    head: u64,
+    key_at: usize,
+    key_len: u32,
+    value_len: u32,
+    seq: SeqNo,
+    kind: ValueKind,
+}
+
+/// The entries and catalogue changes of the frames given to it.
+#[derive(Debug, Default)]
+pub(crate) struct Replay {
+    bytes: Vec<u8>,
+    notes: Vec<Note>,
+    pub(crate) changes: Vec<(SeqNo, Change)>,
+}
+
+impl Replay {
+    /// Takes in one frame.
+    pub(crate) fn add(&mut self, frame: &Frame<'_>) -> Result<()> {
+        for (i, operation) in Operations::new(frame.payload, frame.count).enumerate() {
+            let seq = frame.first_seq.plus(i as u64);
+            match operation? {
+                Operation::Put { user, value } => self.note(user, seq, ValueKind::Put, value),
+                Operation::Delete { user } => self.note(user, seq, ValueKind::Tombstone, &[]),
+                Operation::CreateKeyspace { id, name, options } => {
+                    let name = String::from_utf8(name.to_vec()).map_err(|_| {
+                        terrace_base::Error::corruption("a keyspace's name is not UTF-8")
+                    })?;
+                    let options = options.to_vec();
+                    let record = KeyspaceRecord { id, name, created: seq, options };
+                    self.changes.push((seq, Change::Create(record)));
+                }
+                Operation::DropKeyspace { id } => self.changes.push((seq, Change::Drop(id))),
+            }
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, user: UserKey<'_>, seq: SeqNo, kind: ValueKind, value: &[u8]) {
+        self.notes.push(Note {
+            keyspace: user.keyspace,
+            head: terrace_base::key::head_of(user.bytes),
+            key_at: self.bytes.len(),
+            key_len: user.bytes.len() as u32,
+            value_len: value.len() as u32,
+            seq,
+            kind,
+        });
+        self.bytes.extend_from_slice(user.bytes);
+        self.bytes.extend_from_slice(value);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.notes.is_empty()
+    }
+
+    pub(crate) fn size(&self) -> u64 {
+        (self.bytes.len() + self.notes.len() * 24) as u64
+    }
+
+    /// The entries in internal order.
+    pub(crate) fn into_sorted(self) -> Sorted {
+        let Replay { bytes, mut notes, .. } = self;
+        let key = |note: &Note| slice(&bytes, note.key_at, note.key_len);
+        notes.sort_unstable_by(|a, b| {
+            (a.keyspace, a.head)
+                .cmp(&(b.keyspace, b.head))
+                .then_with(|| key(a).cmp(key(b)))
+                .then_with(|| b.seq.cmp(&a.seq))
+        });
+        Sorted { bytes, notes, at: 0 }
+    }
+}
+
+fn slice(bytes: &[u8], at: usize, len: u32) -> &[u8] {
+    bytes.get(at..at + len as usize).unwrap_or(&[])
+}
+
+/// A [`Replay`] in order.
+#[derive(Debug)]
+pub(crate) struct Sorted {
+    bytes: Vec<u8>,
+    notes: Vec<Note>,
+    at: usize,
+}
+
+impl Sorted {
+    fn key_of(&self, note: &Note) -> KeyRef<'_> {
+        let user = UserKey::new(note.keyspace, slice(&self.bytes, note.key_at, note.key_len));
+        KeyRef::new(user, note.seq, note.kind)
+    }
+}
+
+impl InternalIterator for Sorted {
+    fn seek(&mut self, target: KeyRef<'_>) -> Result<()> {
+        self.at = self.notes.partition_point(|note| self.key_of(note).cmp(&target) == Ordering::Less);
+        Ok(())
+    }
+    fn seek_for_prev(&mut self, target: KeyRef<'_>) -> Result<()> {
+        let behind =
+            self.notes.partition_point(|note| self.key_of(note).cmp(&target) != Ordering::Greater);
+        self.at = behind.wrapping_sub(1);
+        Ok(())
+    }
+    fn first(&mut self) -> Result<()> {
+        self.at = 0;
+        Ok(())
+    }
+    fn last(&mut self) -> Result<()> {
+        self.at = self.notes.len().wrapping_sub(1);
+        Ok(())
+    }
+    fn next(&mut self) -> Result<()> {
+        self.at = self.at.saturating_add(1);
+        Ok(())
+    }
+    fn prev(&mut self) -> Result<()> {
+        self.at = self.at.wrapping_sub(1);
+        Ok(())
+    }
+    fn valid(&self) -> bool {
+        self.at < self.notes.len()
+    }
+    fn key(&self) -> KeyRef<'_> {
+        match self.notes.get(self.at) {
+            Some(note) => self.key_of(note),
+            None => {
+                KeyRef::new(UserKey::new(KeyspaceId(0), &[]), SeqNo::ZERO, ValueKind::Tombstone)
+            }
+        }
+    }
+    fn value(&self) -> &[u8] {
+        self.notes.get(self.at).map_or(&[], |note| {
+            slice(&self.bytes, note.key_at + note.key_len as usize, note.value_len)
+        })
+    }
+}

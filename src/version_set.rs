@@ -1,0 +1,263 @@
+//! The state that the manifest holds, and the one place that changes it.
+//!
+//! Every change is an edit. An edit is checked against the state first, then appended and synced, and only
+//! then does the state become the new one. After a failed append or sync the manifest's tail is unknown: no
+//! further edit is made, and the database becomes read-only.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::{Mutex, MutexGuard};
+
+use terrace_base::{Error, ErrorKind, FileKind, FileNumber, KeyspaceId, Result, SeqNo};
+use terrace_compaction::{
+    Flushed, KeyspaceRecord, SegmentRecord, TableStore, Version, VersionEdit,
+};
+
+use crate::files::Files;
+use crate::manifest::Manifest;
+
+/// File numbers that one edit sets aside.
+const NUMBERS_AHEAD: u64 = 256;
+/// A manifest is rewritten when it is larger than this and than four times its first edit.
+const ROTATE_BYTES: u64 = 1 << 20;
+
+/// What the edits so far add up to.
+#[derive(Clone, Debug)]
+pub(crate) struct ManifestState {
+    pub(crate) version: Arc<Version>,
+    pub(crate) segments: BTreeMap<FileNumber, SegmentRecord>,
+    pub(crate) flushed: Flushed,
+    pub(crate) keyspaces: BTreeMap<KeyspaceId, KeyspaceRecord>,
+    /// Keyspaces dropped at a sequence number whose entries tables may still hold.
+    pub(crate) dropped: Vec<(KeyspaceId, SeqNo)>,
+    pub(crate) next_keyspace: u32,
+    pub(crate) file_ceiling: u64,
+    pub(crate) last_seq: SeqNo,
+}
+
+impl ManifestState {
+    pub(crate) fn new() -> ManifestState {
+        ManifestState {
+            version: Arc::new(Version::empty()),
+            segments: BTreeMap::new(),
+            flushed: Flushed { lsn: 0, seq: SeqNo::ZERO },
+            keyspaces: BTreeMap::new(),
+            dropped: Vec::new(),
+            next_keyspace: 1,
+            file_ceiling: 1,
+            last_seq: SeqNo::ZERO,
+        }
+    }
+
+    pub(crate) fn apply(&mut self, edit: &VersionEdit, store: &Arc<dyn TableStore>) -> Result<()> {
+        self.version = Arc::new(self.version.apply(edit, store)?);
+        for segment in &edit.segments_added {
+            self.segments.insert(segment.number, segment.clone());
+        }
+        for number in &edit.segments_removed {
+            if self.segments.remove(number).is_none() {
+                return Err(Error::corruption(format!("segment {number} is removed, but not listed")));
+            }
+        }
+        if let Some(flushed) = &edit.flushed {
+            if flushed.lsn < self.flushed.lsn || flushed.seq < self.flushed.seq {
+                return Err(Error::corruption("the flushed position runs backwards"));
+            }
+            self.flushed = *flushed;
+            self.last_seq = self.last_seq.max(flushed.seq);
+        }
+        self.file_ceiling = self.file_ceiling.max(edit.file_ceiling.unwrap_or(0));
+        for record in &edit.keyspaces_created {
+            self.next_keyspace = self.next_keyspace.max(record.id.0.saturating_add(1));
+            if self.keyspaces.insert(record.id, record.clone()).is_some() {
+                return Err(Error::corruption(format!("keyspace {} is created twice", record.id.0)));
+            }
+        }
+        for &(id, seq) in &edit.keyspaces_dropped {
+            // A new manifest lists those dropped before without creating them first.
+            self.keyspaces.remove(&id);
+            self.dropped.push((id, seq));
+        }
+        self.next_keyspace = self.next_keyspace.max(edit.next_keyspace.unwrap_or(0));
+        self.last_seq = self.last_seq.max(edit.last_seq.unwrap_or(SeqNo::ZERO));
+        Ok(())
+    }
+
+    /// One edit that makes this state out of nothing. Dropped keyspaces that no table can hold an entry of
+    /// are left out.
+    pub(crate) fn as_edit(&self) -> VersionEdit {
+        let in_a_table = |id: KeyspaceId| {
+            self.version.tables().any(|(_, _, table)| {
+                let info = &table.meta().info;
+                info.smallest.keyspace <= id && id <= info.largest.keyspace
+            })
+        };
+        VersionEdit {
+            segments_added: self.segments.values().cloned().collect(),
+            flushed: Some(self.flushed),
+            file_ceiling: Some(self.file_ceiling),
+            keyspaces_created: self.keyspaces.values().cloned().collect(),
+            keyspaces_dropped: self
+                .dropped
+                .iter()
+                .copied()
+                .filter(|&(id, seq)| seq > self.flushed.seq || in_a_table(id))
+                .collect(),
+            next_keyspace: Some(self.next_keyspace),
+            last_seq: Some(self.last_seq),
+            ..self.version.as_edit()
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    /// `None` while the database is read-only by choice.
+    manifest: Option<Manifest>,
+    pub(crate) state: ManifestState,
+    next_file: u64,
+    rotate_at: u64,
+    failed: Option<Error>,
+    /// Segments whose log is no longer needed, ready for another use under a new salt.
+    pub(crate) reusable: VecDeque<(FileNumber, u64)>,
+}
+
+/// The state that the manifest holds.
+#[derive(Debug)]
+pub(crate) struct VersionSet {
+    inner: Mutex<Inner>,
+    files: Arc<Files>,
+    store: Arc<dyn TableStore>,
+    database: u64,
+}
+
+impl VersionSet {
+    pub(crate) fn new(
+        state: ManifestState,
+        manifest: Option<Manifest>,
+        files: Arc<Files>,
+        database: u64,
+    ) -> VersionSet {
+        let rotate_at = manifest.as_ref().map_or(0, Manifest::size).saturating_mul(4).max(ROTATE_BYTES);
+        let next_file = state.file_ceiling;
+        let inner = Inner {
+            manifest,
+            state,
+            next_file,
+            rotate_at,
+            failed: None,
+            reusable: VecDeque::new(),
+        };
+        let store: Arc<dyn TableStore> = files.clone();
+        VersionSet { inner: Mutex::new(inner), files, store, database }
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Number of the last edit.
+    pub(crate) fn last_edit(&self) -> u64 {
+        self.lock().manifest.as_ref().map_or(0, |manifest| manifest.last_edit)
+    }
+
+    /// A file number that was never used, set aside durably.
+    pub(crate) fn new_file_number(&self) -> Result<FileNumber> {
+        let mut inner = self.lock();
+        self.allocate(&mut inner)
+    }
+
+    pub(crate) fn allocate(&self, inner: &mut Inner) -> Result<FileNumber> {
+        if inner.next_file >= inner.state.file_ceiling {
+            let file_ceiling = Some(inner.next_file + NUMBERS_AHEAD);
+            self.apply_locked(inner, &VersionEdit { file_ceiling, ..VersionEdit::default() })?;
+        }
+        inner.next_file += 1;
+        Ok(FileNumber(inner.next_file - 1))
+    }
+
+    /// Makes `edit` durable and in force, then runs `install` with the new version, still under the lock so that
+    /// versions are installed in the order of their edits. Tables that it removes become obsolete.
+    pub(crate) fn log_and_apply(
+        &self,
+        edit: &VersionEdit,
+        install: impl FnOnce(&mut Inner, &Arc<Version>),
+    ) -> Result<u64> {
+        let mut inner = self.lock();
+        let before = inner.state.version.clone();
+        let number = self.apply_locked(&mut inner, edit)?;
+        let after = inner.state.version.clone();
+        install(&mut inner, &after);
+        for removed in &edit.removed {
+            if let Some(table) = before.table(removed.number) {
+                table.mark_obsolete();
+            }
+        }
+        self.rotate_if_large(&mut inner)?;
+        Ok(number)
+    }
+
+    pub(crate) fn apply_locked(&self, inner: &mut Inner, edit: &VersionEdit) -> Result<u64> {
+        if let Some(cause) = &inner.failed {
+            return Err(cause.clone());
+        }
+        let mut state = inner.state.clone();
+        state.apply(edit, &self.store)?;
+        let Some(manifest) = &mut inner.manifest else {
+            return Err(Error::new(ErrorKind::ReadOnly, "the database was opened read-only"));
+        };
+        match manifest.append(edit) {
+            Ok(number) => {
+                inner.state = state;
+                Ok(number)
+            }
+            Err(error) => Err(self.fail(inner, error)),
+        }
+    }
+
+    fn fail(&self, inner: &mut Inner, error: Error) -> Error {
+        self.files.freeze();
+        let cause = error.wrap(ErrorKind::ReadOnly, "the manifest could not be written");
+        inner.failed.get_or_insert(cause).clone()
+    }
+
+    /// No edit is made from now on.
+    pub(crate) fn poison(&self, cause: &Error) {
+        self.files.freeze();
+        self.lock().failed.get_or_insert(cause.clone());
+    }
+
+    /// Why no edit can be made, if so.
+    pub(crate) fn failure(&self) -> Option<Error> {
+        self.lock().failed.clone()
+    }
+
+    /// Writes the state into a new manifest once the old one has grown by mere history.
+    fn rotate_if_large(&self, inner: &mut Inner) -> Result<()> {
+        let Some(old) = &inner.manifest else { return Ok(()) };
+        if old.size() < inner.rotate_at {
+            return Ok(());
+        }
+        let (old_number, edit_number) = (old.number, old.last_edit + 1);
+        let number = self.allocate(inner)?;
+        let edit_number = edit_number.max(inner.manifest.as_ref().map_or(0, |m| m.last_edit) + 1);
+        let (fs, dir) = (&self.files.fs, self.files.dir.as_path());
+        let edit = inner.state.as_edit();
+        let manifest = match Manifest::create(fs, dir, number, self.database, edit_number, &edit) {
+            Ok(manifest) => manifest,
+            Err(_) => {
+                // CURRENT still names the old one, which is whole: go on with it, and try again later.
+                inner.rotate_at = inner.rotate_at.saturating_mul(2);
+                return self.files.remove(FileKind::Manifest(number)).or(Ok(()));
+            }
+        };
+        if let Err(error) = manifest.publish(fs, dir) {
+            // Which manifest CURRENT names is not known: neither may be appended to.
+            return Err(self.fail(inner, error));
+        }
+        inner.rotate_at = manifest.size().saturating_mul(4).max(ROTATE_BYTES);
+        inner.manifest = Some(manifest);
+        // If this fails, the next open removes it: CURRENT does not name it.
+        self.files.remove(FileKind::Manifest(old_number)).or(Ok(()))
+    }
+}

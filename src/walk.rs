@@ -1,0 +1,408 @@
+//! Walking over the live entries of a keyspace, in both directions.
+//!
+//! Below lie all versions of all keys, merged from the memtable's pieces and the runs that can hold the range. A
+//! [`Walk`] shows of each key the newest version at its read point, if that is not a tombstone.
+//!
+//! Forwards the newest visible version of a key comes first: it is shown where it lies, and the rest of the
+//! key's versions are skipped by comparing with a copy of the key. Backwards the versions come oldest first, so
+//! the best so far is copied until the key changes; the source then stands before the key shown.
+//!
+//! With one source, which is the state of a settled database, there is no merge; and in a block that holds only
+//! one put of each key, all of them visible, no version is looked at: a step is a step in the block.
+
+use std::ops::Bound;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use terrace_base::{
+    InternalIterator, KeyRef, KeyspaceId, MergingIterator, Result, SeqNo, UserKey, ValueKind,
+};
+use terrace_compaction::RunIter;
+
+use crate::bounds::OwnedBounds;
+use crate::flush::MemIter;
+use crate::view::View;
+
+/// One sorted source.
+#[derive(Debug)]
+enum Source {
+    Mem(MemIter),
+    Run(RunIter),
+}
+
+macro_rules! each {
+    ($enum:ident, $self:ident, $it:ident => $call:expr, $a:ident, $b:ident) => {
+        match $self {
+            $enum::$a($it) => $call,
+            $enum::$b($it) => $call,
+        }
+    };
+}
+
+macro_rules! internal_iterator {
+    ($enum:ident, $a:ident, $b:ident) => {
+        impl InternalIterator for $enum {
+            fn seek(&mut self, target: KeyRef<'_>) -> Result<()> {
+                each!($enum, self, it => it.seek(target), $a, $b)
+            }
+            fn seek_for_prev(&mut self, target: KeyRef<'_>) -> Result<()> {
+                each!($enum, self, it => it.seek_for_prev(target), $a, $b)
+            }
+            fn first(&mut self) -> Result<()> {
+                each!($enum, self, it => it.first(), $a, $b)
+            }
+            fn last(&mut self) -> Result<()> {
+                each!($enum, self, it => it.last(), $a, $b)
+            }
+            #[inline]
+            fn next(&mut self) -> Result<()> {
+                each!($enum, self, it => it.next(), $a, $b)
+            }
+            #[inline]
+            fn prev(&mut self) -> Result<()> {
+                each!($enum, self, it => it.prev(), $a, $b)
+            }
+            #[inline]
+            fn valid(&self) -> bool {
+                each!($enum, self, it => it.valid(), $a, $b)
+            }
+            #[inline]
+            fn key(&self) -> KeyRef<'_> {
+                each!($enum, self, it => it.key(), $a, $b)
+            }
+            #[inline]
+            fn value(&self) -> &[u8] {
+                each!($enum, self, it => it.value(), $a, $b)
+            }
+            fn key_bytes(&self) -> Bytes {
+                each!($enum, self, it => it.key_bytes(), $a, $b)
+            }
+            fn value_bytes(&self) -> Bytes {
+                each!($enum, self, it => it.value_bytes(), $a, $b)
+            }
+        }
+    };
+}
+
+internal_iterator!(Source, Mem, Run);
+
+/// All sources: without a merge if there is but one.
+#[derive(Debug)]
+enum Sources {
+    One(Source),
+    Many(MergingIterator<Source>),
+}
+
+internal_iterator!(Sources, One, Many);
+
+impl Sources {
+    /// True if the present block needs no look at versions.
+    #[inline]
+    fn plain_below(&self, at: SeqNo) -> bool {
+        match self {
+            Sources::One(Source::Run(run)) => run.plain_below(at),
+            Sources::One(Source::Mem(MemIter::Image(table))) => table.plain_below(at),
+            _ => false,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Position {
+    /// On no entry.
+    Nowhere,
+    /// The entry is the source's; moving forwards.
+    Ahead,
+    /// The entry is the source's; moving backwards.
+    Back,
+    /// The entry is the saved one, and the source stands before its key; moving backwards.
+    Saved,
+}
+
+/// A position among the live entries of a keyspace.
+#[derive(Debug)]
+pub(crate) struct Walk {
+    sources: Sources,
+    keyspace: KeyspaceId,
+    at: SeqNo,
+    bounds: OwnedBounds,
+    position: Position,
+    /// Forwards: the key whose versions are done with. Backwards: the key shown, if it was copied.
+    key: Vec<u8>,
+    value: Vec<u8>,
+    /// `key` names a key to skip.
+    skipping: bool,
+}
+
+impl Walk {
+    /// The entries within `bounds` as `view` shows them at `at`; on none of them yet.
+    pub(crate) fn new(view: &View, keyspace: KeyspaceId, at: SeqNo, bounds: OwnedBounds) -> Walk {
+        let sources = sources(view, keyspace, &bounds);
+        Walk {
+            sources,
+            keyspace,
+            at,
+            bounds,
+            position: Position::Nowhere,
+            key: Vec::new(),
+            value: Vec::new(),
+            skipping: false,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn valid(&self) -> bool {
+        self.position != Position::Nowhere
+    }
+
+    /// The key of the entry, empty where there is none.
+    #[inline]
+    pub(crate) fn key(&self) -> &[u8] {
+        match self.position {
+            Position::Nowhere => &[],
+            Position::Ahead | Position::Back => self.sources.key().user.bytes,
+            Position::Saved => &self.key,
+        }
+    }
+
+    /// The value of the entry, empty where there is none.
+    #[inline]
+    pub(crate) fn value(&self) -> &[u8] {
+        match self.position {
+            Position::Nowhere => &[],
+            Position::Ahead | Position::Back => self.sources.value(),
+            Position::Saved => &self.value,
+        }
+    }
+
+    pub(crate) fn key_bytes(&self) -> Bytes {
+        match self.position {
+            Position::Nowhere => Bytes::new(),
+            Position::Ahead | Position::Back => self.sources.key_bytes(),
+            Position::Saved => Bytes::copy_from_slice(&self.key),
+        }
+    }
+
+    pub(crate) fn value_bytes(&self) -> Bytes {
+        match self.position {
+            Position::Nowhere => Bytes::new(),
+            Position::Ahead | Position::Back => self.sources.value_bytes(),
+            Position::Saved => Bytes::copy_from_slice(&self.value),
+        }
+    }
+
+    /// Moves to the first entry.
+    pub(crate) fn first(&mut self) -> Result<()> {
+        self.start();
+        match &self.bounds.lower {
+            Bound::Included(key) => {
+                self.sources.seek(KeyRef::lookup(UserKey::new(self.keyspace, key), self.at))?;
+            }
+            // Behind every version of the bound: no entry has sequence number 0.
+            Bound::Excluded(key) => {
+                self.sources.seek(KeyRef::lookup(UserKey::new(self.keyspace, key), SeqNo::ZERO))?;
+            }
+            Bound::Unbounded => {
+                self.sources.seek(KeyRef::lookup(UserKey::new(self.keyspace, &[]), self.at))?;
+            }
+        }
+        self.settle_ahead()
+    }
+
+    /// Moves to the last entry.
+    pub(crate) fn last(&mut self) -> Result<()> {
+        self.start();
+        match &self.bounds.upper {
+            Bound::Included(key) => {
+                let behind = KeyRef::lookup(UserKey::new(self.keyspace, key), SeqNo::ZERO);
+                self.sources.seek_for_prev(behind)?;
+            }
+            Bound::Excluded(key) => {
+                let before = KeyRef::lookup(UserKey::new(self.keyspace, key), SeqNo::MAX);
+                self.sources.seek_for_prev(before)?;
+            }
+            Bound::Unbounded => match self.keyspace.0.checked_add(1) {
+                Some(next) => {
+                    let before = UserKey::new(KeyspaceId(next), &[]);
+                    self.sources.seek_for_prev(KeyRef::lookup(before, SeqNo::MAX))?;
+                }
+                None => self.sources.last()?,
+            },
+        }
+        self.settle_back()
+    }
+
+    /// Moves to the first entry at or behind `key`.
+    pub(crate) fn seek(&mut self, key: &[u8]) -> Result<()> {
+        if !self.bounds.above_lower(key) {
+            return self.first();
+        }
+        self.start();
+        self.sources.seek(KeyRef::lookup(UserKey::new(self.keyspace, key), self.at))?;
+        self.settle_ahead()
+    }
+
+    /// Moves to the last entry at or before `key`.
+    pub(crate) fn seek_for_prev(&mut self, key: &[u8]) -> Result<()> {
+        if !self.bounds.below_upper(key) {
+            return self.last();
+        }
+        self.start();
+        let behind = KeyRef::lookup(UserKey::new(self.keyspace, key), SeqNo::ZERO);
+        self.sources.seek_for_prev(behind)?;
+        self.settle_back()
+    }
+
+    fn start(&mut self) {
+        self.position = Position::Nowhere;
+        self.skipping = false;
+    }
+
+    /// Moves to the next entry; stays nowhere if on none.
+    #[inline]
+    pub(crate) fn next(&mut self) -> Result<()> {
+        let position = std::mem::replace(&mut self.position, Position::Nowhere);
+        match position {
+            Position::Nowhere => return Ok(()),
+            Position::Ahead => {
+                if !self.sources.plain_below(self.at) {
+                    self.remember_key();
+                }
+                self.sources.next()?;
+            }
+            Position::Back | Position::Saved => {
+                if position == Position::Back {
+                    self.remember_key();
+                }
+                // Behind every version of the key shown.
+                let behind = KeyRef::lookup(UserKey::new(self.keyspace, &self.key), SeqNo::ZERO);
+                self.sources.seek(behind)?;
+                self.skipping = false;
+            }
+        }
+        self.settle_ahead()
+    }
+
+    /// Moves to the entry before; stays nowhere if on none.
+    #[inline]
+    pub(crate) fn prev(&mut self) -> Result<()> {
+        let position = std::mem::replace(&mut self.position, Position::Nowhere);
+        match position {
+            Position::Nowhere => return Ok(()),
+            Position::Ahead => {
+                self.remember_key();
+                let before = KeyRef::lookup(UserKey::new(self.keyspace, &self.key), SeqNo::MAX);
+                self.sources.seek_for_prev(before)?;
+            }
+            // A block where this holds has one version of each key.
+            Position::Back => self.sources.prev()?,
+            Position::Saved => {}
+        }
+        self.settle_back()
+    }
+
+    fn remember_key(&mut self) {
+        self.key.clear();
+        self.key.extend_from_slice(self.sources.key().user.bytes);
+        self.skipping = true;
+    }
+
+    /// From where the source stands, onwards to the next live key.
+    #[inline]
+    fn settle_ahead(&mut self) -> Result<()> {
+        while self.sources.valid() {
+            let key = self.sources.key();
+            if key.user.keyspace != self.keyspace || !self.bounds.below_upper(key.user.bytes) {
+                break;
+            }
+            if !self.sources.plain_below(self.at) {
+                let hidden = key.seq > self.at
+                    || (self.skipping && key.user.bytes == self.key.as_slice());
+                if hidden {
+                    self.sources.next()?;
+                    continue;
+                }
+                if key.kind == ValueKind::Tombstone {
+                    self.remember_key();
+                    self.sources.next()?;
+                    continue;
+                }
+            }
+            self.position = Position::Ahead;
+            self.skipping = false;
+            return Ok(());
+        }
+        Ok(())
+    }
+
+    /// From where the source stands, backwards to the next live key.
+    #[inline]
+    fn settle_back(&mut self) -> Result<()> {
+        while self.sources.valid() {
+            let key = self.sources.key();
+            if key.user.keyspace != self.keyspace || !self.bounds.above_lower(key.user.bytes) {
+                break;
+            }
+            if self.sources.plain_below(self.at) {
+                self.position = Position::Back;
+                return Ok(());
+            }
+            if self.save_newest()? {
+                self.position = Position::Saved;
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes backwards over all versions of the source's key and saves the newest that may be seen; false if that
+    /// is a tombstone or there is none.
+    fn save_newest(&mut self) -> Result<bool> {
+        self.key.clear();
+        self.key.extend_from_slice(self.sources.key().user.bytes);
+        let mut live = false;
+        while self.sources.valid() {
+            let key = self.sources.key();
+            if key.user.keyspace != self.keyspace || key.user.bytes != self.key.as_slice() {
+                break;
+            }
+            if key.seq <= self.at {
+                live = key.kind == ValueKind::Put;
+                self.value.clear();
+                self.value.extend_from_slice(self.sources.value());
+            }
+            self.sources.prev()?;
+        }
+        Ok(live)
+    }
+}
+
+/// The pieces and runs that can hold an entry of the range.
+fn sources(view: &View, keyspace: KeyspaceId, bounds: &OwnedBounds) -> Sources {
+    let mut all = Vec::new();
+    if !view.active.is_empty() {
+        all.push(Source::Mem(MemIter::List(view.active.cursor())));
+    }
+    all.extend(view.sealed.iter().map(|run| Source::Mem(run.iter())));
+    let lower: &[u8] = match &bounds.lower {
+        Bound::Included(key) | Bound::Excluded(key) => key,
+        Bound::Unbounded => &[],
+    };
+    let smallest = UserKey::new(keyspace, lower);
+    let largest = match &bounds.upper {
+        Bound::Included(key) | Bound::Excluded(key) => UserKey::new(keyspace, key),
+        Bound::Unbounded => UserKey::new(KeyspaceId(keyspace.0.saturating_add(1)), &[]),
+    };
+    if smallest <= largest {
+        let runs = view.version.runs_newest_first().map(|(_, run)| run);
+        let touching = runs.filter(|run| !run.overlapping(smallest, largest).is_empty());
+        all.extend(touching.map(|run: &Arc<_>| Source::Run(RunIter::new(run.clone()))));
+    }
+    match (all.len(), all.pop()) {
+        (1, Some(only)) => Sources::One(only),
+        (_, last) => {
+            all.extend(last);
+            Sources::Many(MergingIterator::new(all))
+        }
+    }
+}

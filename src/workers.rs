@@ -1,0 +1,140 @@
+//! The threads of a database; the only place that starts any.
+//!
+//! One thread tends the log, one the memtable, and as many as there are spare cores, at most four, compact. They
+//! start with the first write and end with `close`. A panic in a job makes the database read-only: what the
+//! job had done is not known.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Weak};
+use std::thread;
+use std::time::Duration;
+
+use terrace_base::{Error, ErrorKind, Result};
+
+use crate::background::Task;
+use crate::engine::Engine;
+
+/// How long a thread sleeps when nothing wakes it.
+const IDLE: Duration = Duration::from_secs(1);
+/// How long a submitted write waits for a sync by somebody else.
+const TICKET: Duration = Duration::from_millis(1);
+/// The first and the longest delay before a failed job is tried again.
+const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+
+/// Starts the threads unless they run.
+pub(crate) fn start(engine: &Arc<Engine>) {
+    if engine.options.tuning.manual {
+        return;
+    }
+    let mut state = engine.background.lock();
+    if state.started || state.stop {
+        return;
+    }
+    state.started = true;
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let compactors = cores.saturating_sub(1).clamp(1, 4);
+    let tasks = [Task::Log, Task::Flush].into_iter().chain(vec![Task::Compaction; compactors]);
+    for task in tasks {
+        // A weak reference: a database whose last handle is gone ends its threads, not they it.
+        let weak = Arc::downgrade(engine);
+        let name = format!("terrace-{}", format!("{task:?}").to_lowercase());
+        let background = engine.background.clone();
+        let run = move || {
+            let mut longest = IDLE;
+            let mut retry = RETRY.0;
+            while background.sleep(task, longest) {
+                match turn(&weak, task) {
+                    Some(Turn::Sleep(next)) => (longest, retry) = (next.min(IDLE), RETRY.0),
+                    Some(Turn::Failed) => {
+                        longest = retry;
+                        retry = (retry * 2).min(RETRY.1);
+                    }
+                    None => break,
+                }
+            }
+        };
+        match thread::Builder::new().name(name).spawn(run) {
+            Ok(thread) => state.threads.push(thread),
+            Err(error) => {
+                let path = engine.files.dir.as_path();
+                let error = Error::io("start a thread for", path, error);
+                drop(state);
+                engine.background.report(task, &Err(error));
+                return;
+            }
+        }
+    }
+}
+
+enum Turn {
+    Sleep(Duration),
+    Failed,
+}
+
+/// Does what is due; `None` if the thread is to end.
+fn turn(engine: &Weak<Engine>, task: Task) -> Option<Turn> {
+    let engine = engine.upgrade()?;
+    if engine.committer.failure().is_some() {
+        return Some(Turn::Sleep(IDLE));
+    }
+    engine.background.running.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
+    let result = catch_unwind(AssertUnwindSafe(|| work(&engine, task)));
+    engine.background.running.fetch_sub(1, std::sync::atomic::Ordering::AcqRel);
+    let result = result.unwrap_or_else(|_| {
+        let error = Error::new(ErrorKind::ReadOnly, "a panic in a background job");
+        engine.committer.poison(error.clone());
+        Err(error)
+    });
+    if let Some(cause) = engine.versions.failure() {
+        engine.committer.poison(cause);
+    }
+    let outcome = result.as_ref().map(|_| ()).map_err(Clone::clone);
+    let closing = outcome.as_ref().is_err_and(|error| error.kind() == ErrorKind::Closed);
+    if !closing {
+        engine.background.report(task, &outcome);
+    }
+    Some(result.map_or(Turn::Failed, Turn::Sleep))
+}
+
+fn work(engine: &Engine, task: Task) -> Result<Duration> {
+    match task {
+        Task::Log => tend_log(engine),
+        Task::Flush => {
+            while engine.tend_memtable()? {
+                engine.background.progressed();
+                if engine.background.lock().stop {
+                    break;
+                }
+            }
+            // A list that waits to become visible gives no signal when it has.
+            let waiting = !engine.views.cell.load().sealed.is_empty();
+            Ok(if waiting { Duration::from_millis(20) } else { IDLE })
+        }
+        Task::Compaction => compact(engine),
+    }
+}
+
+fn tend_log(engine: &Engine) -> Result<Duration> {
+    let ticket = std::mem::take(&mut engine.background.lock().ticket_waits);
+    if ticket {
+        thread::sleep(TICKET);
+    }
+    Ok(engine.tend_log()?.unwrap_or(IDLE))
+}
+
+fn compact(engine: &Engine) -> Result<Duration> {
+    loop {
+        let (hurrying, stop) = {
+            let state = engine.background.lock();
+            (state.hurrying > 0, state.stop)
+        };
+        if stop {
+            return Ok(IDLE);
+        }
+        let idle = hurrying || engine.counters.quiet_for(engine.clock().monotonic(), IDLE);
+        if !engine.compact_once(idle)? {
+            engine.files.remove_obsolete()?;
+            return Ok(IDLE);
+        }
+    }
+}
