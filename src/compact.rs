@@ -98,7 +98,6 @@ impl Engine {
         {
             table.set_damaged(error.clone()); // Set aside: it is picked no more, and reads say why.
         }
-        self.pacer.refresh(self);
         self.background.progressed();
         result
     }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use terrace_base::vfs::OpenMode;
 use terrace_base::{
-    FileKind, FileNumber, InternalIterator, KeyRef, MergingIterator, Result, SeqNo,
+    Error, FileKind, FileNumber, InternalIterator, KeyRef, MergingIterator, Result, SeqNo,
 };
 use terrace_compaction::{
     AddedTable, CompactionIter, Flushed, MergeOptions, OlderRuns, Outputs, Stripes, TableMeta,
@@ -265,7 +265,6 @@ impl Engine {
         }
         self.release_log(newest.end_lsn)?;
         self.background.wake_compaction();
-        self.pacer.refresh(self);
         Ok(true)
     }
 
@@ -291,6 +290,13 @@ impl Engine {
         };
         let input = MergingIterator::new(runs.iter().map(|run| run.iter()).collect());
         let result = terrace_compaction::merge(input, &options, tables)?;
+        let held: u64 = runs.iter().map(|run| run.entries).sum();
+        if result.read != held {
+            return Err(Error::corruption(format!(
+                "a flush read {} entries of pieces that hold {held}",
+                result.read
+            )));
+        }
         self.files.complete(&result.tables)?;
         self.counters.flushed(&result);
         Ok(result.tables)
