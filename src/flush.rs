@@ -217,9 +217,9 @@ impl Engine {
         options.compression = Compression::None;
         let sink = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
         let mut writer = TableWriter::new(sink, options);
-        let dropped = self.catalogue.dropped();
-        // A tombstone must stay: what it hides lies below, in tables and older pieces.
-        let mut entries = CompactionIter::new(input, &stripes, &dropped, None, &|_| true);
+        // A tombstone must stay: what it hides lies below, in tables and older pieces. So must the entries of a
+        // dropped keyspace: the drop may lie in a later piece, and be lost while this one is kept.
+        let mut entries = CompactionIter::new(input, &stripes, &[], None, &|_| true);
         while let Some((key, value)) = entries.next_kept()? {
             writer.add(key, value)?;
         }
@@ -276,7 +276,8 @@ impl Engine {
         oldest_snapshot: Option<SeqNo>,
         tables: &mut NewTables<'_>,
     ) -> Result<Vec<TableMeta>> {
-        let dropped = self.catalogue.dropped();
+        let newest = runs.first().map_or(SeqNo::ZERO, |run| run.last_seq);
+        let dropped = self.catalogue.dropped_upto(newest);
         let older = OlderRuns::all(&view.version);
         let options = MergeOptions {
             stripes,
