@@ -66,6 +66,8 @@ pub struct Tuning {
     pub base_level_bytes: u64,
     /// Level-0 runs at which compaction is due.
     pub level0_runs: usize,
+    /// Size from which a manifest is written anew, once it is four times its first edit.
+    pub manifest_bytes: u64,
     /// No background threads: `flush`, `wait_idle` and `compact_all` do their work on the caller's thread,
     /// and nothing happens without them.
     pub manual: bool,
@@ -80,6 +82,7 @@ impl Default for Tuning {
             table_bytes: 32 << 20,
             base_level_bytes: 256 << 20,
             level0_runs: 4,
+            manifest_bytes: 1 << 20,
             manual: false,
         }
     }

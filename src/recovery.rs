@@ -490,7 +490,13 @@ fn assemble(
     let budget = options.write_budget();
     let free = (budget / 2).max(options.memtable_bytes() * 5 / 4);
     let views = Arc::new(Views::new(view, Pacer::new(free, budget)));
-    let versions = Arc::new(VersionSet::new(state, manifest, files.clone(), database));
+    let versions = Arc::new(VersionSet::new(
+        state,
+        manifest,
+        files.clone(),
+        database,
+        options.tuning.manifest_bytes,
+    ));
     for segment in unused {
         versions
             .lock()
