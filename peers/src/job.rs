@@ -109,4 +109,6 @@ pub struct Row {
     pub row: String,
     pub value: f64,
     pub latency: Option<Latency>,
+    /// The percentage of the machine that others used meanwhile.
+    pub foreign: f64,
 }

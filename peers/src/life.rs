@@ -7,9 +7,10 @@
 use crate::Result;
 use crate::engines::{Durability, Engine, Reader, Settle};
 use crate::job::{Job, Role, Row};
-use crate::measure::{self, MemoryWatch, SAMPLE, Timed};
+use crate::measure::{self, MemoryWatch, Noise, SAMPLE, Timed};
 use crate::stats::Histogram;
 use crate::workload::{Workload, key};
+use std::cell::Cell;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -41,6 +42,8 @@ pub fn run<E: Engine>(job: &Job) -> Result<()> {
 struct Life<'j, E> {
     job: &'j Job,
     work: Workload,
+    /// Since the row before, and its share.
+    noise: Cell<(Noise, f64)>,
     engine: std::marker::PhantomData<E>,
 }
 
@@ -49,6 +52,7 @@ impl<'j, E: Engine> Life<'j, E> {
         Life {
             job,
             work: Workload::new(job.keys, job.value),
+            noise: Cell::new((Noise::now(), 0.0)),
             engine: std::marker::PhantomData,
         }
     }
@@ -88,6 +92,7 @@ impl<'j, E: Engine> Life<'j, E> {
         measure::calm(self.job.pause() / 2);
         let dir = self.job.dir.join(name);
         fs::create_dir(&dir)?;
+        self.noise.set((Noise::now(), 0.0));
         Ok(dir)
     }
 
@@ -95,7 +100,19 @@ impl<'j, E: Engine> Life<'j, E> {
         E::open(dir, &self.job.config(durability))
     }
 
+    /// Percent of the machine that others used since the row before. A row that was measured together
+    /// with that one shares its figure.
+    fn foreign(&self) -> f64 {
+        let (since, mut percent) = self.noise.get();
+        if since.elapsed() > Duration::from_millis(100) {
+            percent = since.percent();
+            self.noise.set((Noise::now(), percent));
+        }
+        percent
+    }
+
     fn report(&self, row: &str, value: f64, latency: Option<&Histogram>) -> Result<()> {
+        let foreign = self.foreign();
         if !self.job.wants(row) {
             return Ok(());
         }
@@ -103,6 +120,7 @@ impl<'j, E: Engine> Life<'j, E> {
             row: row.into(),
             value,
             latency: latency.map(Histogram::latency),
+            foreign,
         };
         let mut out = std::io::stdout().lock();
         writeln!(out, "{}", serde_json::to_string(&row)?)?;

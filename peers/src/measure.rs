@@ -93,11 +93,6 @@ pub fn cpu_seconds() -> f64 {
     rusage_seconds(libc::RUSAGE_SELF)
 }
 
-/// The same of all children that have ended and been waited for.
-pub fn children_cpu_seconds() -> f64 {
-    rusage_seconds(libc::RUSAGE_CHILDREN)
-}
-
 fn rusage_seconds(who: libc::c_int) -> f64 {
     let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
     // SAFETY: the pointer is to a whole rusage, which the call fills; zeroes are a valid one.
@@ -110,7 +105,7 @@ fn rusage_seconds(who: libc::c_int) -> f64 {
 }
 
 /// Seconds that all processors of the machine were busy since it started.
-pub fn machine_busy_seconds() -> f64 {
+fn machine_busy_seconds() -> f64 {
     let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
     let mut fields = stat.lines().next().unwrap_or_default().split_whitespace();
     fields.next();
@@ -200,6 +195,49 @@ pub fn disk_bytes(dir: &Path) -> Result<u64> {
         };
     }
     Ok(sum)
+}
+
+/// How busy the machine was with other work than ours since a moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Noise {
+    start: Instant,
+    machine: f64,
+    ours: f64,
+}
+
+impl Noise {
+    pub fn now() -> Noise {
+        Noise {
+            start: Instant::now(),
+            machine: machine_busy_seconds(),
+            ours: rusage_seconds(libc::RUSAGE_SELF) + rusage_seconds(libc::RUSAGE_CHILDREN),
+        }
+    }
+
+    pub fn elapsed(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    /// Percent of all processors that others used, the kernel's own threads included.
+    pub fn percent(&self) -> f64 {
+        let now = Noise::now();
+        let busy = (now.machine - self.machine) - (now.ours - self.ours);
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let all = (now.start - self.start).as_secs_f64() * processors as f64;
+        (100.0 * busy / all).clamp(0.0, 100.0)
+    }
+}
+
+/// Waits until nobody uses more than a tenth of the machine for half a second, or until it is tired.
+pub fn wait_for_quiet(patience: Duration) {
+    let start = Instant::now();
+    while start.elapsed() < patience {
+        let noise = Noise::now();
+        std::thread::sleep(Duration::from_millis(500));
+        if noise.percent() < 10.0 {
+            return;
+        }
+    }
 }
 
 /// Writes back what earlier work left dirty, and lets the machine rest.

@@ -21,6 +21,9 @@ Terrace beside other embedded engines.
   --dir DIR           where databases are made and removed (default: the temporary directory)
   --markdown FILE     writes the report there as well
   --pause SECONDS     rest before each child (default: 2)
+  --patience SECONDS  wait so long before each child for the machine to be quiet (default: 60)
+  --noise PERCENT     leave out what was measured while others, the kernel's writing-back
+                      included, used more of the machine (default: 100, which leaves out nothing)
   --mixed SECONDS     time of readwhilewriting (default: 5)
   --sync SECONDS      time of each fillsync (default: 3)";
 
@@ -39,6 +42,8 @@ pub struct Options {
     pub dir: PathBuf,
     pub markdown: Option<PathBuf>,
     pub pause: f64,
+    pub patience: f64,
+    pub noise: f64,
     pub mixed: f64,
     pub sync: f64,
 }
@@ -58,6 +63,8 @@ impl Default for Options {
             dir: std::env::temp_dir(),
             markdown: None,
             pause: 2.0,
+            patience: 60.0,
+            noise: 100.0,
             mixed: 5.0,
             sync: 3.0,
         }
@@ -94,6 +101,8 @@ impl Options {
             "--dir" => self.dir = value.into(),
             "--markdown" => self.markdown = Some(value.into()),
             "--pause" => self.pause = value.parse()?,
+            "--patience" => self.patience = value.parse()?,
+            "--noise" => self.noise = value.parse()?,
             "--mixed" => self.mixed = value.parse()?,
             "--sync" => self.sync = value.parse()?,
             _ => return Err("no such option; see --help".into()),
@@ -126,7 +135,7 @@ impl Options {
         if self.rounds == 0 || self.engines.is_empty() || self.memory < 64 << 20 {
             return Err("at least one round, one engine and 64 MiB".into());
         }
-        let times = [self.pause, self.mixed, self.sync];
+        let times = [self.pause, self.patience, self.mixed, self.sync];
         if !times.iter().all(|time| (0.0..1e6).contains(time)) {
             return Err("times are seconds from 0".into());
         }

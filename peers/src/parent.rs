@@ -3,7 +3,7 @@
 use crate::Result;
 use crate::engines::Compression;
 use crate::job::{Job, Role, Row};
-use crate::measure;
+use crate::measure::{self, Noise};
 use crate::options::Options;
 use crate::report;
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// All rows of one engine: for each row and round, what was measured.
 pub type Rows = BTreeMap<String, Vec<Option<Row>>>;
@@ -23,8 +23,26 @@ pub struct Results {
     pub rows: BTreeMap<String, Rows>,
     /// By engine: the share of the machine that others used while the engine ran, by round.
     pub foreign: BTreeMap<String, Vec<f64>>,
+    /// How many rows were measured in too much noise.
+    pub left_out: usize,
     /// What went wrong: a wrong answer, a crash. The rows that came before it still count.
     pub failures: Vec<String>,
+}
+
+impl Results {
+    /// Takes the rows of one child, but those measured in more noise than is allowed.
+    pub fn add(&mut self, engine: &str, round: usize, rows: Vec<Row>, noise: f64) {
+        let engine = self.rows.entry(engine.into()).or_default();
+        for row in rows {
+            if row.foreign > noise {
+                self.left_out += 1;
+                continue;
+            }
+            let rounds = engine.entry(row.row.clone()).or_default();
+            rounds.resize(round, None);
+            rounds.push(Some(row));
+        }
+    }
 }
 
 /// Runs everything and prints the report.
@@ -67,7 +85,7 @@ fn rounds(options: &Options, compression: Compression, dir: &Path) -> Result<Res
         }
         for engine in engines {
             let job = job(options, engine, round, compression, dir);
-            run_child(&job, round, &mut results)?;
+            run_child(options, &job, round, &mut results)?;
         }
     }
     Ok(results)
@@ -92,48 +110,25 @@ fn job(options: &Options, engine: &str, round: usize, compression: Compression, 
     }
 }
 
-fn run_child(job: &Job, round: usize, results: &mut Results) -> Result<()> {
+fn run_child(options: &Options, job: &Job, round: usize, results: &mut Results) -> Result<()> {
     eprint!("{:?} round {} {:8}", job.compression, round + 1, job.engine);
     fs::create_dir(&job.dir)?;
     measure::calm(job.pause());
-    let start = Instant::now();
-    let (busy, ours) = (
-        measure::machine_busy_seconds(),
-        measure::children_cpu_seconds(),
-    );
+    measure::wait_for_quiet(Duration::from_secs_f64(options.patience));
+    let noise = Noise::now();
     let mut rows = Vec::new();
     let outcome = read_child(job, &mut rows);
-    let took = start.elapsed();
-    let busy = measure::machine_busy_seconds() - busy;
-    let ours = measure::children_cpu_seconds() - ours;
-    let foreign = foreign_share(busy - ours, took);
-    eprintln!(
-        " {:5.0} s, others used {foreign:3.0} % of the machine",
-        took.as_secs_f64()
-    );
-
-    let engine = results.rows.entry(job.engine.clone()).or_default();
-    for row in rows {
-        let rounds = engine.entry(row.row.clone()).or_default();
-        rounds.resize(round, None);
-        rounds.push(Some(row));
-    }
-    results
-        .foreign
-        .entry(job.engine.clone())
-        .or_default()
-        .push(foreign);
+    let (took, foreign) = (noise.elapsed().as_secs_f64(), noise.percent());
+    eprintln!(" {took:5.0} s, others used {foreign:3.0} % of the machine");
+    results.add(&job.engine, round, rows, options.noise);
+    let shares = results.foreign.entry(job.engine.clone()).or_default();
+    shares.push(foreign);
     if let Err(error) = outcome {
         eprintln!("{error}");
         let failure = format!("round {}: {error}", round + 1);
         results.failures.push(failure);
     }
     Ok(fs::remove_dir_all(&job.dir)?)
-}
-
-fn foreign_share(seconds: f64, of: Duration) -> f64 {
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    (100.0 * seconds / (of.as_secs_f64() * processors as f64)).max(0.0)
 }
 
 /// Runs the child and takes its rows as they come.

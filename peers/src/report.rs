@@ -121,6 +121,13 @@ pub fn section(options: &Options, compression: Compression, results: &Results) -
         "LMDB writes with NO_SYNC except in fillsync: such a database survives kill -9, but a power cut \
          may damage it. It has no compression.\n",
     );
+    if results.left_out > 0 {
+        let _ = writeln!(
+            text,
+            "{} figures of single rounds are left out, because others used more than {} % of the machine.",
+            results.left_out, options.noise,
+        );
+    }
     for failure in &results.failures {
         let _ = writeln!(text, "\n**Failed:** {failure}.");
     }
@@ -258,10 +265,8 @@ fn three_digits(value: f64) -> String {
 }
 
 fn spread_cell(spread: Spread) -> String {
-    format!(
-        "**{:.2}x** ({:.2}..{:.2})",
-        spread.median, spread.min, spread.max
-    )
+    let [median, min, max] = [spread.median, spread.min, spread.max].map(three_digits);
+    format!("**{median}x** ({min}..{max})")
 }
 
 #[cfg(test)]

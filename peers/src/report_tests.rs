@@ -1,21 +1,19 @@
 use super::*;
-use std::collections::BTreeMap;
 
-fn rows(row: &str, values: &[f64]) -> BTreeMap<String, Vec<Option<Row>>> {
-    let rounds = values.iter().map(|value| {
-        Some(Row {
-            row: row.into(),
-            value: *value,
-            latency: None,
-        })
-    });
-    BTreeMap::from([(row.to_string(), rounds.collect())])
-}
-
+/// A table of two engines; a negative value was measured in noise.
 fn table(row: &str, ours: &[f64], theirs: &[f64]) -> String {
     let mut results = Results::default();
-    results.rows.insert("a".into(), rows(row, ours));
-    results.rows.insert("b".into(), rows(row, theirs));
+    for (engine, values) in [("a", ours), ("b", theirs)] {
+        for (round, value) in values.iter().enumerate() {
+            let row = Row {
+                row: row.into(),
+                value: *value,
+                latency: None,
+                foreign: if *value < 0.0 { 90.0 } else { 1.0 },
+            };
+            results.add(engine, round, vec![row], 50.0);
+        }
+    }
     let options = Options {
         engines: vec!["a".into(), "b".into()],
         base: Some("a".into()),
@@ -38,6 +36,17 @@ fn a_ratio_above_one_is_good_whatever_the_unit() {
         text.contains("| reopen clean, s | 0.500 | 1.00 | **2.00x** (2.00..2.00) |"),
         "{text}"
     );
+}
+
+#[test]
+fn rounds_measured_in_noise_are_left_out() {
+    let text = table("readrandom", &[8e5, -1e6, 8e5], &[4e5, 4e5, -4e5]);
+    assert!(
+        text.contains("| readrandom, K/s | 800 | 400 | **2.00x** (2.00..2.00) |"),
+        "{text}"
+    );
+    let text = table("readrandom", &[-8e5], &[4e5]);
+    assert!(text.contains("| readrandom, K/s | - | 400 | - |"), "{text}");
 }
 
 #[test]
