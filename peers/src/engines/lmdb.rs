@@ -28,7 +28,9 @@ pub struct LmdbReader<'e> {
 
 /// Sparse: room for every page to be copied many times over.
 fn map_size(config: &Config) -> usize {
-    (config.keys * (config.value + 64) * 16).max(16 << 30)
+    (config.keys * (config.value + 64) * 16)
+        .max(16 << 30)
+        .next_multiple_of(1 << 30)
 }
 
 impl Lmdb {
