@@ -104,7 +104,7 @@ pub fn row_matches(wanted: &str, row: &str) -> bool {
 }
 
 /// One measured row.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     pub row: String,
     pub value: f64,

@@ -177,7 +177,7 @@ impl<'j, E: Engine> Life<'j, E> {
         measure::calm(Duration::ZERO);
         let written = measure::written_bytes() - written;
         self.report("written bytes", written as f64, None)?;
-        self.report("disk bytes", measure::disk_bytes(&dir)? as f64, None)?;
+        self.report("disk bytes", engine.disk_bytes(&dir)? as f64, None)?;
         self.read_rows(&engine)?;
         if self.job.wants("readwhilewriting") || self.job.wants("writewhilereading") {
             self.read_while_writing(&engine)?;

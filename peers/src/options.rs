@@ -20,10 +20,12 @@ Terrace beside other embedded engines.
   --base ENGINE       whose ratio to the others is shown (default: terrace, else the first)
   --dir DIR           where databases are made and removed (default: the temporary directory)
   --markdown FILE     writes the report there as well
+  --json FILE         adds every measured figure there, a line for each child
   --pause SECONDS     rest before each child (default: 2)
   --patience SECONDS  wait so long before each child for the machine to be quiet (default: 60)
-  --noise PERCENT     leave out what was measured while others, the kernel's writing-back
-                      included, used more of the machine (default: 100, which leaves out nothing)
+  --noise PERCENT     leave out the rounds of a row that were measured while others, the kernel's
+                      writing-back included, used more of the machine (default: 100, none);
+                      where no round is left, all count and the figure is marked with ~
   --mixed SECONDS     time of readwhilewriting (default: 5)
   --sync SECONDS      time of each fillsync (default: 3)";
 
@@ -41,6 +43,7 @@ pub struct Options {
     pub base: Option<String>,
     pub dir: PathBuf,
     pub markdown: Option<PathBuf>,
+    pub json: Option<PathBuf>,
     pub pause: f64,
     pub patience: f64,
     pub noise: f64,
@@ -62,6 +65,7 @@ impl Default for Options {
             base: None,
             dir: std::env::temp_dir(),
             markdown: None,
+            json: None,
             pause: 2.0,
             patience: 60.0,
             noise: 100.0,
@@ -100,6 +104,7 @@ impl Options {
             "--base" => self.base = Some(value.into()),
             "--dir" => self.dir = value.into(),
             "--markdown" => self.markdown = Some(value.into()),
+            "--json" => self.json = Some(value.into()),
             "--pause" => self.pause = value.parse()?,
             "--patience" => self.patience = value.parse()?,
             "--noise" => self.noise = value.parse()?,

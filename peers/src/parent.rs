@@ -8,7 +8,7 @@ use crate::options::Options;
 use crate::report;
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -23,24 +23,41 @@ pub struct Results {
     pub rows: BTreeMap<String, Rows>,
     /// By engine: the share of the machine that others used while the engine ran, by round.
     pub foreign: BTreeMap<String, Vec<f64>>,
-    /// How many rows were measured in too much noise.
-    pub left_out: usize,
     /// What went wrong: a wrong answer, a crash. The rows that came before it still count.
     pub failures: Vec<String>,
 }
 
+/// What one row has of one engine, by round, without the rounds in too much noise.
+#[derive(Clone, Debug, Default)]
+pub struct Rounds {
+    pub rows: Vec<Option<Row>>,
+    /// No round was quiet, so the noisy ones are here after all.
+    pub noisy: bool,
+}
+
 impl Results {
-    /// Takes the rows of one child, but those measured in more noise than is allowed.
-    pub fn add(&mut self, engine: &str, round: usize, rows: Vec<Row>, noise: f64) {
+    /// Takes the rows of one child.
+    pub fn add(&mut self, engine: &str, round: usize, rows: Vec<Row>) {
         let engine = self.rows.entry(engine.into()).or_default();
         for row in rows {
-            if row.foreign > noise {
-                self.left_out += 1;
-                continue;
-            }
             let rounds = engine.entry(row.row.clone()).or_default();
             rounds.resize(round, None);
             rounds.push(Some(row));
+        }
+    }
+
+    /// The rounds of a row that were quiet enough; all, if none was.
+    pub fn rounds(&self, engine: &str, row: &str, noise: f64) -> Rounds {
+        let all = self.rows.get(engine).and_then(|rows| rows.get(row));
+        let all = all.map(Vec::as_slice).unwrap_or_default();
+        let quiet = |row: &Option<Row>| row.clone().filter(|row| row.foreign <= noise);
+        let rows: Vec<Option<Row>> = all.iter().map(quiet).collect();
+        if rows.iter().any(Option::is_some) {
+            return Rounds { rows, noisy: false };
+        }
+        Rounds {
+            rows: all.to_vec(),
+            noisy: !all.is_empty(),
         }
     }
 }
@@ -120,7 +137,10 @@ fn run_child(options: &Options, job: &Job, round: usize, results: &mut Results) 
     let outcome = read_child(job, &mut rows);
     let (took, foreign) = (noise.elapsed().as_secs_f64(), noise.percent());
     eprintln!(" {took:5.0} s, others used {foreign:3.0} % of the machine");
-    results.add(&job.engine, round, rows, options.noise);
+    if let Some(file) = &options.json {
+        append_json(file, job, round, &rows)?;
+    }
+    results.add(&job.engine, round, rows);
     let shares = results.foreign.entry(job.engine.clone()).or_default();
     shares.push(foreign);
     if let Err(error) = outcome {
@@ -129,6 +149,16 @@ fn run_child(options: &Options, job: &Job, round: usize, results: &mut Results) 
         results.failures.push(failure);
     }
     Ok(fs::remove_dir_all(&job.dir)?)
+}
+
+/// Adds the rows of one child to a file, as one JSON object on one line.
+fn append_json(file: &Path, job: &Job, round: usize, rows: &[Row]) -> Result<()> {
+    let mut file = fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(file)?;
+    let line = serde_json::json!({ "round": round, "job": job, "rows": rows });
+    Ok(writeln!(file, "{line}")?)
 }
 
 /// Runs the child and takes its rows as they come.

@@ -1,9 +1,9 @@
 //! The report, in Markdown.
 
 use crate::engines::Compression;
-use crate::job::{ROWS, Row, Unit};
+use crate::job::{ROWS, Unit};
 use crate::options::Options;
-use crate::parent::Results;
+use crate::parent::{Results, Rounds};
 use crate::stats::{Latency, Spread, median, ratios};
 use std::fmt::Write;
 use std::fs;
@@ -121,13 +121,6 @@ pub fn section(options: &Options, compression: Compression, results: &Results) -
         "LMDB writes with NO_SYNC except in fillsync: such a database survives kill -9, but a power cut \
          may damage it. It has no compression.\n",
     );
-    if results.left_out > 0 {
-        let _ = writeln!(
-            text,
-            "{} figures of single rounds are left out, because others used more than {} % of the machine.",
-            results.left_out, options.noise,
-        );
-    }
     for failure in &results.failures {
         let _ = writeln!(text, "\n**Failed:** {failure}.");
     }
@@ -151,35 +144,49 @@ fn value_table(text: &mut String, options: &Options, results: &Results) {
     let columns = options.engines.len() + others.len();
     let _ = write!(text, "\n|---|{}\n", "---:|".repeat(columns));
     for (row, unit) in ROWS {
-        let all: Vec<_> = options
+        let rounds = |engine: &str| results.rounds(engine, row, options.noise);
+        let all: Vec<Rounds> = options
             .engines
             .iter()
-            .map(|e| values(results, e, row))
+            .map(|engine| rounds(engine))
             .collect();
-        if all.iter().all(Vec::is_empty) {
+        if all.iter().all(|rounds| rounds.rows.is_empty()) {
             continue;
         }
         let _ = write!(text, "| {row}{} |", unit_name(*unit));
         for rounds in &all {
-            let measured: Vec<f64> = rounds.iter().copied().flatten().collect();
+            let measured: Vec<f64> = values(rounds).into_iter().flatten().collect();
             let cell = median(&measured).map_or_else(|| "-".into(), |v| number(v, *unit));
-            let _ = write!(text, " {cell} |");
+            let _ = write!(text, " {}{cell} |", mark(rounds.noisy));
         }
-        let ours = values(results, base, row);
         for other in &others {
-            let theirs = values(results, other, row);
-            let spread = match unit {
-                Unit::PerSecond => ratios(&ours, &theirs),
-                Unit::Seconds | Unit::Bytes => ratios(&theirs, &ours),
-            };
             let _ = write!(
                 text,
                 " {} |",
-                spread.map_or_else(|| "-".into(), spread_cell)
+                ratio_cell(&rounds(base), &rounds(other), *unit)
             );
         }
         text.push('\n');
     }
+}
+
+/// How much better ours is, by the rounds that both have.
+fn ratio_cell(ours: &Rounds, theirs: &Rounds, unit: Unit) -> String {
+    let (ours_by_round, theirs_by_round) = (values(ours), values(theirs));
+    let spread = match unit {
+        Unit::PerSecond => ratios(&ours_by_round, &theirs_by_round),
+        Unit::Seconds | Unit::Bytes => ratios(&theirs_by_round, &ours_by_round),
+    };
+    let noisy = mark(ours.noisy || theirs.noisy);
+    spread.map_or_else(
+        || "-".into(),
+        |spread| format!("{noisy}{}", spread_cell(spread)),
+    )
+}
+
+/// Stands before a figure for which no round was quiet.
+fn mark(noisy: bool) -> &'static str {
+    if noisy { "~" } else { "" }
 }
 
 fn latency_table(text: &mut String, options: &Options, results: &Results) {
@@ -194,7 +201,7 @@ fn latency_table(text: &mut String, options: &Options, results: &Results) {
         let cells: Vec<Option<String>> = options
             .engines
             .iter()
-            .map(|engine| latency_cell(results.rows.get(engine)?.get(*row)?))
+            .map(|engine| latency_cell(&results.rounds(engine, row, options.noise)))
             .collect();
         if cells.iter().all(Option::is_none) {
             continue;
@@ -207,8 +214,9 @@ fn latency_table(text: &mut String, options: &Options, results: &Results) {
     }
 }
 
-fn latency_cell(rounds: &[Option<Row>]) -> Option<String> {
+fn latency_cell(rounds: &Rounds) -> Option<String> {
     let latencies: Vec<Latency> = rounds
+        .rows
         .iter()
         .flatten()
         .filter_map(|row| row.latency)
@@ -221,7 +229,8 @@ fn latency_cell(rounds: &[Option<Row>]) -> Option<String> {
         median(&parts).map(three_digits)
     };
     Some(format!(
-        "{} / {} / {} / {}",
+        "{}{} / {} / {} / {}",
+        mark(rounds.noisy),
         part(|l| l.p50)?,
         part(|l| l.p99)?,
         part(|l| l.p999)?,
@@ -229,14 +238,10 @@ fn latency_cell(rounds: &[Option<Row>]) -> Option<String> {
     ))
 }
 
-/// What an engine did in each round.
-fn values(results: &Results, engine: &str, row: &str) -> Vec<Option<f64>> {
-    let rounds = results.rows.get(engine).and_then(|rows| rows.get(row));
-    let rounds = rounds.map(Vec::as_slice).unwrap_or_default();
-    rounds
-        .iter()
-        .map(|round| Some(round.as_ref()?.value))
-        .collect()
+/// What was measured in each round.
+fn values(rounds: &Rounds) -> Vec<Option<f64>> {
+    let rows = rounds.rows.iter();
+    rows.map(|row| row.as_ref().map(|row| row.value)).collect()
 }
 
 fn unit_name(unit: Unit) -> &'static str {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::job::Row;
 
 /// A table of two engines; a negative value was measured in noise.
 fn table(row: &str, ours: &[f64], theirs: &[f64]) -> String {
@@ -7,16 +8,17 @@ fn table(row: &str, ours: &[f64], theirs: &[f64]) -> String {
         for (round, value) in values.iter().enumerate() {
             let row = Row {
                 row: row.into(),
-                value: *value,
+                value: value.abs(),
                 latency: None,
                 foreign: if *value < 0.0 { 90.0 } else { 1.0 },
             };
-            results.add(engine, round, vec![row], 50.0);
+            results.add(engine, round, vec![row]);
         }
     }
     let options = Options {
         engines: vec!["a".into(), "b".into()],
         base: Some("a".into()),
+        noise: 50.0,
         ..Options::default()
     };
     let mut text = String::new();
@@ -46,7 +48,10 @@ fn rounds_measured_in_noise_are_left_out() {
         "{text}"
     );
     let text = table("readrandom", &[-8e5], &[4e5]);
-    assert!(text.contains("| readrandom, K/s | - | 400 | - |"), "{text}");
+    assert!(
+        text.contains("| readrandom, K/s | ~800 | 400 | ~**2.00x** (2.00..2.00) |"),
+        "{text}"
+    );
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! that is better for that engine.
 
 use crate::Result;
+use crate::measure;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::time::Duration;
@@ -111,6 +112,11 @@ pub trait Engine: Sized + Send + Sync {
 
     /// Whether `Settle::Peers` compacts this engine.
     const COMPACT_TO_READ: bool = false;
+
+    /// Bytes that the database takes in `dir`, at rest.
+    fn disk_bytes(&self, dir: &Path) -> Result<u64> {
+        measure::disk_bytes(dir)
+    }
 
     /// Closes the database as a careful user would.
     fn close(self) -> Result<()>;
