@@ -56,6 +56,8 @@ mod pacer;
 mod readable;
 mod recovery;
 mod replay;
+#[cfg(all(test, terrace_shuttle))]
+mod shuttle_tests;
 mod snapshot;
 mod snapshot_list;
 mod stats;
