@@ -47,6 +47,9 @@ mod engine;
 mod files;
 mod flush;
 mod get;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub mod internals;
 mod iter;
 mod keyspace;
 mod manifest;
