@@ -12,7 +12,6 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -30,6 +29,7 @@ use crate::keyspace::{
 };
 use crate::options::{Durability, Options};
 use crate::stats::Counters;
+use crate::sync::Mutex;
 use crate::version_set::VersionSet;
 use crate::view::Views;
 

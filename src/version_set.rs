@@ -6,7 +6,6 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::{Mutex, MutexGuard};
 
 use terrace_base::{Error, ErrorKind, FileKind, FileNumber, KeyspaceId, Result, SeqNo};
 use terrace_compaction::{
@@ -15,6 +14,7 @@ use terrace_compaction::{
 
 use crate::files::Files;
 use crate::manifest::Manifest;
+use crate::sync::{Mutex, MutexGuard, lock};
 
 /// File numbers that one edit sets aside.
 const NUMBERS_AHEAD: u64 = 256;
@@ -172,9 +172,7 @@ impl VersionSet {
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+        lock(&self.inner)
     }
 
     /// No edit is made from now on; the number of the last.
