@@ -173,7 +173,6 @@ impl Db {
     /// As for [`Db::write`].
     pub fn submit(&self, batch: Batch) -> Result<Ticket> {
         let receipt = self.engine().submit_batch(&batch)?;
-        if !receipt.visible {}
         Ok(Ticket::new(self.shared().clone(), receipt))
     }
 
@@ -274,6 +273,7 @@ impl Engine {
             return Ok(());
         }
         self.background.stop();
+        self.background.wait_for_jobs();
         let result = self.finish();
         let lock = self
             .directory_lock
@@ -300,7 +300,8 @@ impl Engine {
             self.committer.seal();
             while self.flush_once(true)? {}
         }
-        self.committer.close_log(self.versions.last_edit())?;
-        self.files.remove_obsolete()
+        let removed = self.files.remove_obsolete();
+        self.committer.close_log(self.versions.end())?;
+        removed
     }
 }

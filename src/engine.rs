@@ -29,7 +29,6 @@ use crate::keyspace::{
     Catalogue, Change, DEFAULT_NAME, KeyspaceOptions, KeyspaceState, check_name,
 };
 use crate::options::{Durability, Options};
-use crate::pacer::Pacer;
 use crate::stats::Counters;
 use crate::version_set::VersionSet;
 use crate::view::Views;
@@ -50,7 +49,6 @@ pub(crate) struct Engine {
     pub(crate) catalogue: Arc<Catalogue>,
     pub(crate) background: Arc<Background>,
     pub(crate) counters: Counters,
-    pub(crate) pacer: Pacer,
     pub(crate) closed: AtomicBool,
     /// The threads were started, or there are to be none.
     pub(crate) working: AtomicBool,
@@ -87,7 +85,7 @@ impl CommitEnv for Env {
             None => self.create_segment(size)?,
         };
         let edit = VersionEdit {
-            segments_added: vec![record.clone()],
+            segments_added: vec![record],
             ..VersionEdit::default()
         };
         let number = self.versions.log_and_apply(&edit, |_, _| {})?;
@@ -182,7 +180,7 @@ impl Engine {
         durability: Option<Durability>,
         keyspaces: &[Arc<KeyspaceState>],
     ) -> Result<SeqNo> {
-        self.pacer.pace(self, write.len)?;
+        self.views.pacer.pace(self, write.len)?;
         let durability = durability.unwrap_or(self.options.durability);
         let last = self.committer.commit(write, durability, keyspaces)?;
         self.counters.written(write);
@@ -212,7 +210,7 @@ impl Engine {
                 visible: true,
             });
         }
-        self.pacer.pace(self, batch.payload.len())?;
+        self.views.pacer.pace(self, batch.payload.len())?;
         self.committer
             .wait_for_room(self.options.largest_segment())?;
         let parts = [batch.payload.as_slice()];
@@ -374,7 +372,7 @@ impl Engine {
                 .last()
                 .is_none_or(|oldest| oldest.last_seq > newest)
         };
-        self.background.wait_for(self, flushed)
+        self.background.wait_for(flushed)
     }
 
     /// `ReadOnly` or `Closed` if nothing may be written.
@@ -407,7 +405,7 @@ impl Engine {
         if self.options.tuning.manual {
             while self.compact_once(true)? {}
         } else {
-            self.background.hurry_while(self, || {
+            self.background.hurry_while(|| {
                 let version = self.views.cell.load().version.clone();
                 let idle =
                     terrace_compaction::pick(&version, &self.pick_options(true), &HashSet::new());

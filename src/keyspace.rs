@@ -218,8 +218,16 @@ impl Catalogue {
         self.lock().unflushed.retain(|(at, _)| *at > seq);
     }
 
-    pub(crate) fn dropped(&self) -> Vec<(KeyspaceId, SeqNo)> {
-        self.lock().dropped.clone()
+    /// The keyspaces dropped up to `seq`. A job may leave their entries out only if its edit, or an earlier one,
+    /// carries the drop: else a crash could keep the edit and lose the drop.
+    pub(crate) fn dropped_upto(&self, seq: SeqNo) -> Vec<(KeyspaceId, SeqNo)> {
+        let inner = self.lock();
+        inner
+            .dropped
+            .iter()
+            .copied()
+            .filter(|(_, at)| *at <= seq)
+            .collect()
     }
 }
 

@@ -487,7 +487,9 @@ fn assemble(
         sealed: image.map(Arc::new).into_iter().collect(),
         version: state.version.clone(),
     };
-    let views = Arc::new(Views::new(view));
+    let budget = options.write_budget();
+    let free = (budget / 2).max(options.memtable_bytes() * 5 / 4);
+    let views = Arc::new(Views::new(view, Pacer::new(free, budget)));
     let versions = Arc::new(VersionSet::new(state, manifest, files.clone(), database));
     for segment in unused {
         versions
@@ -521,7 +523,6 @@ fn assemble(
         catalogue,
         background,
         counters: Counters::default(),
-        pacer: Pacer::default(),
         closed: AtomicBool::new(false),
         working: AtomicBool::new(false),
         directory_lock: Mutex::new(Some(lock)),

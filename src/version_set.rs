@@ -55,7 +55,7 @@ impl ManifestState {
     pub(crate) fn apply(&mut self, edit: &VersionEdit, store: &Arc<dyn TableStore>) -> Result<()> {
         self.version = Arc::new(self.version.apply(edit, store)?);
         for segment in &edit.segments_added {
-            self.segments.insert(segment.number, segment.clone());
+            self.segments.insert(segment.number, *segment);
         }
         for number in &edit.segments_removed {
             if self.segments.remove(number).is_none() {
@@ -101,7 +101,7 @@ impl ManifestState {
             })
         };
         VersionEdit {
-            segments_added: self.segments.values().cloned().collect(),
+            segments_added: self.segments.values().copied().collect(),
             flushed: Some(self.flushed),
             file_ceiling: Some(self.file_ceiling),
             keyspaces_created: self.keyspaces.values().cloned().collect(),
@@ -175,9 +175,11 @@ impl VersionSet {
             .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Number of the last edit.
-    pub(crate) fn last_edit(&self) -> u64 {
-        self.lock()
+    /// No edit is made from now on; the number of the last.
+    pub(crate) fn end(&self) -> u64 {
+        let inner = self.lock();
+        self.files.freeze();
+        inner
             .manifest
             .as_ref()
             .map_or(0, |manifest| manifest.last_edit)
