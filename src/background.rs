@@ -6,13 +6,12 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use terrace_base::{Error, ErrorKind, FileNumber, Result, SeqNo};
 
-use crate::engine::Engine;
+use crate::sync::{Condvar, Mutex, MutexGuard, lock};
 
 /// The kinds of thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,9 +59,7 @@ pub(crate) struct Background {
 
 impl Background {
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
-        self.state
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+        lock(&self.state)
     }
 
     pub(crate) fn wake_all(&self) {
@@ -157,7 +154,7 @@ impl Background {
     }
 
     /// Sleeps until `done`, or until a job fails.
-    pub(crate) fn wait_for(&self, engine: &Engine, done: impl Fn() -> bool) -> Result<()> {
+    pub(crate) fn wait_for(&self, done: impl Fn() -> bool) -> Result<()> {
         loop {
             let state = self.lock();
             if done() {
@@ -180,7 +177,6 @@ impl Background {
             // The bound covers a job whose condition became true without a signal.
             let waited = self.progress.wait_timeout(state, Duration::from_millis(50));
             drop(waited.map_err(|poisoned| poisoned.into_inner()));
-            engine.pacer.refresh(engine);
         }
     }
 
@@ -195,17 +191,20 @@ impl Background {
         true
     }
 
+    /// Waits until no compaction works on a table, also one that a caller runs.
+    pub(crate) fn wait_for_jobs(&self) {
+        while self.wait_for_a_table() {}
+    }
+
     /// As [`Background::wait_for`], and until no job runs, with compaction working as if idle meanwhile.
-    pub(crate) fn hurry_while(&self, engine: &Engine, done: impl Fn() -> bool) -> Result<()> {
+    pub(crate) fn hurry_while(&self, done: impl Fn() -> bool) -> Result<()> {
         {
             let mut state = self.lock();
             state.hurrying += 1;
             state.compaction_due = true;
         }
         self.compaction.notify_all();
-        let result = self.wait_for(engine, || {
-            self.running.load(Ordering::Acquire) == 0 && done()
-        });
+        let result = self.wait_for(|| self.running.load(Ordering::Acquire) == 0 && done());
         self.lock().hurrying -= 1;
         result
     }

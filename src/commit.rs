@@ -79,6 +79,8 @@ struct State {
     /// When the oldest write that no sync has begun to cover was appended; kept only under `Interval`.
     oldest_unsynced: Option<Duration>,
     wakers: Vec<(SeqNo, Waker)>,
+    /// Wakers whose ticket is done, to be called once the lock is free: they are the caller's code.
+    woken: Vec<Waker>,
     failed: Option<Error>,
     closed: bool,
 }
@@ -123,10 +125,8 @@ impl Drop for PanicGuard<'_> {
         if std::thread::panicking() {
             let mut state = lock(&self.0.state);
             state.syncing = false;
-            self.0.fail(
-                &mut state,
-                Error::new(ErrorKind::Other, "a panic on the commit path"),
-            );
+            let cause = Error::new(ErrorKind::Other, "a panic on the commit path");
+            self.0.fail_and_unlock(state, cause);
         }
     }
 }
@@ -148,6 +148,7 @@ impl Committer {
             last_group: 0,
             oldest_unsynced: None,
             wakers: Vec::new(),
+            woken: Vec::new(),
             failed: None,
             closed: false,
         };
@@ -229,7 +230,7 @@ impl Committer {
         }
         let end = match state.log.append(write.count, first, write.parts) {
             Ok(end) => end,
-            Err(error) => return Err(self.fail(&mut state, error)),
+            Err(error) => return Err(self.fail_and_unlock(state, error)),
         };
         state.appended = last;
         let pin = pin();
@@ -239,7 +240,7 @@ impl Committer {
         });
         drop(pin);
         if let Err(error) = inserted {
-            return Err(self.fail(&mut state, error)); // Our own payload does not decode: stop.
+            return Err(self.fail_and_unlock(state, error)); // Our own payload does not decode: stop.
         }
         appended(last);
         match durability {
@@ -334,13 +335,8 @@ impl Committer {
         }
         if !state.wakers.is_empty() {
             let visible = self.visible();
-            state.wakers.retain(|(seq, waker)| {
-                let done = *seq <= visible;
-                if done {
-                    waker.wake_by_ref();
-                }
-                !done
-            });
+            let done = state.wakers.extract_if(.., |(seq, _)| *seq <= visible);
+            state.woken.extend(done.map(|(_, waker)| waker));
         }
     }
 
@@ -352,13 +348,8 @@ impl Committer {
 
     /// Waits until all that was appended before the call is durable.
     pub(crate) fn sync(&self) -> Result<()> {
-        lock(&self.state).check()?;
-        self.sync_appended()
-    }
-
-    /// The same, also while the database is being closed.
-    pub(crate) fn sync_appended(&self) -> Result<()> {
         let state = lock(&self.state);
+        state.check()?;
         let end = state.log.end();
         self.wait_until(state, |state| state.log.synced() >= end)
     }
@@ -450,7 +441,11 @@ impl Committer {
             }
         }
         self.synced.notify_all();
-        state
+        if state.woken.is_empty() {
+            return state;
+        }
+        unlock(state);
+        lock(&self.state)
     }
 
     /// No write happens from now on; the error that writers see.
@@ -459,17 +454,21 @@ impl Committer {
             state.failed = Some(cause.clone());
             self.env.failed(&cause);
         }
-        for (_, waker) in state.wakers.drain(..) {
-            waker.wake();
-        }
+        let waiting = state.wakers.drain(..).map(|(_, waker)| waker);
+        state.woken.extend(waiting);
         self.synced.notify_all();
         read_only(state.failed.as_ref().unwrap_or(&cause))
     }
 
+    fn fail_and_unlock(&self, mut state: MutexGuard<'_, State>, cause: Error) -> Error {
+        let error = self.fail(&mut state, cause);
+        unlock(state);
+        error
+    }
+
     /// Stops all writes because of a failure elsewhere: the manifest, or a job that panicked.
     pub(crate) fn poison(&self, cause: Error) {
-        let mut state = lock(&self.state);
-        self.fail(&mut state, cause);
+        self.fail_and_unlock(lock(&self.state), cause);
     }
 
     /// Why writes fail, if they do.
@@ -572,7 +571,7 @@ impl Committer {
         let mut state = lock(&self.state);
         let last = state.appended;
         if let Err(error) = state.log.close(last, manifest_edit) {
-            return Err(self.fail(&mut state, error));
+            return Err(self.fail_and_unlock(state, error));
         }
         Ok(())
     }
@@ -602,6 +601,13 @@ impl State {
             (None, true) => Err(Error::new(ErrorKind::Closed, "the database is closed")),
         }
     }
+}
+
+/// Frees the lock, and then calls the wakers of the tickets that are done.
+fn unlock(mut state: MutexGuard<'_, State>) {
+    let woken = std::mem::take(&mut state.woken);
+    drop(state);
+    woken.into_iter().for_each(Waker::wake);
 }
 
 /// The error of every write after `cause`.

@@ -98,7 +98,6 @@ impl Engine {
         {
             table.set_damaged(error.clone()); // Set aside: it is picked no more, and reads say why.
         }
-        self.pacer.refresh(self);
         self.background.progressed();
         self.heed(result)
     }
@@ -122,7 +121,7 @@ impl Engine {
         tables: &mut NewTables<'_>,
     ) -> Result<VersionEdit> {
         let (snapshots, visible) = self.committer.snapshots.list(self.committer.visible_cell());
-        let dropped = self.dropped_for_good()?;
+        let dropped = self.versions.lock().state.dropped.clone();
         let older = compaction.older_runs(version);
         let options = MergeOptions {
             stripes: Stripes::new(&snapshots, visible),

@@ -12,7 +12,6 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -29,13 +28,16 @@ use crate::keyspace::{
     Catalogue, Change, DEFAULT_NAME, KeyspaceOptions, KeyspaceState, check_name,
 };
 use crate::options::{Durability, Options};
-use crate::pacer::Pacer;
 use crate::stats::Counters;
+use crate::sync::Mutex;
 use crate::version_set::VersionSet;
 use crate::view::Views;
 
-/// Released segments kept for another use; more are deleted.
-const REUSABLE_SEGMENTS: usize = 2;
+/// Released segments kept for another use: as much log as a memtable needs, and one. More are deleted, and all
+/// of them once the database is idle.
+fn most_reusable(options: &Options) -> usize {
+    1 + usize::try_from(options.memtable_bytes() / options.largest_segment()).unwrap_or(0)
+}
 
 /// One open database.
 #[derive(Debug)]
@@ -50,7 +52,6 @@ pub(crate) struct Engine {
     pub(crate) catalogue: Arc<Catalogue>,
     pub(crate) background: Arc<Background>,
     pub(crate) counters: Counters,
-    pub(crate) pacer: Pacer,
     pub(crate) closed: AtomicBool,
     /// The threads were started, or there are to be none.
     pub(crate) working: AtomicBool,
@@ -184,7 +185,7 @@ impl Engine {
         durability: Option<Durability>,
         keyspaces: &[Arc<KeyspaceState>],
     ) -> Result<SeqNo> {
-        self.pacer.pace(self, write.len)?;
+        self.views.pacer.pace(self, write.len)?;
         let durability = durability.unwrap_or(self.options.durability);
         let last = self.committer.commit(write, durability, keyspaces)?;
         self.counters.written(write);
@@ -214,7 +215,7 @@ impl Engine {
                 visible: true,
             });
         }
-        self.pacer.pace(self, batch.payload.len())?;
+        self.views.pacer.pace(self, batch.payload.len())?;
         self.committer
             .wait_for_room(self.options.largest_segment())?;
         let parts = [batch.payload.as_slice()];
@@ -376,7 +377,7 @@ impl Engine {
                 .last()
                 .is_none_or(|oldest| oldest.last_seq > newest)
         };
-        self.background.wait_for(self, flushed)
+        self.background.wait_for(flushed)
     }
 
     /// Passes on the result of a job. If the manifest or the directory failed in it, writes fail from now on.
@@ -419,13 +420,14 @@ impl Engine {
         if self.options.tuning.manual {
             while self.compact_once(true)? {}
         } else {
-            self.background.hurry_while(self, || {
+            self.background.hurry_while(|| {
                 let version = self.views.cell.load().version.clone();
                 let idle =
                     terrace_compaction::pick(&version, &self.pick_options(true), &HashSet::new());
                 idle.is_none()
             })?;
         }
+        self.trim_log(0)?;
         self.files.remove_obsolete()
     }
 
@@ -439,28 +441,31 @@ impl Engine {
     /// After a flush: segments below `flushed` become reusable, and more of them than wanted are deleted.
     pub(crate) fn release_log(&self, flushed: Lsn) -> Result<()> {
         let released = self.committer.with_log(|log| log.release(flushed));
-        if released.is_empty() {
-            return Ok(());
-        }
-        let mut surplus = Vec::new();
-        {
+        let reusable = released
+            .iter()
+            .map(|segment| (segment.number, segment.size));
+        self.versions.lock().reusable.extend(reusable);
+        self.trim_log(most_reusable(&self.options))
+    }
+
+    /// Deletes reusable segments down to `kept` of them, the smallest first: segments grow until they have
+    /// their final size.
+    pub(crate) fn trim_log(&self, kept: usize) -> Result<()> {
+        let surplus: Vec<FileNumber> = {
             let mut versions = self.versions.lock();
-            for segment in released {
-                versions.reusable.push_back((segment.number, segment.size));
-            }
-            while versions.reusable.len() > REUSABLE_SEGMENTS {
-                // The smallest goes: log segments grow until they have their final size.
-                let smallest = versions
+            let count = versions.reusable.len().saturating_sub(kept);
+            if count > 0 {
+                versions
                     .reusable
-                    .iter()
-                    .enumerate()
-                    .min_by_key(|(_, (_, size))| *size);
-                let Some(at) = smallest.map(|(at, _)| at) else {
-                    break;
-                };
-                surplus.extend(versions.reusable.remove(at).map(|(number, _)| number));
+                    .make_contiguous()
+                    .sort_by_key(|(_, size)| *size);
             }
-        }
+            versions
+                .reusable
+                .drain(..count)
+                .map(|(number, _)| number)
+                .collect()
+        };
         self.drop_segments(surplus)
     }
 

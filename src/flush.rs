@@ -16,7 +16,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use terrace_base::vfs::OpenMode;
 use terrace_base::{
-    FileKind, FileNumber, InternalIterator, KeyRef, KeyspaceId, MergingIterator, Result, SeqNo,
+    Error, FileKind, FileNumber, InternalIterator, KeyRef, MergingIterator, Result, SeqNo,
 };
 use terrace_compaction::{
     AddedTable, CompactionIter, Flushed, MergeOptions, OlderRuns, Outputs, Stripes, TableMeta,
@@ -219,9 +219,9 @@ impl Engine {
         options.compression = Compression::None;
         let sink = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
         let mut writer = TableWriter::new(sink, options);
-        let dropped = self.catalogue.dropped();
-        // A tombstone must stay: what it hides lies below, in tables and older pieces.
-        let mut entries = CompactionIter::new(input, &stripes, &dropped, None, &|_| true);
+        // A tombstone must stay: what it hides lies below, in tables and older pieces. So must the entries of a
+        // dropped keyspace: the drop may lie in a later piece, and be lost while this one is kept.
+        let mut entries = CompactionIter::new(input, &stripes, &[], None, &|_| true);
         while let Some((key, value)) = entries.next_kept()? {
             writer.add(key, value)?;
         }
@@ -243,16 +243,6 @@ impl Engine {
         let synced = self.fs().sync_dir(&self.files.dir);
         synced.map_err(|error| self.versions.directory_failed(error))?;
         self.files.read_back(tables)
-    }
-
-    /// The dropped keyspaces whose entries a job may leave out of tables. A drop that is only in the log, and
-    /// not yet on disk, is synced first: else a power cut could bring the keyspace back without them.
-    pub(crate) fn dropped_for_good(&self) -> Result<Vec<(KeyspaceId, SeqNo)>> {
-        let dropped = self.catalogue.dropped();
-        if self.catalogue.drops_in_log() {
-            self.committer.sync_appended()?;
-        }
-        Ok(dropped)
     }
 
     /// Flushes every wholly visible sealed piece into level 0, if it is asked for or due.
@@ -292,7 +282,6 @@ impl Engine {
         }
         self.release_log(newest.end_lsn)?;
         self.background.wake_compaction();
-        self.pacer.refresh(self);
         Ok(true)
     }
 
@@ -304,7 +293,8 @@ impl Engine {
         oldest_snapshot: Option<SeqNo>,
         tables: &mut NewTables<'_>,
     ) -> Result<Vec<TableMeta>> {
-        let dropped = self.dropped_for_good()?;
+        let newest = runs.first().map_or(SeqNo::ZERO, |run| run.last_seq);
+        let dropped = self.catalogue.dropped_upto(newest);
         let older = OlderRuns::all(&view.version);
         let options = MergeOptions {
             stripes,
@@ -318,6 +308,13 @@ impl Engine {
         };
         let input = MergingIterator::new(runs.iter().map(|run| run.iter()).collect());
         let result = terrace_compaction::merge(input, &options, tables)?;
+        let held: u64 = runs.iter().map(|run| run.entries).sum();
+        if result.read != held {
+            return Err(Error::corruption(format!(
+                "a flush read {} entries of pieces that hold {held}",
+                result.read
+            )));
+        }
         self.complete(&result.tables)?;
         self.counters.flushed(&result);
         Ok(result.tables)

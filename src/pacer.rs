@@ -2,8 +2,8 @@
 //!
 //! Level-0 runs make every read dearer and unflushed memory is bounded, so writers must not outrun flush and
 //! compaction for long. From 8 to 20 level-0 runs, and over the last half of the write budget, each written
-//! KiB costs the writer a little sleep, in proportion to how far the debt has come. The jobs set the price
-//! when they install something; a writer's common path reads one number.
+//! KiB costs the writer a little sleep, in proportion to how far the debt has come. Every new view sets the
+//! price; a writer's common path reads one number.
 //!
 //! Only memory is a wall: at the full write budget a writer sleeps until a flush has made room, and if flushes
 //! fail it gets their error.
@@ -14,6 +14,7 @@ use std::time::Duration;
 use terrace_base::Result;
 
 use crate::engine::Engine;
+use crate::view::View;
 
 /// Runs of level 0 between which the price rises.
 const FREE_RUNS: u64 = 8;
@@ -23,15 +24,40 @@ const FULL_PRICE_NS: u64 = 200_000;
 /// Sleeping shorter than this is not worth a system call; the debt is carried over.
 const SHORTEST_SLEEP_NS: u64 = 500_000;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Pacer {
     /// Nanoseconds per KiB; 0 while all is well.
     price: AtomicU64,
     /// Nanoseconds that writers owe.
     owed: AtomicU64,
+    /// Unflushed memory between which the price rises.
+    free_bytes: u64,
+    full_bytes: u64,
 }
 
 impl Pacer {
+    /// `budget` bounds unflushed memory, of which up to `free_bytes` cost nothing.
+    pub(crate) fn new(free_bytes: u64, budget: u64) -> Pacer {
+        let full_bytes = budget.max(free_bytes + 1);
+        Pacer {
+            price: AtomicU64::new(0),
+            owed: AtomicU64::new(0),
+            free_bytes,
+            full_bytes,
+        }
+    }
+
+    /// Sets the price by the debt of a new view.
+    pub(crate) fn note(&self, view: &View) {
+        let runs = view.version.level(0).runs.len() as u64;
+        let by_runs = share(runs, FREE_RUNS, FULL_RUNS);
+        let by_memory = share(view.sealed_bytes(), self.free_bytes, self.full_bytes);
+        self.price.store(
+            FULL_PRICE_NS * by_runs.max(by_memory) / 100,
+            Ordering::Relaxed,
+        );
+    }
+
     /// Sleeps as long as writing `bytes` costs now.
     #[inline]
     pub(crate) fn pace(&self, engine: &Engine, bytes: usize) -> Result<()> {
@@ -43,37 +69,22 @@ impl Pacer {
 
     #[cold]
     fn pay(&self, engine: &Engine, bytes: usize, price: u64) -> Result<()> {
+        if engine.options.tuning.manual {
+            return Ok(()); // Nobody else would work it off meanwhile.
+        }
         let cost = price.saturating_mul(bytes as u64) / 1024;
         let owed = self.owed.fetch_add(cost, Ordering::Relaxed) + cost;
         if owed >= SHORTEST_SLEEP_NS {
             self.owed.fetch_sub(owed, Ordering::Relaxed);
             std::thread::sleep(Duration::from_nanos(owed));
-            self.refresh(engine);
         }
-        let budget = engine.options.write_budget();
-        let full = || engine.views.cell.load().sealed_bytes() >= budget;
+        let full = || engine.views.cell.load().sealed_bytes() >= self.full_bytes;
         if full() {
             engine
                 .background
-                .wait_for(engine, || !full() || engine.committer.failure().is_some())?;
+                .wait_for(|| !full() || engine.committer.failure().is_some())?;
         }
         Ok(())
-    }
-
-    /// Sets the price by the present debt.
-    pub(crate) fn refresh(&self, engine: &Engine) {
-        if engine.options.tuning.manual {
-            return;
-        }
-        let view = engine.views.cell.load();
-        let runs = view.version.level(0).runs.len() as u64;
-        let by_runs = share(runs, FREE_RUNS, FULL_RUNS);
-        let budget = engine.options.write_budget();
-        let free = (budget / 2).max(engine.options.memtable_bytes() * 5 / 4);
-        let by_memory = share(view.sealed_bytes(), free, budget.max(free + 1));
-        let percent = by_runs.max(by_memory);
-        self.price
-            .store(FULL_PRICE_NS * percent / 100, Ordering::Relaxed);
     }
 }
 

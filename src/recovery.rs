@@ -14,8 +14,8 @@
 //! new manifest says so.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use terrace_base::coding::align8;
@@ -39,6 +39,7 @@ use crate::options::Options;
 use crate::pacer::Pacer;
 use crate::replay::Replay;
 use crate::stats::Counters;
+use crate::sync::Mutex;
 use crate::version_set::{ManifestState, VersionSet};
 use crate::view::{View, Views};
 
@@ -513,7 +514,9 @@ fn assemble(
         sealed: image.map(Arc::new).into_iter().collect(),
         version: state.version.clone(),
     };
-    let views = Arc::new(Views::new(view));
+    let budget = options.write_budget();
+    let free = (budget / 2).max(options.memtable_bytes() * 5 / 4);
+    let views = Arc::new(Views::new(view, Pacer::new(free, budget)));
     let versions = Arc::new(VersionSet::new(
         state,
         manifest,
@@ -553,7 +556,6 @@ fn assemble(
         catalogue,
         background,
         counters: Counters::default(),
-        pacer: Pacer::default(),
         closed: AtomicBool::new(false),
         working: AtomicBool::new(false),
         directory_lock: Mutex::new(Some(lock)),

@@ -68,3 +68,7 @@ impl Future for Ticket {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "ticket_tests.rs"]
+mod tests;

@@ -6,7 +6,6 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::{Mutex, MutexGuard};
 
 use terrace_base::{Error, ErrorKind, FileKind, FileNumber, KeyspaceId, Result, SeqNo};
 use terrace_compaction::{
@@ -15,6 +14,7 @@ use terrace_compaction::{
 
 use crate::files::Files;
 use crate::manifest::Manifest;
+use crate::sync::{Mutex, MutexGuard, lock};
 
 /// File numbers that one edit sets aside.
 const NUMBERS_AHEAD: u64 = 256;
@@ -99,7 +99,7 @@ impl ManifestState {
             })
         };
         VersionEdit {
-            segments_added: self.segments.values().cloned().collect(),
+            segments_added: self.segments.values().copied().collect(),
             flushed: Some(self.flushed),
             file_ceiling: Some(self.file_ceiling),
             keyspaces_created: self.keyspaces.values().cloned().collect(),
@@ -172,14 +172,14 @@ impl VersionSet {
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+        lock(&self.inner)
     }
 
-    /// Number of the last edit.
-    pub(crate) fn last_edit(&self) -> u64 {
-        self.lock()
+    /// No edit is made from now on; the number of the last.
+    pub(crate) fn end(&self) -> u64 {
+        let inner = self.lock();
+        self.files.freeze();
+        inner
             .manifest
             .as_ref()
             .map_or(0, |manifest| manifest.last_edit)

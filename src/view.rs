@@ -12,6 +12,7 @@ use std::sync::Arc;
 use terrace_compaction::Version;
 
 use crate::memtable::{List, MemRun};
+use crate::pacer::Pacer;
 use crate::sync::{ArcCell, Mutex, lock};
 
 /// The memtable's pieces and the tables, at one moment.
@@ -34,13 +35,15 @@ impl View {
 #[derive(Debug)]
 pub(crate) struct Views {
     pub(crate) cell: ArcCell<View>,
+    pub(crate) pacer: Pacer,
     install: Mutex<()>,
 }
 
 impl Views {
-    pub(crate) fn new(view: View) -> Views {
+    pub(crate) fn new(view: View, pacer: Pacer) -> Views {
         Views {
             cell: ArcCell::new(Arc::new(view)),
+            pacer,
             install: Mutex::new(()),
         }
     }
@@ -50,6 +53,7 @@ impl Views {
         let _installing = lock(&self.install);
         let mut view = View::clone(&self.cell.load());
         change(&mut view);
+        self.pacer.note(&view);
         self.cell.store(Arc::new(view));
     }
 }

@@ -10,9 +10,11 @@ use terrace_base::key::{KeyRef, ValueKind};
 use terrace_base::vfs::{Fault, FaultVfs, Fs, MemVfs, OpenMode};
 
 use super::*;
-use crate::format::{Section, encode_footer, seal_section};
+use crate::Compression;
+use crate::format::{Section, decode_footer, encode_footer, seal_section};
 use crate::testing::*;
 use crate::{FileSink, TableWriter, WriterOptions};
+use terrace_base::checksum::checksum;
 
 fn small_model() -> Model {
     let mut model: Model = (0..14u64)
@@ -278,20 +280,20 @@ fn a_block_in_another_place_or_file_is_noticed() {
 
 #[test]
 fn entries_out_of_order_are_noticed_under_right_checksums() {
-    let model = vec![put(b"kaaaa", 1, b"v"), put(b"kbbbb", 1, b"v")];
-    let (_, mut image) = build(&model, &options(Compression::None, 8192));
-    let layout = layout(&image);
-    let raw = RawBlock::new(&image[layout.blocks[0].clone()]).unwrap();
-    let (first, second) = (raw.position(0), raw.position(1));
-    let len = second - first;
-    let record = image[first..second].to_vec();
-    image.copy_within(second..second + len, first);
-    image[second..second + len].copy_from_slice(&record);
-    let head = image[32..36].to_vec();
-    image.copy_within(36..40, 32);
-    image[36..40].copy_from_slice(&head);
-    repair(&mut image, &layout);
-    assert!(ask(&image, &model).is_err());
+    let model = ["kaaaa", "kbbbb", "kcccc"].map(|key| put(key.as_bytes(), 1, b"v"));
+    let (_, image) = build(&model.to_vec(), &options(Compression::None, 8192));
+    let mut bytes = image[layout(&image).blocks[0].clone()].to_vec();
+    let raw = RawBlock::new(&bytes).unwrap();
+    raw.validate().unwrap();
+    let (second, third) = (raw.position(1), raw.position(2));
+    for i in 0..third - second {
+        bytes.swap(second + i, third + i);
+    }
+    for i in 36..40 {
+        bytes.swap(i, i + 4); // The heads.
+    }
+    let error = RawBlock::new(&bytes).unwrap().validate().unwrap_err();
+    assert!(error.to_string().contains("out of order"), "{error}");
 }
 
 #[test]

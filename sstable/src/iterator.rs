@@ -252,10 +252,12 @@ impl InternalIterator for TableIter {
         self.record().map_or(&[], |record| record.value)
     }
 
+    #[inline]
     fn key_bytes(&self) -> Bytes {
         self.owned(self.key().user.bytes)
     }
 
+    #[inline]
     fn value_bytes(&self) -> Bytes {
         self.owned(self.value())
     }

@@ -9,11 +9,11 @@
 //! 0         each 8-aligned            each section ends 64-aligned                 size
 //! ```
 //!
-//! - a **block** ([`block`]) holds the entries of one stretch of keys, raw or compressed;
-//! - **fences** ([`fence`]) name the first user key of each block: ordered search starts there;
-//! - the **point index** ([`point_index`]) maps the hash of a user key to its newest version: a read of one
+//! - a **block** (`block`) holds the entries of one stretch of keys, raw or compressed;
+//! - **fences** (`fence`) name the first user key of each block: ordered search starts there;
+//! - the **point index** (`point_index`) maps the hash of a user key to its newest version: a read of one
 //!   key looks at one cache line of it and then at the record, or at nothing else when the key is absent;
-//! - **properties** ([`properties`]) hold the counts and bounds, and the **footer** ([`format`]) says
+//! - **properties** (`properties`) hold the counts and bounds, and the **footer** (`format`) says
 //!   where everything is.
 //!
 //! [`TableWriter`] writes a table front to back into a [`Sink`]; [`Table`] reads one through a memory
@@ -26,6 +26,7 @@ mod block_cache;
 mod fence;
 mod format;
 mod iterator;
+mod open;
 mod options;
 mod point_index;
 mod properties;

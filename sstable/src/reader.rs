@@ -22,7 +22,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use terrace_base::checksum::checksum;
 use terrace_base::error::{Error, Result};
 use terrace_base::key::{SeqNo, UserKey};
 use terrace_base::prefetch::prefetch;
@@ -31,11 +30,11 @@ use terrace_base::vfs::File;
 use crate::block::{self, Header, RawBlock, Record, unpack};
 use crate::block_cache::{BlockCache, TableCache};
 use crate::fence::Fences;
-use crate::format::{self, Footer, MAX_FOOTER_LEN, decode_footer};
 use crate::iterator::TableIter;
-use crate::options::{Compression, IoMode};
+use crate::open::{self, Parts, Source, read_file};
+use crate::options::IoMode;
 use crate::point_index::PointIndex;
-use crate::properties::{self, TableInfo};
+use crate::properties::TableInfo;
 use crate::value::{BlockRef, Found, Value};
 
 /// An open table. Immutable; many threads may read it at once.
@@ -58,40 +57,8 @@ pub struct Table {
     cache: Option<TableCache>,
 }
 
-/// Where the bytes of a table come from while it is opened.
-enum Source {
-    File(File),
-    Image(Bytes),
-}
-
-impl Source {
-    fn read(&self, offset: u64, len: u64) -> Result<Bytes> {
-        match self {
-            Source::File(file) => read_file(file, offset, len),
-            Source::Image(image) => {
-                let end = offset.saturating_add(len).min(image.len() as u64);
-                Ok(image.slice(offset.min(end) as usize..end as usize))
-            }
-        }
-    }
-
-    fn path(&self) -> &Path {
-        match self {
-            Source::File(file) => file.path(),
-            Source::Image(_) => Path::new(IN_MEMORY),
-        }
-    }
-}
-
 /// What errors call a table that has no file.
-const IN_MEMORY: &str = "(table in memory)";
-
-fn read_file(file: &File, offset: u64, len: u64) -> Result<Bytes> {
-    let len = usize::try_from(len).map_err(|_| Error::corruption("a length is out of range"))?;
-    let mut bytes = vec![0; len];
-    file.read_exact_at(&mut bytes, offset)?;
-    Ok(bytes.into())
-}
+pub(crate) const IN_MEMORY: &str = "(table in memory)";
 
 impl Table {
     /// Opens `file`, whose random number is `id` and whose length is `size`.
@@ -107,75 +74,41 @@ impl Table {
             let message = format!("the table has {found} bytes, not {size}");
             return Err(Error::corruption(message).in_file(file.path(), found.min(size)));
         }
-        Table::open_source(Source::File(file), id, size, io, cache)
+        Ok(Table::new(
+            open::open(Source::File(file), id, size, io)?,
+            cache,
+        ))
     }
 
     /// Opens the table in `bytes`.
     pub fn open_image(bytes: Bytes, id: u64, cache: &Arc<BlockCache>) -> Result<Table> {
         let size = bytes.len() as u64;
-        Table::open_source(Source::Image(bytes), id, size, IoMode::Mmap, cache)
+        let parts = open::open(Source::Image(bytes), id, size, IoMode::Mmap)?;
+        Ok(Table::new(parts, cache))
     }
 
-    fn open_source(
-        source: Source,
-        id: u64,
-        size: u64,
-        io: IoMode,
-        cache: &Arc<BlockCache>,
-    ) -> Result<Table> {
-        let tail_len = size.min(MAX_FOOTER_LEN as u64);
-        let tail = source.read(size - tail_len, tail_len)?;
-        let footer = decode_footer(&tail, id, size)
-            .map_err(|error| error.in_file(source.path(), size - tail_len))?;
-        let section = |tag| read_section(&source, &footer, id, tag);
-        let (fences_at, fences) = section(format::FENCES)?.ok_or_else(|| missing(&source))?;
-        let fences = Fences::decode(&fences, footer.data_end)
-            .map_err(|error| error.in_file(source.path(), fences_at))?;
-        let (info_at, info) = section(format::PROPERTIES)?.ok_or_else(|| missing(&source))?;
-        let info = properties::decode(&info, id, size)
-            .and_then(|info| agree(&info, &fences).map(|()| info))
-            .map_err(|error| error.in_file(source.path(), info_at))?;
-        let index = section(format::POINT_INDEX)?;
-        let memory = match (&source, io) {
-            (Source::Image(image), _) => Some(image.clone()),
-            (Source::File(file), IoMode::Mmap) => Some(file.map(size)?),
-            (Source::File(_), IoMode::Pread) => None,
-        };
-        let index = match index {
-            Some((at, read)) => {
-                let mapped = match (&source, &memory) {
-                    (Source::File(_), Some(map)) => map.get(at as usize..at as usize + read.len()),
-                    _ => None,
-                };
-                let in_place = memory
-                    .as_ref()
-                    .zip(mapped)
-                    .map(|(map, part)| map.slice_ref(part));
-                let section = in_place.as_ref().unwrap_or(&read);
-                let index = PointIndex::decode(section, fences.len(), in_place.is_some())
-                    .map_err(|error| error.in_file(source.path(), at))?;
-                Some(index)
-            }
-            None => None,
-        };
-        let all_raw = fences.metas().iter().all(|meta| meta.kind == block::RAW);
-        let cached = memory.is_none() || !all_raw;
-        Ok(Table {
-            one_keyspace: info.smallest.keyspace == info.largest.keyspace,
-            cache: cached.then(|| TableCache::new(cache, fences.len())),
-            verified: (0..fences.len().div_ceil(64))
-                .map(|_| AtomicU64::new(0))
-                .collect(),
+    fn new(parts: Parts, cache: &Arc<BlockCache>) -> Table {
+        let Parts {
             info,
             fences,
             index,
             memory,
-            file: match source {
-                Source::File(file) => Some(file),
-                Source::Image(_) => None,
-            },
+            file,
+        } = parts;
+        let all_raw = fences.metas().iter().all(|meta| meta.kind == block::RAW);
+        let cached = memory.is_none() || !all_raw;
+        let words = fences.len().div_ceil(64);
+        Table {
+            one_keyspace: info.smallest.keyspace == info.largest.keyspace,
+            cache: cached.then(|| TableCache::new(cache, fences.len())),
+            verified: (0..words).map(|_| AtomicU64::new(0)).collect(),
+            info,
+            fences,
+            index,
+            memory,
+            file,
             all_raw,
-        })
+        }
     }
 
     /// What is known of the table as a whole.
@@ -496,48 +429,6 @@ pub(crate) fn prefetch_lines(block: &[u8], pos: usize, count: usize) {
             prefetch(rest);
         }
     }
-}
-
-fn missing(source: &Source) -> Error {
-    Error::corruption("a section of the table is missing").in_file(source.path(), 0)
-}
-
-/// Reads a section and checks its checksum.
-fn read_section(
-    source: &Source,
-    footer: &Footer,
-    id: u64,
-    tag: u32,
-) -> Result<Option<(u64, Bytes)>> {
-    let Some(section) = footer.section(tag) else {
-        return Ok(None);
-    };
-    let bytes = source.read(section.offset, section.len)?;
-    if checksum(&bytes, id, section.offset) != section.crc {
-        let error = Error::corruption(format!("section {tag} does not verify"));
-        return Err(error.in_file(source.path(), section.offset));
-    }
-    Ok(Some((section.offset, bytes)))
-}
-
-/// Checks that properties and fences tell the same.
-fn agree(info: &TableInfo, fences: &Fences) -> Result<()> {
-    let metas = fences.metas();
-    let entries: u64 = metas.iter().map(|meta| u64::from(meta.entries)).sum();
-    let tombstones: u64 = metas.iter().map(|meta| u64::from(meta.tombstones)).sum();
-    let packed = metas.iter().any(|meta| meta.kind == block::LZ4);
-    if info.blocks != fences.len() as u64
-        || info.entries != entries
-        || info.tombstones != tombstones
-        || info.smallest.as_ref() != fences.key(0)
-        || info.largest.as_ref() < fences.key(fences.len() - 1)
-        || (packed && info.compression != Compression::Lz4)
-    {
-        return Err(Error::corruption(
-            "the properties do not agree with the fences",
-        ));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use terrace_base::ErrorKind;
 use terrace_base::key::{MAX_KEY_LEN, ValueKind};
 
 use super::*;
+use crate::Compression;
 use crate::testing::*;
 
 fn small_key() -> impl Strategy<Value = Vec<u8>> {

@@ -3,4 +3,6 @@
 mod crash;
 mod faults;
 mod log_damage;
+mod machine;
+mod regressions;
 mod workload;

@@ -14,8 +14,7 @@ use std::sync::Arc;
 use terrace_base::FileNumber;
 
 use super::{
-    Blocked, Compaction, CompactionKind, LAST, PickOptions, Targets, bytes, hull, overlapping,
-    run_at, targets,
+    Blocked, Compaction, CompactionKind, LAST, PickOptions, Targets, bytes, run_at, targets,
 };
 use crate::run::Run;
 use crate::table_file::TableFile;
@@ -106,11 +105,9 @@ impl<'a> Picker<'a> {
         }
         let output = level + 1;
         let tables = run_at(self.version, level)?.tables();
-        let movable = tables.iter().find(|table| {
-            !self.blocked.table(table)
-                && self.fits_as_it_is(table, output)
-                && self.below(std::slice::from_ref(table), output).is_empty()
-        })?;
+        let movable = tables
+            .iter()
+            .find(|table| self.can_move(level, table, output))?;
         let runs = vec![(level, vec![Arc::clone(movable)])];
         Some(self.plan(runs, output, CompactionKind::Move))
     }
@@ -119,10 +116,8 @@ impl<'a> Picker<'a> {
     fn move_oldest_run(&self) -> Option<Compaction> {
         let output = self.targets.base;
         let run = self.oldest_free_runs().last()?;
-        let movable = run.tables().iter().all(|table| {
-            self.fits_as_it_is(table, output)
-                && self.below(std::slice::from_ref(table), output).is_empty()
-        });
+        let mut tables = run.tables().iter();
+        let movable = tables.all(|table| self.can_move(0, table, output));
         let runs = vec![(0, run.tables().to_vec())];
         movable.then(|| self.plan(runs, output, CompactionKind::Move))
     }
@@ -131,11 +126,6 @@ impl<'a> Picker<'a> {
     pub fn fits_as_it_is(&self, table: &TableFile, output: usize) -> bool {
         let info = table.info();
         output < LAST || (info.compression == self.options.last_compression && info.tombstones == 0)
-    }
-
-    /// The tables of `output` that overlap the hull of `tables`.
-    pub fn below(&self, tables: &[Arc<TableFile>], output: usize) -> &'a [Arc<TableFile>] {
-        hull(tables).map_or(&[], |hull| overlapping(self.version, output, hull))
     }
 
     fn pick_merge(&self, level: usize) -> Option<Compaction> {
@@ -151,10 +141,7 @@ impl<'a> Picker<'a> {
         (0..runs.len()).find_map(|skipped| {
             let runs = runs.get(skipped..)?;
             let tables: Vec<_> = runs.iter().flat_map(|run| run.tables()).cloned().collect();
-            let below = self.below(&tables, output);
-            if self.blocked.any(below) {
-                return None;
-            }
+            let below = self.partners(0, &tables, output)?;
             let mut inputs: Vec<_> = runs.iter().map(|run| (0, run.tables().to_vec())).collect();
             inputs.push((output, below.to_vec()));
             Some(self.plan(inputs, output, CompactionKind::Merge))
@@ -171,20 +158,19 @@ impl<'a> Picker<'a> {
         let tables = run_at(self.version, level)?.tables();
         let mut best: Option<(u128, usize)> = None;
         for (i, table) in tables.iter().enumerate() {
-            if self.blocked.table(table) || !wanted(table) {
+            if !wanted(table) {
                 continue;
             }
-            let below = self.below(std::slice::from_ref(table), level + 1);
-            if self.blocked.any(below) {
+            let Some(below) = self.partners(level, std::slice::from_ref(table), level + 1) else {
                 continue;
-            }
+            };
             let cost = u128::from(bytes(below)) * 1024 / worth(table);
             if best.is_none_or(|(least, _)| cost < least) {
                 best = Some((cost, i));
             }
         }
         let (_, i) = best?;
-        Some(self.merge_around(level, level + 1, i, |_| false))
+        self.merge_around(level, level + 1, i, |_| false)
     }
 
     /// Merges table `i` of `level` into `output`, and its neighbours with it: those that need no further table
@@ -195,37 +181,31 @@ impl<'a> Picker<'a> {
         output: usize,
         i: usize,
         wanted: impl Fn(&TableFile) -> bool,
-    ) -> Compaction {
-        let tables = run_at(self.version, level).map_or(&[][..], |run| run.tables());
-        let (mut chosen, mut below) = (
-            i..i + 1,
-            self.below(tables.get(i..=i).unwrap_or(&[]), output),
-        );
+    ) -> Option<Compaction> {
+        let tables = run_at(self.version, level)?.tables();
+        let mut chosen = i..i + 1;
+        let mut below = self.partners(level, tables.get(chosen.clone())?, output)?;
         loop {
-            let right = chosen.start..chosen.end + 1;
-            let left = chosen.start.wrapping_sub(1)..chosen.end;
-            let wider = [right, left].into_iter().find_map(|range| {
+            let right = (chosen.start..chosen.end + 1, chosen.end);
+            let left = chosen.start.wrapping_sub(1);
+            let left = (left..chosen.end, left);
+            let wider = [right, left].into_iter().find_map(|(range, added)| {
                 let inputs = tables.get(range.clone())?;
-                let needed = self.below(inputs, output);
-                let added = inputs.get(if range.end > chosen.end {
-                    inputs.len() - 1
-                } else {
-                    0
-                })?;
-                let free = needed.len() == below.len() || wanted(added);
-                let fits =
-                    bytes(inputs).saturating_add(bytes(needed)) <= self.options.max_job_bytes;
-                let open = !self.blocked.any(inputs) && !self.blocked.any(needed);
-                (free && fits && open).then_some((range, needed))
+                let needed = self.partners(level, inputs, output)?;
+                let free = needed.len() == below.len() || wanted(tables.get(added)?);
+                let bytes = bytes(inputs).saturating_add(bytes(needed));
+                (free && bytes <= self.options.max_job_bytes).then_some((range, needed))
             });
             match wider {
                 Some(wider) => (chosen, below) = wider,
                 None => break,
             }
         }
-        let inputs = tables.get(chosen).unwrap_or(&[]).to_vec();
-        let runs = vec![(level, inputs), (output, below.to_vec())];
-        self.plan(runs, output, CompactionKind::Merge)
+        let runs = vec![
+            (level, tables.get(chosen)?.to_vec()),
+            (output, below.to_vec()),
+        ];
+        Some(self.plan(runs, output, CompactionKind::Merge))
     }
 
     /// Tables rich in tombstones: above the last level one goes down, in the last one is rewritten.
@@ -239,9 +219,9 @@ impl<'a> Picker<'a> {
             let mut tables = run_at(self.version, LAST)?.tables().iter();
             let table = tables.find(|table| {
                 let info = table.info();
-                self.tombstones_can_go(table)
-                    && info.tombstones >= info.entries / TOMBSTONE_SHARE_LAST
-                    && !self.blocked.table(table)
+                let rich = info.tombstones >= info.entries / TOMBSTONE_SHARE_LAST;
+                let alone = std::slice::from_ref(*table);
+                rich && self.tombstones_can_go(table) && self.partners(LAST, alone, LAST).is_some()
             })?;
             Some(self.rewrite(vec![Arc::clone(table)]))
         })

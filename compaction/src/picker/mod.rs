@@ -14,9 +14,9 @@
 //! 2. A lower level gives up adjacent tables, together with every table of the output level that overlaps
 //!    them. Levels between the two are empty.
 //! 3. A table that is busy (in a running job) or damaged is never an input, and a step that would need it
-//!    is not taken. As the inputs at the output level are adjacent, the hulls of two jobs that write into one
-//!    level are then disjoint.
+//!    is not taken; nor is one that may cross what a running job writes (see `guard.rs`).
 
+mod guard;
 mod leveled;
 mod older;
 mod range;
@@ -299,18 +299,6 @@ impl Blocked<'_> {
 /// The one run of a level below level 0.
 fn run_at(version: &Version, level: usize) -> Option<&Arc<Run>> {
     version.level(level).runs.first()
-}
-
-/// The tables of `level` that overlap `hull`.
-fn overlapping<'a>(
-    version: &'a Version,
-    level: usize,
-    (first, last): Hull<'_>,
-) -> &'a [Arc<TableFile>] {
-    let tables = run_at(version, level).map(|run| (run, run.overlapping(first, last)));
-    tables
-        .and_then(|(run, range)| run.tables().get(range))
-        .unwrap_or(&[])
 }
 
 fn bytes(tables: &[Arc<TableFile>]) -> u64 {

@@ -6,13 +6,13 @@
 //! can all go.
 
 use std::collections::HashSet;
-use std::ops::Bound;
+use std::ops::{Bound, Range};
 use std::sync::Arc;
 
 use terrace_base::{FileNumber, KeyspaceId, UserKey};
 
 use super::leveled::Picker;
-use super::{Compaction, CompactionKind, LAST, PickOptions, run_at};
+use super::{Compaction, CompactionKind, LAST, PickOptions, bytes, run_at};
 use crate::table_file::TableFile;
 use crate::version::Version;
 
@@ -106,17 +106,16 @@ fn downwards(picker: &Picker<'_>, range: &KeyRange<'_>, level: usize) -> Option<
     let full = |n: &usize| !picker.version.level(*n).is_empty();
     let output = (level + 1..LAST).find(full).unwrap_or(LAST);
     let tables = run_at(picker.version, level)?.tables();
-    let (i, below) = tables.iter().enumerate().find_map(|(i, table)| {
-        let below = picker.below(std::slice::from_ref(table), output);
-        let open = !picker.blocked.table(table) && !picker.blocked.any(below);
-        (open && range.touches(table)).then_some((i, below))
-    })?;
-    let table = tables.get(i)?;
-    if below.is_empty() && picker.fits_as_it_is(table, output) {
-        let runs = vec![(level, vec![Arc::clone(table)])];
-        return Some(picker.plan(runs, output, CompactionKind::Move));
-    }
-    Some(picker.merge_around(level, output, i, |table| range.touches(table)))
+    tables.iter().enumerate().find_map(|(i, table)| {
+        if !range.touches(table) {
+            return None;
+        }
+        if picker.can_move(level, table, output) {
+            let runs = vec![(level, vec![Arc::clone(table)])];
+            return Some(picker.plan(runs, output, CompactionKind::Move));
+        }
+        picker.merge_around(level, output, i, |table| range.touches(table))
+    })
 }
 
 /// Adjacent tables of the last level that are not as they should be.
@@ -124,15 +123,26 @@ fn last(picker: &Picker<'_>, range: &KeyRange<'_>) -> Option<Compaction> {
     let wanted = |table: &TableFile| {
         let compression = picker.options.last_compression;
         let stale = table.info().compression != compression || picker.tombstones_can_go(table);
-        stale && range.touches(table) && !picker.blocked.table(table)
+        stale && range.touches(table)
     };
     let tables = run_at(picker.version, LAST)?.tables();
-    let first = tables.iter().position(|table| wanted(table))?;
-    let mut size = 0u64;
-    let adjacent = tables.iter().skip(first).take_while(|table| {
-        let fits = size == 0 || size + table.info().size <= picker.options.max_job_bytes;
-        size += table.info().size;
-        fits && wanted(table)
-    });
-    Some(picker.rewrite(adjacent.cloned().collect()))
+    let open = |range: Range<usize>| {
+        let tables = tables.get(range)?;
+        picker.partners(LAST, tables, LAST)
+    };
+    let first = (0..tables.len())
+        .find(|&i| tables.get(i).is_some_and(|table| wanted(table)) && open(i..i + 1).is_some())?;
+    let mut chosen = open(first..first + 1)?;
+    for end in first + 1..tables.len() {
+        match open(first..end + 1) {
+            Some(wider)
+                if wider.last().is_some_and(|table| wanted(table))
+                    && bytes(wider) <= picker.options.max_job_bytes =>
+            {
+                chosen = wider;
+            }
+            _ => break,
+        }
+    }
+    Some(picker.rewrite(chosen.to_vec()))
 }

@@ -21,6 +21,7 @@ fn scripts() {
     for name in [
         "check_order",
         "edits",
+        "guard",
         "iterator",
         "level0",
         "levels",

@@ -174,7 +174,7 @@ fn output_hull(compaction: &Compaction) -> (Vec<u8>, Vec<u8>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(40))]
+    #![proptest_config(ProptestConfig::with_cases(60))]
 
     #[test]
     fn jobs_side_by_side_never_meet(seed in 1u64.., keys in 50u64..5_000, lz4 in any::<bool>()) {

@@ -450,18 +450,4 @@ impl Tree {
             }
         }
     }
-
-    /// All entries left in the tree.
-    pub fn entries(&self) -> Vec<OwnedKey> {
-        let mut all = Vec::new();
-        for (_, run) in self.version.runs_newest_first() {
-            let mut iter = RunIter::new(run.clone());
-            iter.first().unwrap();
-            while iter.valid() {
-                all.push(iter.key().to_owned());
-                iter.next().unwrap();
-            }
-        }
-        all
-    }
 }

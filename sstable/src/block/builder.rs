@@ -5,12 +5,12 @@
 //! joins the parts when the block is cut.
 #![deny(clippy::indexing_slicing)]
 
-use terrace_base::coding::{align8, put_u32, put_u64};
+use terrace_base::coding::{align8, put_u32};
 use terrace_base::key::{KeyRef, KeyspaceId, SeqNo, ValueKind};
 
 use super::{
-    CONTINUES, HEADER_LEN, Header, MAX_RECORD_START, RAW, Record, SLOT_LEN, TOMBSTONES, VERSIONS,
-    common_prefix, head_behind, record_len, records_at,
+    CONTINUES, HEADER_LEN, Header, MAX_RECORD_START, RAW, RECORD_HEAD_LEN, Record, SLOT_LEN,
+    TOMBSTONES, VERSIONS, common_prefix, head_behind, record_len, records_at,
 };
 
 /// What is remembered of an entry until its block is cut.
@@ -76,7 +76,7 @@ impl BlockBuilder {
         self.keyspace = key.user.keyspace;
         let start = self.records.len() as u32;
         self.entries.push(Entry { start, hash, first });
-        put_record(&mut self.records, key.trailer(), key.user.bytes, value);
+        put_record(&mut self.records, key.trailer(), key.user.bytes, &[], value);
     }
 
     /// The place of the newest version of the last user key, if it is in this block.
@@ -178,17 +178,27 @@ impl BlockBuilder {
     }
 }
 
-/// Appends one record and its padding.
+/// Appends one record, whose key is `start` and `rest` end to end, and its padding.
 #[inline]
-pub(super) fn put_record(out: &mut Vec<u8>, trailer: u64, key: &[u8], value: &[u8]) {
-    out.reserve(record_len(key.len(), value.len()) + 8);
-    put_u64(out, trailer);
-    put_u32(out, value.len() as u32);
-    out.extend_from_slice(&(key.len() as u16).to_le_bytes());
-    out.extend_from_slice(key);
+pub(super) fn put_record(out: &mut Vec<u8>, trailer: u64, start: &[u8], rest: &[u8], value: &[u8]) {
+    const ZEROES: [u8; 8] = [0; 8];
+    let key_len = start.len() + rest.len();
+    let len = record_len(key_len, value.len());
+    out.reserve(len + ZEROES.len());
+    let mut head = [0; RECORD_HEAD_LEN];
+    if let Some((first, more)) = head.split_first_chunk_mut::<8>()
+        && let Some((second, third)) = more.split_first_chunk_mut::<4>()
+    {
+        *first = trailer.to_le_bytes();
+        *second = (value.len() as u32).to_le_bytes();
+        third.copy_from_slice(&(key_len as u16).to_le_bytes());
+    }
+    out.extend_from_slice(&head);
+    out.extend_from_slice(start);
+    out.extend_from_slice(rest);
     out.extend_from_slice(value);
-    let padded = align8(out.len() as u64) as usize;
-    out.resize(padded, 0);
+    let padding = align8(len as u64) as usize - len;
+    out.extend_from_slice(ZEROES.get(..padding).unwrap_or_default());
 }
 
 const _: () = assert!(SLOT_LEN == size_of::<u32>() + size_of::<u16>());

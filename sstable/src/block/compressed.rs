@@ -270,15 +270,13 @@ fn rebuild(header: &Header, columns: &Columns<'_>, mut from: Decoder<'_>) -> Res
     };
     raw.encode(&mut out);
     out.resize(records_at, 0);
-    let mut key = prefix.to_vec();
     for i in 0..count {
         let rest = keys.bytes(columns.key_lens.get(i) as usize)?;
         let value = from.bytes(columns.value_lens.get(i) as usize)?;
-        key.truncate(prefix.len());
-        key.extend_from_slice(rest);
         let pos = out.len();
-        let fits = pos + record_len(key.len(), value.len()) <= raw_len;
-        if pos >= MAX_RECORD_START || !fits || key.len() > usize::from(u16::MAX) {
+        let key_len = prefix.len() + rest.len();
+        let fits = pos + record_len(key_len, value.len()) <= raw_len;
+        if pos >= MAX_RECORD_START || !fits || key_len > usize::from(u16::MAX) {
             return Err(wrong());
         }
         let kind = match columns.kinds.width {
@@ -286,10 +284,10 @@ fn rebuild(header: &Header, columns: &Columns<'_>, mut from: Decoder<'_>) -> Res
             _ => columns.kinds.get(i),
         };
         let seq = columns.lowest.wrapping_add(columns.seqs.get(i));
-        put_record(&mut out, (seq << 8) | kind, &key, value);
+        put_record(&mut out, (seq << 8) | kind, prefix, rest, value);
         let head = out.get_mut(HEADER_LEN + 4 * i..HEADER_LEN + 4 * i + 4);
         if let Some(head) = head {
-            head.copy_from_slice(&head_behind(&key, prefix.len()).to_le_bytes());
+            head.copy_from_slice(&head_behind(rest, 0).to_le_bytes());
         }
         let offset_at = HEADER_LEN + 4 * count + 2 * i;
         if let Some(offset) = out.get_mut(offset_at..offset_at + 2) {

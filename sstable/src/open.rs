@@ -1,0 +1,150 @@
+//! Opens a table: reads and checks everything but the blocks.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use terrace_base::checksum::checksum;
+use terrace_base::error::{Error, Result};
+use terrace_base::vfs::File;
+
+use crate::block;
+use crate::fence::Fences;
+use crate::format::{self, Footer, MAX_FOOTER_LEN, decode_footer};
+use crate::options::{Compression, IoMode};
+use crate::point_index::PointIndex;
+use crate::properties::{self, TableInfo};
+use crate::reader::IN_MEMORY;
+
+/// What an open table consists of.
+pub(crate) struct Parts {
+    pub info: TableInfo,
+    pub fences: Fences,
+    pub index: Option<PointIndex>,
+    /// The map or the image.
+    pub memory: Option<Bytes>,
+    /// `None` for an image.
+    pub file: Option<File>,
+}
+
+/// Where the bytes of a table come from while it is opened.
+pub(crate) enum Source {
+    File(File),
+    Image(Bytes),
+}
+
+impl Source {
+    fn read(&self, offset: u64, len: u64) -> Result<Bytes> {
+        match self {
+            Source::File(file) => read_file(file, offset, len),
+            Source::Image(image) => {
+                let end = offset.saturating_add(len).min(image.len() as u64);
+                Ok(image.slice(offset.min(end) as usize..end as usize))
+            }
+        }
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Source::File(file) => file.path(),
+            Source::Image(_) => Path::new(IN_MEMORY),
+        }
+    }
+}
+
+pub(crate) fn read_file(file: &File, offset: u64, len: u64) -> Result<Bytes> {
+    let len = usize::try_from(len).map_err(|_| Error::corruption("a length is out of range"))?;
+    let mut bytes = vec![0; len];
+    file.read_exact_at(&mut bytes, offset)?;
+    Ok(bytes.into())
+}
+
+/// Opens the table `id` of `size` bytes.
+pub(crate) fn open(source: Source, id: u64, size: u64, io: IoMode) -> Result<Parts> {
+    let tail_len = size.min(MAX_FOOTER_LEN as u64);
+    let tail = source.read(size - tail_len, tail_len)?;
+    let footer = decode_footer(&tail, id, size)
+        .map_err(|error| error.in_file(source.path(), size - tail_len))?;
+    let section = |tag| read_section(&source, &footer, id, tag);
+    let (fences_at, fences) = section(format::FENCES)?.ok_or_else(|| missing(&source))?;
+    let fences = Fences::decode(&fences, footer.data_end)
+        .map_err(|error| error.in_file(source.path(), fences_at))?;
+    let (info_at, info) = section(format::PROPERTIES)?.ok_or_else(|| missing(&source))?;
+    let info = properties::decode(&info, id, size)
+        .and_then(|info| agree(&info, &fences).map(|()| info))
+        .map_err(|error| error.in_file(source.path(), info_at))?;
+    let index = section(format::POINT_INDEX)?;
+    let memory = match (&source, io) {
+        (Source::Image(image), _) => Some(image.clone()),
+        (Source::File(file), IoMode::Mmap) => Some(file.map(size)?),
+        (Source::File(_), IoMode::Pread) => None,
+    };
+    let index = match index {
+        Some((at, read)) => {
+            let mapped = match (&source, &memory) {
+                (Source::File(_), Some(map)) => map.get(at as usize..at as usize + read.len()),
+                _ => None,
+            };
+            let in_place = memory
+                .as_ref()
+                .zip(mapped)
+                .map(|(map, part)| map.slice_ref(part));
+            let section = in_place.as_ref().unwrap_or(&read);
+            let index = PointIndex::decode(section, fences.len(), in_place.is_some())
+                .map_err(|error| error.in_file(source.path(), at))?;
+            Some(index)
+        }
+        None => None,
+    };
+    Ok(Parts {
+        info,
+        fences,
+        index,
+        memory,
+        file: match source {
+            Source::File(file) => Some(file),
+            Source::Image(_) => None,
+        },
+    })
+}
+
+fn missing(source: &Source) -> Error {
+    Error::corruption("a section of the table is missing").in_file(source.path(), 0)
+}
+
+/// Reads a section and checks its checksum.
+fn read_section(
+    source: &Source,
+    footer: &Footer,
+    id: u64,
+    tag: u32,
+) -> Result<Option<(u64, Bytes)>> {
+    let Some(section) = footer.section(tag) else {
+        return Ok(None);
+    };
+    let bytes = source.read(section.offset, section.len)?;
+    if checksum(&bytes, id, section.offset) != section.crc {
+        let error = Error::corruption(format!("section {tag} does not verify"));
+        return Err(error.in_file(source.path(), section.offset));
+    }
+    Ok(Some((section.offset, bytes)))
+}
+
+/// Checks that properties and fences tell the same.
+fn agree(info: &TableInfo, fences: &Fences) -> Result<()> {
+    let metas = fences.metas();
+    let entries: u64 = metas.iter().map(|meta| u64::from(meta.entries)).sum();
+    let tombstones: u64 = metas.iter().map(|meta| u64::from(meta.tombstones)).sum();
+    let packed = metas.iter().any(|meta| meta.kind == block::LZ4);
+    if info.blocks != fences.len() as u64
+        || info.entries != entries
+        || info.tombstones != tombstones
+        || info.smallest.as_ref() != fences.key(0)
+        || info.largest.as_ref() < fences.key(fences.len() - 1)
+        || (packed && info.compression != Compression::Lz4)
+    {
+        return Err(Error::corruption(
+            "the properties do not agree with the fences",
+        ));
+    }
+    Ok(())
+}
