@@ -477,7 +477,7 @@ impl Engine {
             segments_removed: surplus,
             ..VersionEdit::default()
         };
-        self.versions.log_and_apply(&edit, |_, _| {})?;
+        self.heed(self.versions.log_and_apply(&edit, |_, _| {}))?;
         for number in edit.segments_removed {
             self.files.remove(FileKind::Segment(number))?;
         }

@@ -57,6 +57,9 @@ pub type Part = (usize, Vec<u8>, Option<Vec<u8>>);
 
 #[derive(Clone, Debug)]
 pub enum Op {
+    Open,
+    /// Everything is read, and must be right.
+    Read,
     Write(Vec<Part>, Option<Durability>),
     Sync,
     Flush,
@@ -359,6 +362,12 @@ impl Run {
     /// else it must not be.
     pub fn apply(&mut self, op: &Op) -> Result<()> {
         match op {
+            Op::Open => self.open(),
+            Op::Read => {
+                let found = dump(self.db())?;
+                assert!(found == **self.history().latest(), "wrong answers");
+                Ok(())
+            }
             Op::Write(parts, durability) => self.write(parts, *durability),
             Op::Sync => {
                 self.db().sync()?;
@@ -386,7 +395,7 @@ impl Run {
             Op::Reopen => {
                 self.check_snapshot()?;
                 self.snapshot = None;
-                if let Some(db) = &self.db {
+                if let Some(db) = self.db.take() {
                     db.close()?;
                 }
                 self.all_durable();
