@@ -250,7 +250,8 @@ impl ListWriter {
 
     fn copy_in(&mut self, key: &[u8], value: &[u8]) -> *const u8 {
         let needed = key.len() + value.len();
-        if needed > self.left {
+        // An entry without bytes needs a place too: a slice's pointer is never null.
+        if needed > self.left || self.next.is_null() {
             self.grow(needed);
         }
         let start = self.next;
