@@ -275,6 +275,7 @@ impl Engine {
         self.background.stop();
         self.background.wait_for_jobs();
         let result = self.finish();
+        self.views.open_pinned();
         let lock = self
             .directory_lock
             .lock()
