@@ -447,7 +447,7 @@ impl Runner {
     /// # Errors
     /// The database's.
     pub fn reopen(&mut self, seed: u64) -> Outcome {
-        self.close(seed % 2 == 0)?;
+        self.close(seed.is_multiple_of(2))?;
         self.open(seed)?;
         let names = failed("keyspaces", self.db()?.keyspaces())?;
         let want: Vec<String> = self.model.now().keyspaces.keys().cloned().collect();
