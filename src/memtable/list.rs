@@ -6,7 +6,8 @@
 //!
 //! This file is the only unsafe one of the crate. Its invariants:
 //!
-//! 1. Arena memory is written before the node that points to it is inserted, never written again, and
+//! 1. Arena memory is written before the node that points to it is inserted (no node points to what was not
+//!    written, and nothing else reads a chunk), never written again, and
 //!    freed only with the [`List`]: chunks are only ever pushed, and a chunk's bytes do not move when the
 //!    vector of chunks grows.
 //! 2. A `Node` leaves this file only inside a [`ListCursor`], which holds the `Arc<List>` whose arena it
@@ -16,6 +17,7 @@
 
 use std::cmp::Ordering;
 use std::fmt;
+use std::mem::MaybeUninit;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex};
 
@@ -138,7 +140,7 @@ pub(crate) struct List {
     nodes: SkipList<Node, ()>,
     filter: Filter,
     /// Read only to free them; pushed to once per 256 KiB.
-    chunks: Mutex<Vec<Box<[u8]>>>,
+    chunks: Mutex<Vec<Box<[MaybeUninit<u8>]>>>,
     entries: AtomicU64,
 }
 
@@ -270,8 +272,8 @@ impl ListWriter {
     #[cold]
     fn grow(&mut self, needed: usize) {
         let size = if needed > CHUNK / 4 { needed } else { CHUNK };
-        let mut chunk = vec![0u8; size].into_boxed_slice();
-        let start = chunk.as_mut_ptr();
+        let mut chunk = Box::new_uninit_slice(size);
+        let start = chunk.as_mut_ptr().cast::<u8>();
         let mut chunks = self
             .list
             .chunks
