@@ -223,7 +223,7 @@ impl ListWriter {
         };
         ListWriter {
             list: Arc::new(list),
-            next: std::ptr::null_mut(),
+            next: std::ptr::NonNull::dangling().as_ptr(), // An empty entry takes no bytes of any chunk.
             left: 0,
             bytes: 0,
         }
@@ -259,7 +259,7 @@ impl ListWriter {
         }
         let start = self.next;
         // SAFETY: `next` is followed by `left >= needed` bytes of a chunk that only this writer writes to,
-        // and that no node points to yet; a chunk is never empty, so `next` is not null.
+        // and that no node points to yet; before the first chunk both are 0, and `next` is dangling, not null.
         unsafe {
             std::ptr::copy_nonoverlapping(key.as_ptr(), start, key.len());
             std::ptr::copy_nonoverlapping(value.as_ptr(), start.add(key.len()), value.len());
