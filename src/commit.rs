@@ -117,16 +117,30 @@ pub(crate) struct CommitStart {
     pub(crate) list_entries: usize,
 }
 
-/// Turns a panic on the commit path into a database that refuses writes.
-struct PanicGuard<'a>(&'a Committer);
+/// Turns a panic on the commit path into a database that refuses writes. Where the guard was made by a thread
+/// that was unwinding already, as when a caller's panic drops the last handle, nothing went wrong in here.
+/// It takes the lock, so it has to be made before the lock's guard.
+struct PanicGuard<'a> {
+    committer: &'a Committer,
+    unwinding: bool,
+}
+
+impl<'a> PanicGuard<'a> {
+    fn new(committer: &'a Committer) -> PanicGuard<'a> {
+        PanicGuard {
+            committer,
+            unwinding: std::thread::panicking(),
+        }
+    }
+}
 
 impl Drop for PanicGuard<'_> {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            let mut state = lock(&self.0.state);
+        if std::thread::panicking() && !self.unwinding {
+            let mut state = lock(&self.committer.state);
             state.syncing = false;
             let cause = Error::new(ErrorKind::Other, "a panic on the commit path");
-            self.0.fail_and_unlock(state, cause);
+            self.committer.fail_and_unlock(state, cause);
         }
     }
 }
@@ -200,7 +214,7 @@ impl Committer {
         keyspaces: &[Arc<KeyspaceState>],
         appended: &mut dyn FnMut(SeqNo),
     ) -> Result<Receipt> {
-        let _guard = PanicGuard(self);
+        let _guard = PanicGuard::new(self);
         let mut state = lock(&self.state);
         loop {
             state.check()?;
@@ -378,10 +392,11 @@ impl Committer {
     /// Leads syncs, or sleeps while another thread does, until `done`.
     fn wait_until<'a>(
         &'a self,
-        mut state: MutexGuard<'a, State>,
+        state: MutexGuard<'a, State>,
         done: impl Fn(&State) -> bool,
     ) -> Result<()> {
-        let _guard = PanicGuard(self);
+        let _guard = PanicGuard::new(self);
+        let mut state = state; // Arguments are dropped last: the guard must find the lock free.
         loop {
             if done(&state) {
                 return Ok(());
@@ -497,7 +512,7 @@ impl Committer {
 
     /// Seals the active list if it holds anything, so that a flush can take it.
     pub(crate) fn seal(&self) {
-        let _guard = PanicGuard(self);
+        let _guard = PanicGuard::new(self);
         let mut state = lock(&self.state);
         if !state.list.list().is_empty() && state.failed.is_none() {
             self.seal_locked(&mut state);
@@ -567,7 +582,7 @@ impl Committer {
 
     /// Ends the log with the frame that says that it ended well. REQUIRES: `finish_writes`.
     pub(crate) fn close_log(&self, manifest_edit: u64) -> Result<()> {
-        let _guard = PanicGuard(self);
+        let _guard = PanicGuard::new(self);
         let mut state = lock(&self.state);
         let last = state.appended;
         if let Err(error) = state.log.close(last, manifest_edit) {
