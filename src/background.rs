@@ -6,11 +6,12 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use terrace_base::{Error, ErrorKind, FileNumber, Result, SeqNo};
+
+use crate::sync::{Condvar, Mutex, MutexGuard, lock};
 
 /// The kinds of thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,9 +59,7 @@ pub(crate) struct Background {
 
 impl Background {
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
-        self.state
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+        lock(&self.state)
     }
 
     pub(crate) fn wake_all(&self) {

@@ -15,6 +15,7 @@ use crate::keyspace::{DEFAULT_NAME, Keyspace, KeyspaceOptions, KeyspaceState};
 use crate::options::Options;
 use crate::recovery;
 use crate::stats::Stats;
+use crate::sync::lock;
 use crate::ticket::Ticket;
 use crate::workers;
 
@@ -129,7 +130,7 @@ impl Db {
         }
     }
 
-    fn shared(&self) -> &Arc<Engine> {
+    pub(crate) fn shared(&self) -> &Arc<Engine> {
         &self.default.handle.engine
     }
 
@@ -265,22 +266,15 @@ impl Db {
 
 impl Engine {
     pub(crate) fn close(&self) -> Result<()> {
-        let _closing = self
-            .closing
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let _closing = lock(&self.closing);
         if self.closed.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
         self.background.stop();
         self.background.wait_for_jobs();
         let result = self.finish();
-        let lock = self
-            .directory_lock
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-            .take();
-        drop(lock);
+        let directory = lock(&self.directory_lock).take();
+        drop(directory);
         result
     }
 

@@ -12,7 +12,6 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -30,11 +29,15 @@ use crate::keyspace::{
 };
 use crate::options::{Durability, Options};
 use crate::stats::Counters;
+use crate::sync::Mutex;
 use crate::version_set::VersionSet;
 use crate::view::Views;
 
-/// Released segments kept for another use; more are deleted.
-const REUSABLE_SEGMENTS: usize = 2;
+/// Released segments kept for another use: as much log as a memtable needs, and one. More are deleted, and all
+/// of them once the database is idle.
+fn most_reusable(options: &Options) -> usize {
+    1 + usize::try_from(options.memtable_bytes() / options.largest_segment()).unwrap_or(0)
+}
 
 /// One open database.
 #[derive(Debug)]
@@ -412,6 +415,7 @@ impl Engine {
                 idle.is_none()
             })?;
         }
+        self.trim_log(0)?;
         self.files.remove_obsolete()
     }
 
@@ -425,28 +429,31 @@ impl Engine {
     /// After a flush: segments below `flushed` become reusable, and more of them than wanted are deleted.
     pub(crate) fn release_log(&self, flushed: Lsn) -> Result<()> {
         let released = self.committer.with_log(|log| log.release(flushed));
-        if released.is_empty() {
-            return Ok(());
-        }
-        let mut surplus = Vec::new();
-        {
+        let reusable = released
+            .iter()
+            .map(|segment| (segment.number, segment.size));
+        self.versions.lock().reusable.extend(reusable);
+        self.trim_log(most_reusable(&self.options))
+    }
+
+    /// Deletes reusable segments down to `kept` of them, the smallest first: segments grow until they have
+    /// their final size.
+    pub(crate) fn trim_log(&self, kept: usize) -> Result<()> {
+        let surplus: Vec<FileNumber> = {
             let mut versions = self.versions.lock();
-            for segment in released {
-                versions.reusable.push_back((segment.number, segment.size));
-            }
-            while versions.reusable.len() > REUSABLE_SEGMENTS {
-                // The smallest goes: log segments grow until they have their final size.
-                let smallest = versions
+            let count = versions.reusable.len().saturating_sub(kept);
+            if count > 0 {
+                versions
                     .reusable
-                    .iter()
-                    .enumerate()
-                    .min_by_key(|(_, (_, size))| *size);
-                let Some(at) = smallest.map(|(at, _)| at) else {
-                    break;
-                };
-                surplus.extend(versions.reusable.remove(at).map(|(number, _)| number));
+                    .make_contiguous()
+                    .sort_by_key(|(_, size)| *size);
             }
-        }
+            versions
+                .reusable
+                .drain(..count)
+                .map(|(number, _)| number)
+                .collect()
+        };
         self.drop_segments(surplus)
     }
 

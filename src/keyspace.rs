@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use terrace_base::hash::key_hash;
@@ -18,6 +17,7 @@ use crate::batch::{Entries, Framing, Write, check_lengths};
 use crate::bounds::KeyBounds;
 use crate::db::{Db, Handle};
 use crate::snapshot::Snapshot;
+use crate::sync::{Mutex, MutexGuard, lock};
 
 /// Longest name of a keyspace in bytes.
 pub const MAX_KEYSPACE_NAME_LEN: usize = 255;
@@ -139,16 +139,12 @@ impl Catalogue {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, CatalogueInner> {
-        self.inner
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    fn lock(&self) -> MutexGuard<'_, CatalogueInner> {
+        lock(&self.inner)
     }
 
-    pub(crate) fn lock_for_change(&self) -> std::sync::MutexGuard<'_, ()> {
-        self.changing
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    pub(crate) fn lock_for_change(&self) -> MutexGuard<'_, ()> {
+        lock(&self.changing)
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<Arc<KeyspaceState>> {

@@ -47,6 +47,9 @@ mod engine;
 mod files;
 mod flush;
 mod get;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub mod internals;
 mod iter;
 mod keyspace;
 mod manifest;
@@ -56,6 +59,8 @@ mod pacer;
 mod readable;
 mod recovery;
 mod replay;
+#[cfg(all(test, terrace_shuttle))]
+mod shuttle_tests;
 mod snapshot;
 mod snapshot_list;
 mod stats;

@@ -66,6 +66,8 @@ pub struct Tuning {
     pub base_level_bytes: u64,
     /// Level-0 runs at which compaction is due.
     pub level0_runs: usize,
+    /// Size from which a manifest is written anew, once it is four times its first edit.
+    pub manifest_bytes: u64,
     /// No background threads: `flush`, `wait_idle` and `compact_all` do their work on the caller's thread,
     /// and nothing happens without them.
     pub manual: bool,
@@ -80,6 +82,7 @@ impl Default for Tuning {
             table_bytes: 32 << 20,
             base_level_bytes: 256 << 20,
             level0_runs: 4,
+            manifest_bytes: 1 << 20,
             manual: false,
         }
     }
@@ -88,6 +91,8 @@ impl Default for Tuning {
 /// Least memory that a database can be given.
 const MIN_MEMORY: u64 = 4 << 20;
 const MAX_DEFAULT_MEMORY: u64 = 1 << 30;
+/// Log segments grow up to this. An idle database keeps two.
+const LARGEST_SEGMENT: u64 = 16 << 20;
 
 impl Default for Options {
     fn default() -> Options {
@@ -218,7 +223,7 @@ impl Options {
         tuning
             .memtable_bytes
             .get_or_insert((64 << 20).min(write_budget / 3));
-        let largest = (64 << 20)
+        let largest = LARGEST_SEGMENT
             .min((memory / 4).next_power_of_two() / 2)
             .max(tuning.segment_bytes.0);
         tuning.segment_bytes.1.get_or_insert(largest);
@@ -239,7 +244,7 @@ impl Options {
     }
 
     pub(crate) fn largest_segment(&self) -> u64 {
-        self.tuning.segment_bytes.1.unwrap_or(64 << 20)
+        self.tuning.segment_bytes.1.unwrap_or(LARGEST_SEGMENT)
     }
 }
 

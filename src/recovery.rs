@@ -14,8 +14,8 @@
 //! new manifest says so.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use terrace_base::coding::align8;
@@ -39,6 +39,7 @@ use crate::options::Options;
 use crate::pacer::Pacer;
 use crate::replay::Replay;
 use crate::stats::Counters;
+use crate::sync::Mutex;
 use crate::version_set::{ManifestState, VersionSet};
 use crate::view::{View, Views};
 
@@ -490,7 +491,13 @@ fn assemble(
     let budget = options.write_budget();
     let free = (budget / 2).max(options.memtable_bytes() * 5 / 4);
     let views = Arc::new(Views::new(view, Pacer::new(free, budget)));
-    let versions = Arc::new(VersionSet::new(state, manifest, files.clone(), database));
+    let versions = Arc::new(VersionSet::new(
+        state,
+        manifest,
+        files.clone(),
+        database,
+        options.tuning.manifest_bytes,
+    ));
     for segment in unused {
         versions
             .lock()

@@ -1,7 +1,8 @@
 //! Locks and atomics of the concurrent parts: the standard library's, or the schedule checker's.
 //!
-//! Under `--cfg terrace_shuttle` the commit path, the view and the snapshot list run the same code on
-//! shuttle's types, so that a test can drive them through chosen schedules.
+//! Under `--cfg terrace_shuttle` the same code runs on shuttle's types, so that a test can drive it through chosen
+//! schedules. Every lock that is held while another of these is taken must come from here: a thread that
+//! waits for a lock which the checker does not know stops all of them.
 
 #[cfg(not(terrace_shuttle))]
 pub(crate) use std::sync::{

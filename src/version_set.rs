@@ -6,7 +6,6 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::{Mutex, MutexGuard};
 
 use terrace_base::{Error, ErrorKind, FileKind, FileNumber, KeyspaceId, Result, SeqNo};
 use terrace_compaction::{
@@ -15,11 +14,10 @@ use terrace_compaction::{
 
 use crate::files::Files;
 use crate::manifest::Manifest;
+use crate::sync::{Mutex, MutexGuard, lock};
 
 /// File numbers that one edit sets aside.
 const NUMBERS_AHEAD: u64 = 256;
-/// A manifest is rewritten when it is larger than this and than four times its first edit.
-const ROTATE_BYTES: u64 = 1 << 20;
 
 /// What the edits so far add up to.
 #[derive(Clone, Debug)]
@@ -137,6 +135,8 @@ pub(crate) struct VersionSet {
     files: Arc<Files>,
     store: Arc<dyn TableStore>,
     database: u64,
+    /// A manifest is rewritten when it is larger than this and than four times its first edit.
+    least_rotated: u64,
 }
 
 impl VersionSet {
@@ -145,12 +145,13 @@ impl VersionSet {
         manifest: Option<Manifest>,
         files: Arc<Files>,
         database: u64,
+        least_rotated: u64,
     ) -> VersionSet {
         let rotate_at = manifest
             .as_ref()
             .map_or(0, Manifest::size)
             .saturating_mul(4)
-            .max(ROTATE_BYTES);
+            .max(least_rotated);
         let next_file = state.file_ceiling;
         let inner = Inner {
             manifest,
@@ -166,13 +167,12 @@ impl VersionSet {
             files,
             store,
             database,
+            least_rotated,
         }
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+        lock(&self.inner)
     }
 
     /// No edit is made from now on; the number of the last.
@@ -290,7 +290,7 @@ impl VersionSet {
             // Which manifest CURRENT names is not known: neither may be appended to.
             return Err(self.fail(inner, error));
         }
-        inner.rotate_at = manifest.size().saturating_mul(4).max(ROTATE_BYTES);
+        inner.rotate_at = manifest.size().saturating_mul(4).max(self.least_rotated);
         inner.manifest = Some(manifest);
         // If this fails, the next open removes it: CURRENT does not name it.
         self.files.remove(FileKind::Manifest(old_number)).or(Ok(()))

@@ -151,6 +151,9 @@ fn compact(engine: &Engine) -> Result<Duration> {
         let idle = hurrying || engine.counters.quiet_for(engine.clock().monotonic(), IDLE);
         if !engine.compact_once(idle)? {
             engine.files.remove_obsolete()?;
+            if idle {
+                engine.trim_log(0)?;
+            }
             return Ok(IDLE);
         }
     }

@@ -17,7 +17,7 @@
 use std::cmp::Ordering;
 use std::fmt;
 use std::ops::Bound;
-use std::sync::{Arc, Mutex, atomic};
+use std::sync::{Arc, Mutex};
 
 use crossbeam_epoch as epoch;
 use crossbeam_skiplist::base::SkipList;
@@ -25,6 +25,8 @@ use terrace_base::key::split_trailer;
 use terrace_base::{InternalIterator, KeyRef, KeyspaceId, Result, SeqNo, UserKey, ValueKind};
 
 use super::filter::Filter;
+use crate::sync::AtomicU64;
+use crate::sync::Ordering::{Acquire, Relaxed, Release};
 
 /// Bytes of an arena chunk; larger entries get a chunk of their own.
 const CHUNK: usize = 256 << 10;
@@ -137,7 +139,7 @@ pub(crate) struct List {
     filter: Filter,
     /// Read only to free them; pushed to once per 256 KiB.
     chunks: Mutex<Vec<Box<[u8]>>>,
-    entries: atomic::AtomicUsize,
+    entries: AtomicU64,
 }
 
 impl fmt::Debug for List {
@@ -148,7 +150,7 @@ impl fmt::Debug for List {
 
 impl List {
     pub(crate) fn len(&self) -> usize {
-        self.entries.load(atomic::Ordering::Acquire)
+        self.entries.load(Acquire) as usize
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -215,7 +217,7 @@ impl ListWriter {
             nodes: SkipList::new(epoch::default_collector().clone()),
             filter: Filter::new(),
             chunks: Mutex::new(Vec::new()),
-            entries: atomic::AtomicUsize::new(0),
+            entries: AtomicU64::new(0),
         };
         ListWriter {
             list: Arc::new(list),
@@ -243,14 +245,15 @@ impl ListWriter {
             .nodes
             .get_or_insert(node, (), &guard.0)
             .release(&guard.0);
-        let entries = self.list.entries.load(atomic::Ordering::Relaxed) + 1;
-        self.list.entries.store(entries, atomic::Ordering::Release);
+        let entries = self.list.entries.load(Relaxed) + 1;
+        self.list.entries.store(entries, Release);
         self.bytes += key.user.bytes.len() + value.len() + NODE_OVERHEAD;
     }
 
     fn copy_in(&mut self, key: &[u8], value: &[u8]) -> *const u8 {
         let needed = key.len() + value.len();
-        if needed > self.left {
+        // An entry without bytes needs a place too: a slice's pointer is never null.
+        if needed > self.left || self.next.is_null() {
             self.grow(needed);
         }
         let start = self.next;

@@ -1,0 +1,69 @@
+//! Random operations over the whole API, compared with the model at every step.
+//!
+//! An operation is a number, and a failing list of them is made shorter before it is shown.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use terrace::vfs::{MemVfs, Vfs};
+use terrace_kit::{Mode, Op, Profile, Runner, Scenario};
+
+fn run(scenario: Scenario, seed: u64, ops: &[Op]) -> Result<(), String> {
+    let mut runner = Runner::new(scenario, seed)?;
+    runner.run(ops.iter().cloned())?;
+    runner.check()?;
+    runner.reopen(seed ^ 1)?;
+    runner.close(true)
+}
+
+/// Runs `cases` lists of up to `len` operations; `seed` fixes them all.
+fn machine(
+    seed: u64,
+    cases: u32,
+    len: usize,
+    profile: &Profile,
+    scenario: impl Fn(u64) -> (Scenario, Option<tempfile::TempDir>),
+) {
+    let config = Config {
+        cases,
+        failure_persistence: None,
+        max_shrink_iters: 2000,
+        max_shrink_time: 20_000,
+        ..Config::default()
+    };
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
+    let number = any::<u64>().no_shrink();
+    let list = proptest::collection::vec(number, len / 4..len);
+    let result = TestRunner::new_with_rng(config, rng).run(&(number, list), |(start, numbers)| {
+        let ops: Vec<Op> = numbers.iter().map(|n| profile.op(*n)).collect();
+        let (scenario, _dir) = scenario(start);
+        run(scenario, start, &ops).map_err(|error| {
+            TestCaseError::fail(format!(
+                "start {start:#x}, numbers {numbers:#x?}, which are {ops:#?}: {error}"
+            ))
+        })
+    });
+    if let Err(error) = result {
+        panic!("with seed {seed}: {error}");
+    }
+}
+
+fn in_memory(mode: Mode) -> impl Fn(u64) -> (Scenario, Option<tempfile::TempDir>) {
+    move |seed| {
+        let vfs: Arc<dyn Vfs> = MemVfs::new(seed);
+        (Scenario::on(vfs, mode), None)
+    }
+}
+
+#[test]
+fn operations_agree_with_the_model_step_by_step() {
+    machine(1, 40, 600, &Profile::default(), in_memory(Mode::Manual));
+}
+
+#[test]
+fn operations_agree_with_the_model_beside_threads() {
+    machine(2, 30, 500, &Profile::default(), in_memory(Mode::Threads));
+}
