@@ -117,11 +117,11 @@ pub(crate) struct CommitStart {
     pub(crate) list_entries: usize,
 }
 
-/// Turns a panic on the commit path into a database that refuses writes. Where the guard was made by a thread
-/// that was unwinding already, as when a caller's panic drops the last handle, nothing went wrong in here.
-/// It takes the lock, so it has to be made before the lock's guard.
+/// Turns a panic on the commit path into a database that refuses writes. It is made before the state is locked,
+/// so that it goes after the lock.
 struct PanicGuard<'a> {
     committer: &'a Committer,
+    /// The thread unwinds already, from elsewhere: a handle is used, or dropped, on the way.
     unwinding: bool,
 }
 
@@ -396,7 +396,7 @@ impl Committer {
         done: impl Fn(&State) -> bool,
     ) -> Result<()> {
         let _guard = PanicGuard::new(self);
-        let mut state = state; // Arguments are dropped last: the guard must find the lock free.
+        let mut state = state; // Unlocked before the guard goes.
         loop {
             if done(&state) {
                 return Ok(());

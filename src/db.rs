@@ -273,6 +273,7 @@ impl Engine {
         self.background.stop();
         self.background.wait_for_jobs();
         let result = self.finish();
+        self.views.open_pinned();
         let directory = lock(&self.directory_lock).take();
         drop(directory);
         result

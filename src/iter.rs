@@ -229,6 +229,8 @@ impl FusedIterator for Keys {}
 pub struct Cursor {
     walk: Result<Walk>,
     error: Option<Error>,
+    /// What it walks over, whole: by this the database knows at its close what is still being read.
+    _pinned: Option<Arc<View>>,
 }
 
 impl fmt::Debug for Cursor {
@@ -242,6 +244,7 @@ impl fmt::Debug for Cursor {
 impl Cursor {
     pub(crate) fn new(scan: Result<Scan>) -> Cursor {
         Cursor {
+            _pinned: scan.as_ref().ok().map(|scan| scan.view.clone()),
             walk: scan.map(|scan| scan.walk()),
             error: None,
         }

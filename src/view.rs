@@ -7,7 +7,7 @@
 //! A view is replaced, never changed. Whoever replaces it holds the install lock for the moment of copying:
 //! the commit path when it seals a list, a job when it installs its result.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use terrace_compaction::Version;
 
@@ -36,7 +36,8 @@ impl View {
 pub(crate) struct Views {
     pub(crate) cell: ArcCell<View>,
     pub(crate) pacer: Pacer,
-    install: Mutex<()>,
+    /// Views replaced that readers may still pin. Held for the moment of replacing one.
+    replaced: Mutex<Vec<Weak<View>>>,
 }
 
 impl Views {
@@ -44,16 +45,39 @@ impl Views {
         Views {
             cell: ArcCell::new(Arc::new(view)),
             pacer,
-            install: Mutex::new(()),
+            replaced: Mutex::new(Vec::new()),
         }
     }
 
     /// Replaces the view by what `change` makes of it.
     pub(crate) fn install(&self, change: impl FnOnce(&mut View)) {
-        let _installing = lock(&self.install);
-        let mut view = View::clone(&self.cell.load());
+        let mut replaced = lock(&self.replaced);
+        let before = self.cell.load_full();
+        let mut view = View::clone(&before);
         change(&mut view);
         self.pacer.note(&view);
+        replaced.retain(|view| view.strong_count() > 0);
+        replaced.push(Arc::downgrade(&before));
         self.cell.store(Arc::new(view));
+    }
+
+    /// Opens every table of a view that a reader pins. An iterator outlives its database, whose next opener may
+    /// remove the file of a table before the iterator comes to it.
+    pub(crate) fn open_pinned(&self) {
+        let mut pinned: Vec<Arc<View>> = lock(&self.replaced)
+            .iter()
+            .filter_map(Weak::upgrade)
+            .collect();
+        let now = self.cell.load_full();
+        if Arc::strong_count(&now) > 2 {
+            pinned.push(now); // Pinned by others than the cell and this call.
+        }
+        for view in pinned {
+            for (_, _, table) in view.version.tables() {
+                if table.table().is_err() {
+                    continue; // The reader meets the error, if it gets there.
+                }
+            }
+        }
     }
 }

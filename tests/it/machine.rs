@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
 use terrace::vfs::{MemVfs, Vfs};
 use terrace_kit::{Mode, Op, Profile, Runner, Scenario};
 
@@ -40,14 +40,21 @@ fn machine(
     let result = TestRunner::new_with_rng(config, rng).run(&(number, list), |(start, numbers)| {
         let ops: Vec<Op> = numbers.iter().map(|n| profile.op(*n)).collect();
         let (scenario, _dir) = scenario(start);
-        run(scenario, start, &ops).map_err(|error| {
-            TestCaseError::fail(format!(
-                "start {start:#x}, numbers {numbers:#x?}, which are {ops:#?}: {error}"
-            ))
-        })
+        run(scenario, start, &ops).map_err(TestCaseError::fail)
     });
-    if let Err(error) = result {
-        panic!("with seed {seed}: {error}");
+    match result {
+        Ok(()) => {}
+        Err(TestError::Fail(why, (start, numbers))) => {
+            let ops = numbers
+                .iter()
+                .map(|n| format!("\n  {n:#x}: {:.160}", format!("{:?}", profile.op(*n))));
+            let ops: String = ops.collect();
+            panic!(
+                "seed {seed}: {why}\nstart {start:#x}, {} operations:{ops}",
+                numbers.len()
+            );
+        }
+        Err(TestError::Abort(why)) => panic!("seed {seed}: {why}"),
     }
 }
 

@@ -1,4 +1,11 @@
-//! Integration tests: one binary, so that the engine is linked once.
+//! Tests of the whole engine through its public API, in one binary.
+// All of this is a test, helpers included, which the lints' exceptions for tests do not see.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods
+)]
 
 mod crash;
 mod faults;

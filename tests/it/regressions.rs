@@ -1,6 +1,10 @@
 //! What random operations found, each in its smallest form.
 
+use std::sync::Arc;
+
 use terrace::Db;
+use terrace::vfs::{MemVfs, Vfs};
+use terrace_kit::{Mode, Scenario};
 
 /// Its slices were made of a null pointer when it was the first of a list.
 #[test]
@@ -15,4 +19,74 @@ fn an_empty_key_with_an_empty_value_is_an_entry() {
     assert_eq!(cursor.value().unwrap(), b"");
     db.flush().unwrap();
     assert_eq!(db.iter().count(), 1);
+}
+
+/// Tables are opened when first read: an iterator that had not come to one when its database was closed found
+/// the file gone once the next opener had compacted.
+#[test]
+fn an_iterator_outlives_its_database_and_its_files() {
+    let vfs: Arc<dyn Vfs> = MemVfs::new(1);
+    let scenario = Scenario::on(vfs, Mode::Manual);
+    let db = scenario.open(0).unwrap();
+    for i in 0..300 {
+        db.put(format!("{i:03}"), [i as u8; 100]).unwrap();
+    }
+    db.compact_all().unwrap();
+    db.close().unwrap();
+
+    let db = scenario.open(1).unwrap();
+    let (old_view, old_cursor) = (db.iter(), db.cursor());
+    db.put("000", "new").unwrap();
+    db.flush().unwrap();
+    let (iter, mut cursor) = (db.iter(), db.cursor());
+    db.close().unwrap();
+
+    let db = scenario.open(2).unwrap();
+    for i in 0..300 {
+        db.delete(format!("{i:03}")).unwrap();
+    }
+    db.compact_all().unwrap();
+    assert_eq!(db.stats().table_bytes, 0);
+    assert_eq!(iter.map(Result::unwrap).count(), 300);
+    assert_eq!(old_view.rev().map(Result::unwrap).count(), 300);
+    assert!(cursor.last().unwrap() && cursor.key() == b"299");
+    let mut cursor = old_cursor;
+    assert!(cursor.first().unwrap() && cursor.value().unwrap() == [0; 100]);
+}
+
+/// A database dropped by a panic of its user waited for a lock that it held itself.
+#[test]
+fn a_panic_of_the_user_closes_the_database_well() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().to_path_buf();
+    let user = std::thread::spawn(move || {
+        let db = Db::open(&path).unwrap();
+        db.put("k", "v").unwrap();
+        panic!("the user's own");
+    });
+    assert!(user.join().is_err());
+    let db = Db::open(dir.path()).unwrap();
+    assert_eq!(db.get("k").unwrap().unwrap(), "v");
+}
+
+/// A write during an unwinding that began elsewhere was taken for a panic of the commit path.
+#[test]
+fn a_database_can_be_used_while_a_thread_unwinds() {
+    struct Last(Db);
+    impl Drop for Last {
+        fn drop(&mut self) {
+            self.0.put("last", "words").unwrap();
+            self.0.flush().unwrap();
+        }
+    }
+    let db = Db::in_memory().unwrap();
+    let last = Last(db.clone());
+    let user = std::thread::spawn(move || {
+        let _last = last;
+        panic!("the user's own");
+    });
+    assert!(user.join().is_err());
+    db.health().unwrap();
+    assert_eq!(db.get("last").unwrap().unwrap(), "words");
+    db.put("k", "v").unwrap();
 }

@@ -20,7 +20,7 @@ impl Random {
     }
 
     /// The next.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -30,7 +30,7 @@ impl Random {
 
     /// One below `n`; 0 if that is 0.
     pub fn below(&mut self, n: usize) -> usize {
-        (self.next() % (n as u64).max(1)) as usize
+        (self.number() % (n as u64).max(1)) as usize
     }
 
     /// True one time in `n`.
@@ -120,7 +120,7 @@ impl Profile {
             1 => self.maintain(r),
             2 => self.pin(r),
             3 => Op::Read(self.keyspace(r), self.read(r)),
-            _ => Op::Reopen(r.next()),
+            _ => Op::Reopen(r.number()),
         }
     }
 
@@ -173,7 +173,7 @@ impl Profile {
             6 => Op::CheckSnapshot(r.below(64)),
             7..=8 => Op::DropSnapshot(r.below(64)),
             9 => Op::KeepIter(self.keyspace(r), self.range(r)),
-            10..=12 => Op::StepIter(r.below(64), r.below(40), r.next()),
+            10..=12 => Op::StepIter(r.below(64), r.below(40), r.number()),
             13 => Op::KeepCursor(self.keyspace(r)),
             _ => Op::MoveCursor(r.below(64), self.moves(r)),
         }
@@ -185,12 +185,12 @@ impl Profile {
             0..=2 => Read::Get(self.key(r)),
             3 => Read::MultiGet((0..r.below(12)).map(|_| self.key(r)).collect()),
             4..=5 => Read::Scan(self.range(r), end(r)),
-            6 => Read::Meet(self.range(r), r.next()),
+            6 => Read::Meet(self.range(r), r.number()),
             7 => {
                 let key = self.key(r);
                 Read::Prefix(key.slice(..r.below(key.len() + 1)), end(r))
             }
-            8 => Read::Keys(self.range(r), r.next()),
+            8 => Read::Keys(self.range(r), r.number()),
             9 => Read::Count(self.range(r)),
             10 => Read::Ends,
             _ => Read::Cursor(self.moves(r)),
@@ -263,7 +263,7 @@ impl Profile {
         };
         Value {
             len,
-            seed: r.next() | 1,
+            seed: r.number() | 1,
         }
     }
 
@@ -310,6 +310,6 @@ impl Iterator for Generator {
     type Item = Op;
 
     fn next(&mut self) -> Option<Op> {
-        Some(self.profile.op(self.random.next()))
+        Some(self.profile.op(self.random.number()))
     }
 }

@@ -171,6 +171,10 @@ pub(crate) fn brief(thing: &impl Debug) -> String {
     let text = format!("{thing:?}");
     match text.char_indices().nth(400) {
         None => text,
-        Some((at, _)) => format!("{}... ({} characters)", text.get(..at).unwrap_or(""), text.len()),
+        Some((at, _)) => format!(
+            "{}... ({} characters)",
+            text.get(..at).unwrap_or(""),
+            text.len()
+        ),
     }
 }

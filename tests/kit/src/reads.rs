@@ -37,17 +37,16 @@ pub(crate) fn check<R: Readable>(db: &R, map: &Map, read: &Read) -> Outcome {
             let want = keys.iter().map(|key| map.get(key).map(|e| e.value.clone()));
             same(|| "multi_get".into(), got, want.collect())
         }
-        Read::Scan(range, end) => scan(
-            db.range(range),
-            within(map, range).collect(),
-            *end,
-            || format!("{range:?}"),
-        ),
+        Read::Scan(range, end) => scan(db.range(range), within(map, range).collect(), *end, || {
+            format!("{range:?}")
+        }),
         Read::Prefix(prefix, end) => {
             let starts = map.iter().filter(|(key, _)| key.starts_with(prefix));
             let want = starts.map(|(key, entry)| (key.clone(), entry.value.clone()));
             let want = want.collect();
-            scan(db.prefix(prefix), want, *end, || format!("prefix {prefix:?}"))
+            scan(db.prefix(prefix), want, *end, || {
+                format!("prefix {prefix:?}")
+            })
         }
         Read::Meet(range, bits) => {
             let mut kept = KeptIter::new(db.range(range), map, range);
@@ -62,7 +61,11 @@ pub(crate) fn check<R: Readable>(db: &R, map: &Map, read: &Read) -> Outcome {
                 within(map, range).count() as u64,
             )?;
             let got = db.range(range).count() as u64;
-            same(|| format!("Iter::count {range:?}"), got, within(map, range).count() as u64)
+            same(
+                || format!("Iter::count {range:?}"),
+                got,
+                within(map, range).count() as u64,
+            )
         }
         Read::Ends => {
             let pair = |(key, entry): (&Bytes, &Entry)| (key.clone(), entry.value.clone());
@@ -215,10 +218,7 @@ impl KeptCursor {
         let upto =
             |bound: Bound<&Bytes>| map.range::<Bytes, _>((Bound::Unbounded, bound)).next_back();
         let (moved, at) = match one {
-            Move::Seek(key) => (
-                self.cursor.seek(key),
-                from(Bound::Included(key)).map(first),
-            ),
+            Move::Seek(key) => (self.cursor.seek(key), from(Bound::Included(key)).map(first)),
             Move::SeekForPrev(key) => (
                 self.cursor.seek_for_prev(key),
                 upto(Bound::Included(key)).map(first),

@@ -9,7 +9,9 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use terrace::{Batch, Db, Durability, ErrorKind, Keyspace, KeyspaceOptions, SeqNo, Snapshot, Ticket};
+use terrace::{
+    Batch, Db, Durability, ErrorKind, Keyspace, KeyspaceOptions, SeqNo, Snapshot, Ticket,
+};
 
 use crate::model::{Change, Commit, Model, State};
 use crate::op::{How, Op, Write};
@@ -235,7 +237,9 @@ impl Runner {
         self.end(Some(last), self.default_durability);
         let visible = self.db()?.stats().visible;
         if visible < last {
-            return Err(format!("{last:?} returned, and only {visible:?} is visible"));
+            return Err(format!(
+                "{last:?} returned, and only {visible:?} is visible"
+            ));
         }
         Ok(())
     }
@@ -443,7 +447,7 @@ impl Runner {
     /// # Errors
     /// The database's.
     pub fn reopen(&mut self, seed: u64) -> Outcome {
-        self.close(seed % 2 == 0)?;
+        self.close(seed.is_multiple_of(2))?;
         self.open(seed)?;
         let names = failed("keyspaces", self.db()?.keyspaces())?;
         let want: Vec<String> = self.model.now().keyspaces.keys().cloned().collect();
@@ -484,11 +488,7 @@ impl Runner {
 }
 
 impl Kept {
-    fn look(
-        &self,
-        name: &str,
-        with: impl FnOnce(&Snapshot, &crate::Map) -> Outcome,
-    ) -> Outcome {
+    fn look(&self, name: &str, with: impl FnOnce(&Snapshot, &crate::Map) -> Outcome) -> Outcome {
         match self.handles.get(name) {
             Some(handle) => {
                 let snapshot = self.snapshot.keyspace(handle);
