@@ -300,3 +300,7 @@ impl Engine {
         removed
     }
 }
+
+#[cfg(test)]
+#[path = "db_tests.rs"]
+mod tests;
