@@ -7,5 +7,6 @@
     clippy::disallowed_methods
 )]
 
+mod arguments;
 mod machine;
 mod regressions;
