@@ -342,7 +342,7 @@ impl Engine {
             level0_runs: if idle { 1 } else { tuning.level0_runs },
             base_bytes: tuning.base_level_bytes,
             last_compression: self.options.compression,
-            settled: self.stripes().settled(),
+            settled: self.horizon(Vec::new()).stripes.settled(),
             idle,
             ..PickOptions::default()
         }
