@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use terrace_base::{FileNumber, Result};
 use terrace_compaction::{
-    Compaction, CompactionKind, KeyRange, MergeOptions, MergeResult, Stripes, Version, VersionEdit,
+    Compaction, CompactionKind, KeyRange, MergeOptions, MergeResult, Version, VersionEdit,
     damaged_table, pick, pick_range,
 };
 
@@ -99,7 +99,7 @@ impl Engine {
             table.set_damaged(error.clone()); // Set aside: it is picked no more, and reads say why.
         }
         self.background.progressed();
-        result
+        self.heed(result)
     }
 
     fn merge_down(&self, compaction: &Compaction, version: &Version) -> Result<()> {
@@ -120,13 +120,14 @@ impl Engine {
         version: &Version,
         tables: &mut NewTables<'_>,
     ) -> Result<VersionEdit> {
-        let (snapshots, visible) = self.committer.snapshots.list(self.committer.visible_cell());
+        // Only what an edit has made durable: a crash that kept this job's edit must not lose the drop.
         let dropped = self.versions.lock().state.dropped.clone();
+        let horizon = self.horizon(dropped);
         let older = compaction.older_runs(version);
         let options = MergeOptions {
-            stripes: Stripes::new(&snapshots, visible),
-            dropped_keyspaces: &dropped,
-            oldest_snapshot: snapshots.first().copied(),
+            stripes: horizon.stripes,
+            dropped_keyspaces: &horizon.dropped,
+            oldest_snapshot: horizon.oldest_snapshot,
             may_exist_below: &|key| older.may_hold(key),
             target_size: self.options.tuning.table_bytes,
             compression: compaction.compression,
@@ -134,7 +135,7 @@ impl Engine {
             should_stop: &|| self.background.lock().stop,
         };
         let result = terrace_compaction::merge(compaction.entries(), &options, tables)?;
-        self.files.complete(&result.tables)?;
+        self.complete(&result.tables)?;
         self.counters.compacted(&result);
         compaction.edit(&result)
     }

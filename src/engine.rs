@@ -151,6 +151,8 @@ impl Env {
             // Not listed yet; what cannot be removed now, the next open removes.
             return self.files.remove(FileKind::Segment(number)).and(Err(error));
         }
+        fs.sync_dir(dir)
+            .map_err(|error| self.versions.directory_failed(error))?;
         Ok(SegmentRecord {
             number,
             salt: fs.random(),
@@ -340,7 +342,7 @@ impl Engine {
             level0_runs: if idle { 1 } else { tuning.level0_runs },
             base_bytes: tuning.base_level_bytes,
             last_compression: self.options.compression,
-            settled: self.stripes().settled(),
+            settled: self.horizon(Vec::new()).stripes.settled(),
             idle,
             ..PickOptions::default()
         }
@@ -376,6 +378,16 @@ impl Engine {
                 .is_none_or(|oldest| oldest.last_seq > newest)
         };
         self.background.wait_for(flushed)
+    }
+
+    /// Passes on the result of a job. If the manifest or the directory failed in it, writes fail from now on.
+    pub(crate) fn heed<T>(&self, result: Result<T>) -> Result<T> {
+        if result.is_err()
+            && let Some(cause) = self.versions.failure()
+        {
+            self.committer.poison(cause);
+        }
+        result
     }
 
     /// `ReadOnly` or `Closed` if nothing may be written.
@@ -465,7 +477,7 @@ impl Engine {
             segments_removed: surplus,
             ..VersionEdit::default()
         };
-        self.versions.log_and_apply(&edit, |_, _| {})?;
+        self.heed(self.versions.log_and_apply(&edit, |_, _| {}))?;
         for number in edit.segments_removed {
             self.files.remove(FileKind::Segment(number))?;
         }

@@ -59,12 +59,8 @@ impl Files {
         }
     }
 
-    /// Makes new tables fit to be relied on: their names durable, and every block read back as it was meant.
-    pub(crate) fn complete(&self, tables: &[TableMeta]) -> Result<()> {
-        if tables.is_empty() {
-            return Ok(());
-        }
-        self.fs.sync_dir(&self.dir)?;
+    /// Reads every block of new tables back, before anything relies on them.
+    pub(crate) fn read_back(&self, tables: &[TableMeta]) -> Result<()> {
         for meta in tables {
             let table = self.open(meta)?;
             if *table.info() != meta.info {

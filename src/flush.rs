@@ -16,7 +16,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use terrace_base::vfs::OpenMode;
 use terrace_base::{
-    Error, FileKind, FileNumber, InternalIterator, KeyRef, MergingIterator, Result, SeqNo,
+    Error, FileKind, FileNumber, InternalIterator, KeyRef, KeyspaceId, MergingIterator, Result,
+    SeqNo,
 };
 use terrace_compaction::{
     AddedTable, CompactionIter, Flushed, MergeOptions, OlderRuns, Outputs, Stripes, TableMeta,
@@ -95,6 +96,18 @@ impl InternalIterator for MemIter {
     }
 }
 
+/// What a job may drop, seen at one moment. A snapshot taken later reads at or above `visible`: to it, what
+/// `stripes` hides is hidden, and the keyspaces in `dropped` are gone. These are listed before the snapshots, and one
+/// whose drop is not visible yet is left out, so that no snapshot slips in between that still sees it.
+#[derive(Debug)]
+pub(crate) struct Horizon {
+    pub(crate) stripes: Stripes,
+    pub(crate) visible: SeqNo,
+    pub(crate) oldest_snapshot: Option<SeqNo>,
+    /// Keyspaces dropped, and when.
+    pub(crate) dropped: Vec<(KeyspaceId, SeqNo)>,
+}
+
 /// Makes the files of new tables, and remembers them so that a failed job leaves nothing behind.
 #[derive(Debug)]
 pub(crate) struct NewTables<'a> {
@@ -113,7 +126,9 @@ impl<'a> NewTables<'a> {
     /// Removes what was made. What cannot be removed now, the next open removes: no edit lists it.
     pub(crate) fn discard(self) {
         for number in self.numbers {
-            if self.engine.files.remove(FileKind::Table(number)).is_err() {
+            if self.engine.files.frozen()
+                || self.engine.files.remove(FileKind::Table(number)).is_err()
+            {
                 return;
             }
         }
@@ -183,9 +198,9 @@ impl Engine {
         let Some(newest) = runs.first() else {
             return Ok(());
         };
-        let stripes = self.stripes();
+        let stripes = self.horizon(Vec::new()).stripes;
         let input = MergingIterator::new(runs.iter().map(|run| run.iter()).collect());
-        let table = self.write_image(input, stripes, runs.iter().map(|run| run.bytes).sum())?;
+        let table = self.write_image(input, &stripes, runs.iter().map(|run| run.bytes).sum())?;
         let info = table.info();
         let image = Arc::new(MemRun {
             id: self.committer.next_run(),
@@ -209,7 +224,7 @@ impl Engine {
     fn write_image<I: InternalIterator>(
         &self,
         input: I,
-        stripes: Stripes,
+        stripes: &Stripes,
         size: u64,
     ) -> Result<Table> {
         let id = self.fs().random();
@@ -219,7 +234,7 @@ impl Engine {
         let mut writer = TableWriter::new(sink, options);
         // A tombstone must stay: what it hides lies below, in tables and older pieces. So must the entries of a
         // dropped keyspace: the drop may lie in a later piece, and be lost while this one is kept.
-        let mut entries = CompactionIter::new(input, &stripes, &[], None, &|_| true);
+        let mut entries = CompactionIter::new(input, stripes, &[], None, &|_| true);
         while let Some((key, value)) = entries.next_kept()? {
             writer.add(key, value)?;
         }
@@ -227,17 +242,42 @@ impl Engine {
         Table::open_image(Bytes::from(bytes), id, &self.files.cache)
     }
 
-    /// Which versions a job may drop: listed once, together with what is visible.
-    pub(crate) fn stripes(&self) -> Stripes {
+    /// What a job may drop, as of now. The dropped keyspaces come first and the snapshots second: so no snapshot
+    /// from before a drop can be missed.
+    pub(crate) fn horizon(&self, mut dropped: Vec<(KeyspaceId, SeqNo)>) -> Horizon {
         let (snapshots, visible) = self.committer.snapshots.list(self.committer.visible_cell());
-        Stripes::new(&snapshots, visible)
+        dropped.retain(|&(_, at)| at <= visible);
+        Horizon {
+            stripes: Stripes::new(&snapshots, visible),
+            visible,
+            oldest_snapshot: snapshots.first().copied(),
+            dropped,
+        }
+    }
+
+    /// Makes the names of new tables durable, and reads them back.
+    pub(crate) fn complete(&self, tables: &[TableMeta]) -> Result<()> {
+        if tables.is_empty() {
+            return Ok(());
+        }
+        let synced = self.fs().sync_dir(&self.files.dir);
+        synced.map_err(|error| self.versions.directory_failed(error))?;
+        self.files.read_back(tables)
     }
 
     /// Flushes every wholly visible sealed piece into level 0, if it is asked for or due.
     pub(crate) fn flush_once(&self, asked: bool) -> Result<bool> {
-        let (snapshots, visible) = self.committer.snapshots.list(self.committer.visible_cell());
+        let result = self.try_flush(asked);
+        self.heed(result)
+    }
+
+    fn try_flush(&self, asked: bool) -> Result<bool> {
+        let mut horizon = self.horizon(self.catalogue.dropped());
         let view = self.views.cell.load_full();
-        let ready = view.sealed.iter().position(|run| run.last_seq <= visible);
+        let ready = view
+            .sealed
+            .iter()
+            .position(|run| run.last_seq <= horizon.visible);
         let Some(runs) = ready.and_then(|at| view.sealed.get(at..)) else {
             return Ok(false);
         };
@@ -248,15 +288,10 @@ impl Engine {
         if !asked && bytes < self.options.memtable_bytes() {
             return Ok(false);
         }
+        // A drop may be acted on only if this edit, or an earlier one, carries it.
+        horizon.dropped.retain(|(_, at)| *at <= newest.last_seq);
         let mut tables = NewTables::new(self);
-        let stripes = Stripes::new(&snapshots, visible);
-        match self.write_level0(
-            &view,
-            runs,
-            stripes,
-            snapshots.first().copied(),
-            &mut tables,
-        ) {
+        match self.write_level0(&view, runs, horizon, &mut tables) {
             Ok(metas) => self.install_flush(runs, newest, metas)?,
             Err(error) => {
                 tables.discard();
@@ -272,17 +307,14 @@ impl Engine {
         &self,
         view: &View,
         runs: &[Arc<MemRun>],
-        stripes: Stripes,
-        oldest_snapshot: Option<SeqNo>,
+        horizon: Horizon,
         tables: &mut NewTables<'_>,
     ) -> Result<Vec<TableMeta>> {
-        let newest = runs.first().map_or(SeqNo::ZERO, |run| run.last_seq);
-        let dropped = self.catalogue.dropped_upto(newest);
         let older = OlderRuns::all(&view.version);
         let options = MergeOptions {
-            stripes,
-            dropped_keyspaces: &dropped,
-            oldest_snapshot,
+            stripes: horizon.stripes,
+            dropped_keyspaces: &horizon.dropped,
+            oldest_snapshot: horizon.oldest_snapshot,
             may_exist_below: &|key| older.may_hold(key),
             target_size: self.options.tuning.table_bytes,
             compression: Compression::None,
@@ -298,7 +330,7 @@ impl Engine {
                 result.read
             )));
         }
-        self.files.complete(&result.tables)?;
+        self.complete(&result.tables)?;
         self.counters.flushed(&result);
         Ok(result.tables)
     }

@@ -10,7 +10,7 @@ use std::ops::Deref;
 use bytes::Bytes;
 use terrace_base::hash::key_hash;
 use terrace_base::{Result, SeqNo, UserKey, ValueKind};
-use terrace_sstable::{Table, Value};
+use terrace_sstable::{Found, Table, Value};
 
 use crate::memtable::Form;
 use crate::view::View;
@@ -81,31 +81,54 @@ impl View {
         hash: u64,
         at: SeqNo,
     ) -> Result<Option<(SeqNo, Hit<'_>)>> {
-        let mut runs = self.version.runs_newest_first();
-        loop {
-            let mut round: [Option<&Table>; ROUND] = [None; ROUND];
-            let mut count = 0;
-            for slot in &mut round {
-                let candidate = runs.find_map(|(_, run)| run.find(key));
-                let Some(candidate) = candidate else { break };
-                *slot = Some(candidate.table()?);
-                count += 1;
-            }
-            if count > 1 {
-                round
-                    .iter()
-                    .flatten()
-                    .for_each(|table| table.prefetch(hash));
-            }
-            for table in round.iter().flatten() {
-                if let Some(found) = table.get(key, hash, at)? {
-                    let live = found.kind == ValueKind::Put;
-                    return Ok(live.then_some((found.seq, Hit::Table(found.value))));
+        let mut round: [Option<&Table>; ROUND] = [None; ROUND];
+        let mut count = 0;
+        let newest = 'search: {
+            // Not one iterator over all runs: most levels have one or none, and plain loops skip those fast.
+            for level in self.version.levels() {
+                for run in &level.runs {
+                    let Some(candidate) = run.find(key) else {
+                        continue;
+                    };
+                    if count == ROUND {
+                        let found = first_found(&round, key, hash, at)?;
+                        if found.is_some() {
+                            break 'search found;
+                        }
+                        count = 0;
+                    }
+                    if let Some(slot) = round.get_mut(count) {
+                        *slot = Some(candidate.table()?);
+                        count += 1;
+                    }
                 }
             }
-            if count < ROUND {
-                return Ok(None);
-            }
+            first_found(round.get(..count).unwrap_or(&[]), key, hash, at)?
+        };
+        let live = newest.filter(|found| found.kind == ValueKind::Put);
+        Ok(live.map(|found| (found.seq, Hit::Table(found.value))))
+    }
+}
+
+/// What the first of `tables` that has `key` says of it.
+#[inline]
+fn first_found<'v>(
+    tables: &[Option<&'v Table>],
+    key: UserKey<'_>,
+    hash: u64,
+    at: SeqNo,
+) -> Result<Option<Found<'v>>> {
+    if tables.len() > 1 {
+        tables
+            .iter()
+            .flatten()
+            .for_each(|table| table.prefetch(hash));
+    }
+    for table in tables.iter().flatten() {
+        let found = table.get(key, hash, at)?;
+        if found.is_some() {
+            return Ok(found);
         }
     }
+    Ok(None)
 }

@@ -214,16 +214,9 @@ impl Catalogue {
         self.lock().unflushed.retain(|(at, _)| *at > seq);
     }
 
-    /// The keyspaces dropped up to `seq`. A job may leave their entries out only if its edit, or an earlier one,
-    /// carries the drop: else a crash could keep the edit and lose the drop.
-    pub(crate) fn dropped_upto(&self, seq: SeqNo) -> Vec<(KeyspaceId, SeqNo)> {
-        let inner = self.lock();
-        inner
-            .dropped
-            .iter()
-            .copied()
-            .filter(|(_, at)| *at <= seq)
-            .collect()
+    /// The keyspaces dropped, whether flushed or not.
+    pub(crate) fn dropped(&self) -> Vec<(KeyspaceId, SeqNo)> {
+        self.lock().dropped.clone()
     }
 }
 

@@ -16,6 +16,9 @@
 //! manifest holds one edit only, that edit is durable, and a tail that is torn belongs to an edit that
 //! nobody relied on. A manifest whose tail is torn is never appended to.
 //!
+//! Once `CURRENT` names a manifest durably a mark is added to it. So a manifest with a mark or a second edit
+//! was in force, and if `CURRENT` names an earlier one, that is an old copy put back.
+//!
 //! Example: a `CURRENT` that names `MANIFEST-000001` with salt 2:
 //!
 //! ```text
@@ -27,7 +30,7 @@ use std::path::Path;
 use terrace_base::checksum::checksum;
 use terrace_base::coding::{put_u32, put_u64};
 use terrace_base::vfs::{File, Fs, OpenMode};
-use terrace_base::{Decoder, Error, FileKind, FileNumber, Result};
+use terrace_base::{Decoder, Error, ErrorKind, FileKind, FileNumber, Result};
 use terrace_compaction::VersionEdit;
 use terrace_wal::{FrameFile, read_frames};
 
@@ -76,8 +79,8 @@ pub(crate) struct Recovered {
 }
 
 impl Manifest {
-    /// Writes a manifest whose first edit, numbered `edit_number`, is `edit`; synced, its name durable, and not
-    /// in force until [`Manifest::publish`].
+    /// Writes a manifest whose first edit, numbered `edit_number`, is `edit`; synced, but for its name. It is in
+    /// force after [`Manifest::publish`].
     pub(crate) fn create(
         fs: &Fs,
         dir: &Path,
@@ -99,7 +102,6 @@ impl Manifest {
             buffer: Vec::new(),
         };
         manifest.append(edit)?;
-        fs.sync_dir(dir)?;
         Ok(manifest)
     }
 
@@ -124,14 +126,17 @@ impl Manifest {
         })
     }
 
-    /// Makes `CURRENT` name this manifest, durably.
-    pub(crate) fn publish(&self, fs: &Fs, dir: &Path) -> Result<()> {
+    /// Makes the manifest's name durable and then `CURRENT` name it. A mark says so in the end: see
+    /// [`was_in_force`].
+    pub(crate) fn publish(&mut self, fs: &Fs, dir: &Path) -> Result<()> {
+        fs.sync_dir(dir)?;
         let temporary = FileKind::CurrentTemporary.path(dir);
         let file = fs.open(&temporary, OpenMode::CreateOrTruncate)?;
         file.write_all_at(&encode_current(self.number, self.salt), 0)?;
         file.sync()?;
         fs.rename(&temporary, &FileKind::Current.path(dir))?;
-        fs.sync_dir(dir)
+        fs.sync_dir(dir)?;
+        self.frames.mark()
     }
 
     /// Appends an edit and makes it durable; its number. After an error nothing may be appended any more.
@@ -200,6 +205,25 @@ pub(crate) fn read(
         end,
         synced,
     })
+}
+
+/// True if `CURRENT` has named the manifest `number`: its frames promise more than its header. False for what an
+/// unfinished rewriting of the manifest leaves behind.
+pub(crate) fn was_in_force(fs: &Fs, dir: &Path, number: FileNumber) -> Result<bool> {
+    let file = fs.open(&FileKind::Manifest(number).path(dir), OpenMode::Read)?;
+    let mut header = [0; HEADER_SIZE];
+    if file.read_at(&mut header, 0)? < HEADER_SIZE {
+        return Ok(false);
+    }
+    let salt = Decoder::new(header.get(SALT_OFFSET..).unwrap_or(&[])).u64()?;
+    if decode_header(&header, salt, number).is_err() {
+        return Ok(false);
+    }
+    match read_frames(&file, salt, HEADER_SIZE as u64, &mut |_, _| Ok(())) {
+        Ok(tail) => Ok(tail.synced > HEADER_SIZE as u64),
+        Err(error) if error.kind() == ErrorKind::Corruption => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 fn encode_header(salt: u64, database: u64, number: FileNumber) -> Vec<u8> {

@@ -135,7 +135,7 @@ impl Opening<'_> {
             FileKind::Manifest(n)
             | FileKind::Segment(n)
             | FileKind::Table(n)
-            | FileKind::Blob(n) => Some(n.0 + 1),
+            | FileKind::Blob(n) => Some(n.0.saturating_add(1)),
             _ => None,
         });
         used.fold(ceiling, u64::max)
@@ -207,7 +207,7 @@ impl Opening<'_> {
     ) -> Result<Manifest> {
         let (fs, dir) = (&self.files.fs, self.dir());
         let edit = state.as_edit();
-        let manifest = Manifest::create(fs, dir, number, database, edit_number, &edit)?;
+        let mut manifest = Manifest::create(fs, dir, number, database, edit_number, &edit)?;
         manifest.publish(fs, dir)?;
         Ok(manifest)
     }
@@ -218,6 +218,7 @@ impl Opening<'_> {
         let read = manifest::read(&self.files.fs, self.dir(), &mut |edit| {
             state.apply(edit, &self.store)
         })?;
+        self.check_newest(&read)?;
         for (_, _, table) in state.version.tables() {
             self.files.check_listed(table.meta())?;
         }
@@ -288,6 +289,30 @@ impl Opening<'_> {
             last_seq,
             changes,
         })
+    }
+
+    /// `Corruption` if some file proves that the manifest was replaced or cut: an old copy lists what once was,
+    /// and everything since would be taken for leftovers and removed.
+    fn check_newest(&self, read: &manifest::Recovered) -> Result<()> {
+        let (fs, dir) = (&self.files.fs, self.dir());
+        for name in &self.names {
+            let (proof, text) = match *name {
+                FileKind::Segment(number) => (
+                    terrace_wal::edit_named_by(fs, dir, number)?
+                        .is_some_and(|edit| edit > read.last_edit),
+                    "the segment was used after a later edit than the manifest holds: the manifest is cut or old",
+                ),
+                FileKind::Manifest(number) if number > read.number => (
+                    manifest::was_in_force(fs, dir, number)?,
+                    "the manifest was in force after the one that CURRENT names: CURRENT is old",
+                ),
+                _ => continue,
+            };
+            if proof {
+                return Err(Error::corruption(text).in_file(&name.path(dir), 0));
+            }
+        }
+        Ok(())
     }
 
     /// The replayed entries as an image in memory.
@@ -398,7 +423,8 @@ impl Opening<'_> {
             should_stop: &|| false,
         };
         let result = terrace_compaction::merge(replay.into_sorted(), &options, outputs)?;
-        self.files.complete(&result.tables)?;
+        self.files.fs.sync_dir(self.dir())?;
+        self.files.read_back(&result.tables)?;
         let run = result.tables.first().map_or(0, |meta| meta.number.0);
         let added = |meta| AddedTable {
             level: 0,

@@ -260,6 +260,14 @@ impl VersionSet {
         inner.failed.get_or_insert(cause).clone()
     }
 
+    /// No edit is made after a failed sync of the directory: names made by others may be lost with it, and a
+    /// second sync would not say so.
+    pub(crate) fn directory_failed(&self, error: Error) -> Error {
+        self.files.freeze();
+        let cause = error.wrap(ErrorKind::ReadOnly, "the directory could not be synced");
+        self.lock().failed.get_or_insert(cause).clone()
+    }
+
     /// Why no edit can be made, if so.
     pub(crate) fn failure(&self) -> Option<Error> {
         self.lock().failed.clone()
@@ -278,14 +286,15 @@ impl VersionSet {
         let edit_number = edit_number.max(inner.manifest.as_ref().map_or(0, |m| m.last_edit) + 1);
         let (fs, dir) = (&self.files.fs, self.files.dir.as_path());
         let edit = inner.state.as_edit();
-        let manifest = match Manifest::create(fs, dir, number, self.database, edit_number, &edit) {
-            Ok(manifest) => manifest,
-            Err(_) => {
-                // CURRENT still names the old one, which is whole: go on with it, and try again later.
-                inner.rotate_at = inner.rotate_at.saturating_mul(2);
-                return self.files.remove(FileKind::Manifest(number)).or(Ok(()));
-            }
-        };
+        let mut manifest =
+            match Manifest::create(fs, dir, number, self.database, edit_number, &edit) {
+                Ok(manifest) => manifest,
+                Err(_) => {
+                    // CURRENT still names the old one, which is whole: go on with it, and try again later.
+                    inner.rotate_at = inner.rotate_at.saturating_mul(2);
+                    return self.files.remove(FileKind::Manifest(number)).or(Ok(()));
+                }
+            };
         if let Err(error) = manifest.publish(fs, dir) {
             // Which manifest CURRENT names is not known: neither may be appended to.
             return Err(self.fail(inner, error));

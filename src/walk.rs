@@ -96,12 +96,12 @@ enum Sources {
 internal_iterator!(Sources, One, Many);
 
 impl Sources {
-    /// True if the present block needs no look at versions.
+    /// True if the entry is in a block of `keyspace` that needs no look at versions.
     #[inline]
-    fn plain_below(&self, at: SeqNo) -> bool {
+    fn plain_below(&self, keyspace: KeyspaceId, at: SeqNo) -> bool {
         match self {
-            Sources::One(Source::Run(run)) => run.plain_below(at),
-            Sources::One(Source::Mem(MemIter::Image(table))) => table.plain_below(at),
+            Sources::One(Source::Run(run)) => run.plain_below(keyspace, at),
+            Sources::One(Source::Mem(MemIter::Image(table))) => table.plain_below(keyspace, at),
             _ => false,
         }
     }
@@ -260,6 +260,18 @@ impl Walk {
         self.settle_back()
     }
 
+    /// True if the source is on an entry of this keyspace in a block that needs no look at versions.
+    #[inline]
+    fn plain(&self) -> bool {
+        self.sources.plain_below(self.keyspace, self.at)
+    }
+
+    /// The user key that the source is on.
+    #[inline]
+    fn here(&self) -> &[u8] {
+        self.sources.key().user.bytes
+    }
+
     fn start(&mut self) {
         self.position = Position::Nowhere;
         self.skipping = false;
@@ -272,7 +284,7 @@ impl Walk {
         match position {
             Position::Nowhere => return Ok(()),
             Position::Ahead => {
-                if !self.sources.plain_below(self.at) {
+                if !self.plain() {
                     self.remember_key();
                 }
                 self.sources.next()?;
@@ -317,27 +329,32 @@ impl Walk {
     /// From where the source stands, onwards to the next live key.
     #[inline]
     fn settle_ahead(&mut self) -> Result<()> {
-        while self.sources.valid() {
+        while !self.plain() {
+            if !self.sources.valid() {
+                return Ok(());
+            }
             let key = self.sources.key();
             if key.user.keyspace != self.keyspace || !self.bounds.below_upper(key.user.bytes) {
-                break;
+                return Ok(());
             }
-            if !self.sources.plain_below(self.at) {
-                let hidden =
-                    key.seq > self.at || (self.skipping && key.user.bytes == self.key.as_slice());
-                if hidden {
-                    self.sources.next()?;
-                    continue;
-                }
-                if key.kind == ValueKind::Tombstone {
-                    self.remember_key();
-                    self.sources.next()?;
-                    continue;
-                }
+            let hidden =
+                key.seq > self.at || (self.skipping && key.user.bytes == self.key.as_slice());
+            if hidden {
+                self.sources.next()?;
+                continue;
+            }
+            if key.kind == ValueKind::Tombstone {
+                self.remember_key();
+                self.sources.next()?;
+                continue;
             }
             self.position = Position::Ahead;
             self.skipping = false;
             return Ok(());
+        }
+        if self.bounds.upper == Bound::Unbounded || self.bounds.below_upper(self.here()) {
+            self.position = Position::Ahead;
+            self.skipping = false;
         }
         Ok(())
     }
@@ -345,19 +362,21 @@ impl Walk {
     /// From where the source stands, backwards to the next live key.
     #[inline]
     fn settle_back(&mut self) -> Result<()> {
-        while self.sources.valid() {
+        while !self.plain() {
+            if !self.sources.valid() {
+                return Ok(());
+            }
             let key = self.sources.key();
             if key.user.keyspace != self.keyspace || !self.bounds.above_lower(key.user.bytes) {
-                break;
-            }
-            if self.sources.plain_below(self.at) {
-                self.position = Position::Back;
                 return Ok(());
             }
             if self.save_newest()? {
                 self.position = Position::Saved;
                 return Ok(());
             }
+        }
+        if self.bounds.lower == Bound::Unbounded || self.bounds.above_lower(self.here()) {
+            self.position = Position::Back;
         }
         Ok(())
     }

@@ -107,21 +107,15 @@ impl<I: InternalIterator> MergingIterator<I> {
         let mut best: Option<usize> = None;
         let (mut best_head, mut runner_up) = (END, END);
         for (i, &head) in self.heads.iter().enumerate() {
-            if head == END {
-                continue;
+            if head > runner_up || head == END {
+                continue; // Most children end here.
             }
-            let wins = match best {
-                None => true,
-                Some(b) => match head.cmp(&best_head) {
-                    Ordering::Less => true,
-                    Ordering::Greater => false,
-                    Ordering::Equal => self.before(i, b),
-                },
-            };
+            let wins = head < best_head
+                || (head == best_head && best.is_some_and(|best| self.before(i, best)));
             if wins {
                 runner_up = best_head;
                 (best, best_head) = (Some(i), head);
-            } else if head < runner_up {
+            } else {
                 runner_up = head;
             }
         }

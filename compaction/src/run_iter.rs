@@ -47,10 +47,10 @@ impl RunIter {
     /// True if, around here, entries up to `at` need no look at their versions: see
     /// [`TableIter::plain_below`].
     #[inline]
-    pub fn plain_below(&self, at: SeqNo) -> bool {
+    pub fn plain_below(&self, keyspace: KeyspaceId, at: SeqNo) -> bool {
         self.current
             .as_ref()
-            .is_some_and(|(_, table)| table.plain_below(at))
+            .is_some_and(|(_, table)| table.plain_below(keyspace, at))
     }
 
     /// Enters table `i` by `place`; false if there is none. The iterator is left invalid on failure.

@@ -73,6 +73,12 @@ impl Version {
         self.levels.get(n).unwrap_or(&NO_LEVEL)
     }
 
+    /// All levels, from level 0 on. Their runs in this order are newest first.
+    #[inline]
+    pub fn levels(&self) -> &[Level] {
+        &self.levels
+    }
+
     /// Every run with its level, newest first: the order in which a reader asks them.
     pub fn runs_newest_first(&self) -> impl Iterator<Item = (usize, &Arc<Run>)> {
         self.levels

@@ -6,7 +6,8 @@
 //!
 //! This file is the only unsafe one of the crate. Its invariants:
 //!
-//! 1. Arena memory is written before the node that points to it is inserted, never written again, and
+//! 1. Arena memory is written before the node that points to it is inserted (no node points to what was not
+//!    written, and nothing else reads a chunk), never written again, and
 //!    freed only with the [`List`]: chunks are only ever pushed, and a chunk's bytes do not move when the
 //!    vector of chunks grows.
 //! 2. A `Node` leaves this file only inside a [`ListCursor`], which holds the `Arc<List>` whose arena it
@@ -16,6 +17,7 @@
 
 use std::cmp::Ordering;
 use std::fmt;
+use std::mem::MaybeUninit;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex};
 
@@ -138,7 +140,7 @@ pub(crate) struct List {
     nodes: SkipList<Node, ()>,
     filter: Filter,
     /// Read only to free them; pushed to once per 256 KiB.
-    chunks: Mutex<Vec<Box<[u8]>>>,
+    chunks: Mutex<Vec<Box<[MaybeUninit<u8>]>>>,
     entries: AtomicU64,
 }
 
@@ -221,7 +223,7 @@ impl ListWriter {
         };
         ListWriter {
             list: Arc::new(list),
-            next: std::ptr::null_mut(),
+            next: std::ptr::NonNull::dangling().as_ptr(), // An empty entry takes no bytes of any chunk.
             left: 0,
             bytes: 0,
         }
@@ -258,7 +260,7 @@ impl ListWriter {
         }
         let start = self.next;
         // SAFETY: `next` is followed by `left >= needed` bytes of a chunk that only this writer writes to,
-        // and that no node points to yet; a chunk is never empty, so `next` is not null.
+        // and that no node points to yet; before the first chunk both are 0, and `next` is dangling, not null.
         unsafe {
             std::ptr::copy_nonoverlapping(key.as_ptr(), start, key.len());
             std::ptr::copy_nonoverlapping(value.as_ptr(), start.add(key.len()), value.len());
@@ -271,8 +273,8 @@ impl ListWriter {
     #[cold]
     fn grow(&mut self, needed: usize) {
         let size = if needed > CHUNK / 4 { needed } else { CHUNK };
-        let mut chunk = vec![0u8; size].into_boxed_slice();
-        let start = chunk.as_mut_ptr();
+        let mut chunk = Box::new_uninit_slice(size);
+        let start = chunk.as_mut_ptr().cast::<u8>();
         let mut chunks = self
             .list
             .chunks

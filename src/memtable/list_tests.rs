@@ -145,3 +145,17 @@ fn a_cursor_keeps_the_list_alive_while_others_insert() {
     );
     assert!(writer.bytes() > 3 << 20);
 }
+
+#[test]
+fn an_empty_entry_may_come_first() {
+    let writer = fill(&[(0, Vec::new(), Vec::new())]);
+    let empty = user(0, b"");
+    let found = writer
+        .list()
+        .get(empty, key_hash(empty), SeqNo::MAX)
+        .unwrap();
+    assert_eq!(found, Some((SeqNo::ZERO, ValueKind::Tombstone, &[][..])));
+    let mut cursor = writer.list().cursor();
+    cursor.first().unwrap();
+    assert!(cursor.valid() && cursor.key().user.bytes.is_empty() && cursor.value().is_empty());
+}

@@ -99,11 +99,12 @@ impl TableIter {
         &self.table
     }
 
-    /// True if the current block has only puts, one version per key, none newer than `at`: whoever reads at
-    /// `at` need not look at its entries one by one.
+    /// True if there is a current block and it has only puts of `keyspace`, one version per key, none newer than
+    /// `at`: whoever reads at `at` need not look at its entries one by one.
     #[inline]
-    pub fn plain_below(&self, at: SeqNo) -> bool {
+    pub fn plain_below(&self, keyspace: KeyspaceId, at: SeqNo) -> bool {
         self.count > 0
+            && self.header.keyspace == keyspace
             && self.header.flags & (TOMBSTONES | VERSIONS | CONTINUES) == 0
             && self.header.highest <= at
     }

@@ -40,17 +40,20 @@ fn plain_blocks_are_told_from_others() {
     let mut model = spread();
     let (_, image) = build(&model, &options(Compression::Lz4, 512));
     let mut iter = open_image(&image).unwrap().iter();
-    assert!(!iter.plain_below(SeqNo::MAX));
+    assert!(!iter.plain_below(KeyspaceId(0), SeqNo::MAX));
     iter.first().unwrap();
-    assert!(iter.plain_below(SeqNo::new(50)) && !iter.plain_below(SeqNo::ZERO));
+    assert!(
+        iter.plain_below(KeyspaceId(0), SeqNo::new(50))
+            && !iter.plain_below(KeyspaceId(0), SeqNo::ZERO)
+    );
     model[0].0.kind = ValueKind::Tombstone;
     model[0].1.clear();
     let (_, image) = build(&model, &options(Compression::Lz4, 512));
     let mut iter = open_image(&image).unwrap().iter();
     iter.first().unwrap();
-    assert!(!iter.plain_below(SeqNo::MAX));
+    assert!(!iter.plain_below(KeyspaceId(0), SeqNo::MAX));
     iter.last().unwrap();
-    assert!(iter.plain_below(SeqNo::MAX));
+    assert!(iter.plain_below(KeyspaceId(0), SeqNo::MAX));
 }
 
 #[test]
@@ -61,9 +64,9 @@ fn a_key_that_goes_on_in_the_next_block_makes_no_plain_block() {
     assert_eq!(info.blocks, 2);
     let mut iter = open_image(&image).unwrap().iter();
     iter.first().unwrap();
-    assert!(!iter.plain_below(SeqNo::MAX));
+    assert!(!iter.plain_below(KeyspaceId(0), SeqNo::MAX));
     iter.next().unwrap();
-    assert!(iter.valid() && !iter.plain_below(SeqNo::MAX));
+    assert!(iter.valid() && !iter.plain_below(KeyspaceId(0), SeqNo::MAX));
 }
 
 #[test]

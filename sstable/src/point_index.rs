@@ -12,10 +12,11 @@
 //! mod 32. A key whose home is full goes to the next bucket with a free slot, around the end if need
 //! be, at most 31 buckets on, and its overflow bit is set in every bucket that it passed. So a reader looks
 //! into the home, and goes on only while the bit is set. Buckets are filled to 12.5 keys on average: 19 %
-//! overflow, but by few keys, and about one look-up in 60 sees a second line.
+//! overflow, but by few keys, and about one look-up in 60 sees a second line. In one large table of 70 some key
+//! finds no place so; then there are more buckets, by an eighth each time.
 //!
 //! Each user key has one slot, whichever keyspace it is in. The table that has too many blocks for the
-//! location to leave 9 bits of fingerprint, or a key that found no place, has no index.
+//! location to leave 9 bits of fingerprint, or a key that found no place even then, has no index.
 //!
 //! Example: seed 0, one bucket, 10 location bits, and the key `terrace` of keyspace 0 as the first record,
 //! at byte 40, of block 0: h = seeded(0xCDDC9E8EF76ED303, 0), fingerprint = h & 0x3fffff, slot 0 of bucket 0
@@ -34,6 +35,8 @@ const HEADER_LEN: usize = BUCKET_LEN;
 const _: () = assert!(BUCKET_LEN == 64);
 /// Keys in 2 buckets.
 const FILL_OF_TWO: usize = 25;
+/// How often there are more buckets, by an eighth of those at first.
+const GROWTHS: usize = 2;
 /// How many buckets a key may be looked for in.
 const MAX_PROBES: usize = 32;
 
@@ -96,19 +99,27 @@ impl IndexBuilder {
         }
         let location_bits = RECORD_BITS + blocks.next_power_of_two().trailing_zeros();
         let count = (self.keys.len() * 2).div_ceil(FILL_OF_TWO);
-        let mut buckets = vec![[0u32; SLOTS + 1]; count];
-        for &(hash, location) in &self.keys {
-            place(&mut buckets, hash, tag(hash, location_bits) | location)?;
-        }
-        let mut out = Vec::with_capacity(HEADER_LEN + count * BUCKET_LEN);
+        let buckets = (0..=GROWTHS)
+            .map(|growth| count + (count * growth).div_ceil(8))
+            .find_map(|count| self.place_all(count, location_bits))?;
+        let mut out = Vec::with_capacity(HEADER_LEN + buckets.len() * BUCKET_LEN);
         put_u64(&mut out, self.seed);
-        put_u32(&mut out, u32::try_from(count).ok()?);
+        put_u32(&mut out, u32::try_from(buckets.len()).ok()?);
         put_u32(&mut out, location_bits);
         out.resize(HEADER_LEN, 0);
         for word in buckets.as_flattened() {
             put_u32(&mut out, *word);
         }
         Some(out)
+    }
+
+    /// All keys in `count` buckets, unless one finds no place.
+    fn place_all(&self, count: usize, location_bits: u32) -> Option<Vec<[u32; SLOTS + 1]>> {
+        let mut buckets = vec![[0; SLOTS + 1]; count];
+        for &(hash, location) in &self.keys {
+            place(&mut buckets, hash, tag(hash, location_bits) | location)?;
+        }
+        Some(buckets)
     }
 }
 

@@ -72,3 +72,25 @@ fn the_worked_example_holds() {
     assert_eq!(slot, (seeded(hash, 0) as u32 & 0x3f_ffff) << 10 | 5);
     assert_eq!(section.len(), 128);
 }
+
+#[test]
+fn a_crowd_that_finds_no_place_gets_more_buckets() {
+    // 12,500 keys take 1,000 buckets at first. 16 of them in each of 40 neighbours are one too many everywhere,
+    // and those of the first of these come last.
+    let hash = |bucket: usize, i: usize| {
+        let bucket_len = u64::MAX / 1000;
+        bucket as u64 * bucket_len + (i as u64 + 1) * (bucket_len / 20)
+    };
+    let crowd = (0..40)
+        .rev()
+        .flat_map(|bucket| (0..16).map(move |i| (bucket, i)));
+    let rest = (0..12_500 - 640).map(|n| (100 + n % 900, n / 900));
+    let mut builder = IndexBuilder::new(7);
+    builder.keys = crowd
+        .chain(rest)
+        .map(|(bucket, i)| (hash(bucket, i), 1))
+        .collect();
+    assert!(builder.place_all(1000, RECORD_BITS).is_none());
+    let buckets = (builder.encode(1).unwrap().len() - HEADER_LEN) / BUCKET_LEN;
+    assert_eq!(buckets, 1125);
+}

@@ -132,10 +132,11 @@ pub(crate) fn check(table: &Arc<Table>, model: &Model) {
 
 /// What `plain_below` promises holds for the entry.
 fn check_plain(iter: &crate::TableIter) {
-    if iter.plain_below(iter.key().seq) {
+    let keyspace = iter.key().user.keyspace;
+    if iter.plain_below(keyspace, iter.key().seq) {
         assert_eq!(iter.key().kind, ValueKind::Put);
     }
-    assert!(iter.key().seq == SeqNo::ZERO || !iter.plain_below(SeqNo::ZERO));
+    assert!(iter.key().seq == SeqNo::ZERO || !iter.plain_below(keyspace, SeqNo::ZERO));
 }
 
 fn check_seek(iter: &mut crate::TableIter, model: &Model, user: UserKey<'_>, seq: SeqNo) {

@@ -44,6 +44,9 @@ impl Counts {
     }
 }
 
+/// An image of a recovery: what ended it, what that kept, before which call.
+type Nested = (ImageKind, CrashPolicy, u64, Arc<MemVfs>);
+
 /// Crashes one workload everywhere.
 struct Crasher {
     seed: u64,
@@ -126,12 +129,12 @@ impl Crasher {
         history: &History,
         random: &mut Random,
     ) -> Result<(), String> {
-        let nested: Arc<Mutex<Vec<(ImageKind, CrashPolicy, u64, Arc<MemVfs>)>>> = Arc::default();
+        let nested: Arc<Mutex<Vec<Nested>>> = Arc::default();
         let (sink, salt) = (nested.clone(), random.next());
         image.set_hook(Some(Arc::new(move |vfs, call| {
             let policies = CrashPolicy::ALL;
             let one = policies[(salt.wrapping_add(call) % policies.len() as u64) as usize];
-            let mut sink = sink.lock().unwrap();
+            let mut sink = sink.lock().unwrap_or_else(|p| p.into_inner());
             for (kind, policy) in [
                 (ImageKind::Kill, CrashPolicy::KeepAll),
                 (ImageKind::Cut, CrashPolicy::DropAll),
@@ -144,7 +147,7 @@ impl Crasher {
         image.set_hook(None);
         let db = opened.map_err(|e| format!("cannot be opened: {e}"))?;
         drop(db);
-        let images = std::mem::take(&mut *nested.lock().unwrap());
+        let images = std::mem::take(&mut *nested.lock().unwrap_or_else(|p| p.into_inner()));
         for (second, policy, call, image) in images {
             self.counts.nested += 1;
             if self.distinct.insert(image.content_hash()) {
@@ -286,8 +289,8 @@ fn crash_everywhere(seed: u64) -> Counts {
     let end = vfs.mutations() + 1;
     crasher.lock().unwrap().crash_at(&vfs, end);
     vfs.set_hook(None);
-    let counts = std::mem::take(&mut crasher.lock().unwrap().counts);
-    counts
+    let mut crasher = crasher.lock().unwrap_or_else(|p| p.into_inner());
+    std::mem::take(&mut crasher.counts)
 }
 
 fn crash_seeds(first: u64, default: u64) {

@@ -17,6 +17,12 @@ fn run(scenario: Scenario, seed: u64, ops: &[Op]) -> Result<(), String> {
     runner.close(true)
 }
 
+/// How many times as many cases to run as usual: `TERRACE_TIMES`.
+fn times() -> u32 {
+    let times = std::env::var("TERRACE_TIMES").ok();
+    times.and_then(|times| times.parse().ok()).unwrap_or(1)
+}
+
 /// Runs `cases` lists of up to `len` operations; `seed` fixes them all.
 fn machine(
     seed: u64,
@@ -26,7 +32,7 @@ fn machine(
     scenario: impl Fn(u64) -> (Scenario, Option<tempfile::TempDir>),
 ) {
     let config = Config {
-        cases,
+        cases: cases * times(),
         failure_persistence: None,
         max_shrink_iters: 2000,
         max_shrink_time: 20_000,
@@ -73,4 +79,28 @@ fn operations_agree_with_the_model_step_by_step() {
 #[test]
 fn operations_agree_with_the_model_beside_threads() {
     machine(2, 30, 500, &Profile::default(), in_memory(Mode::Threads));
+}
+
+/// Mostly writes over more keys, so that the tree grows several levels.
+fn deep() -> Profile {
+    let mut profile = Profile::default();
+    (profile.keys, profile.writes, profile.reads) = (400, 160, 16);
+    profile
+}
+
+#[test]
+fn a_tree_of_several_levels_agrees_with_the_model() {
+    machine(3, 8, 3000, &deep(), in_memory(Mode::Manual));
+    machine(4, 8, 3000, &deep(), in_memory(Mode::Threads));
+}
+
+/// Maps and locks are the system's here.
+#[test]
+fn operations_agree_with_the_model_on_a_real_file_system() {
+    for (seed, mode) in [(5, Mode::Manual), (6, Mode::Threads)] {
+        machine(seed, 4, 400, &Profile::default(), |_| {
+            let dir = tempfile::tempdir().unwrap();
+            (Scenario::in_dir(dir.path().join("db"), mode), Some(dir))
+        });
+    }
 }

@@ -7,6 +7,7 @@
     clippy::disallowed_methods
 )]
 
+mod arguments;
 mod crash;
 mod faults;
 mod log_damage;

@@ -1,9 +1,10 @@
 //! What random operations found, each in its smallest form.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use terrace::Db;
 use terrace::vfs::{MemVfs, Vfs};
+use terrace::{Db, Options};
 use terrace_kit::{Mode, Scenario};
 
 /// Its slices were made of a null pointer when it was the first of a list.
@@ -89,4 +90,46 @@ fn a_database_can_be_used_while_a_thread_unwinds() {
     db.health().unwrap();
     assert_eq!(db.get("last").unwrap().unwrap(), "words");
     db.put("k", "v").unwrap();
+}
+
+/// Images of sealed lists left out the entries of a dropped keyspace although a snapshot still saw them.
+#[test]
+fn a_snapshot_keeps_a_dropped_keyspace_in_memory_too() {
+    let options = Options::new().tune(|tuning| tuning.list_entries = 4);
+    let db = options.open_in_memory().unwrap();
+    let users = db.keyspace("users").unwrap();
+    for i in 0..10 {
+        users.put([i], "v").unwrap();
+    }
+    let before = users.snapshot();
+    db.drop_keyspace("users").unwrap();
+    for i in 0..100 {
+        db.put([i], "v").unwrap(); // Images and folds.
+        assert_eq!(before.iter().count(), 10, "after {i}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    for _ in 0..2 {
+        assert_eq!(before.get([9]).unwrap().unwrap(), "v");
+        db.compact_all().unwrap();
+    }
+    drop(before);
+    assert_eq!(db.iter().count(), 100);
+}
+
+/// An image of nothing but a dropped keyspace's entries was empty, which no table may be: `flush` failed with that.
+#[test]
+fn a_keyspace_dropped_while_it_is_in_memory_is_no_trouble() {
+    let options = Options::new().tune(|tuning| tuning.list_entries = 4);
+    let db = options.open_in_memory().unwrap();
+    for _ in 0..20 {
+        let users = db.keyspace("users").unwrap();
+        for i in 0..40 {
+            users.put([i], "v").unwrap();
+        }
+        db.drop_keyspace("users").unwrap();
+        std::thread::sleep(Duration::from_millis(2));
+        db.health().unwrap();
+        db.flush().unwrap();
+    }
+    assert_eq!(db.stats().table_bytes, 0);
 }

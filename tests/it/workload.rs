@@ -57,6 +57,9 @@ pub type Part = (usize, Vec<u8>, Option<Vec<u8>>);
 
 #[derive(Clone, Debug)]
 pub enum Op {
+    Open,
+    /// Everything is read, and must be right.
+    Read,
     Write(Vec<Part>, Option<Durability>),
     Sync,
     Flush,
@@ -73,23 +76,31 @@ pub enum Op {
 pub fn operations(seed: u64, count: usize) -> Vec<Op> {
     let mut random = Random::new(seed);
     let mut written = 0;
-    (0..count)
-        .map(|_| operation(&mut random, &mut written))
-        .collect()
+    let long_log = seed.is_multiple_of(3);
+    let mut ops = Vec::new();
+    while ops.len() < count {
+        let op = operation(&mut random, &mut written, long_log);
+        let flushes = matches!(op, Op::Flush | Op::Idle | Op::Compact);
+        // A long log: many segments are released at once.
+        if !(long_log && flushes && random.below(4) > 0) {
+            ops.push(op);
+        }
+    }
+    ops
 }
 
-fn operation(random: &mut Random, written: &mut u64) -> Op {
+fn operation(random: &mut Random, written: &mut u64, long: bool) -> Op {
     let durability = match random.below(4) {
         0 => Some(Durability::Sync),
         1 => Some(Durability::Buffered),
         _ => None,
     };
     match random.below(100) {
-        0..48 => Op::Write(vec![part(random, written)], durability),
+        0..48 => Op::Write(vec![part(random, written, long)], durability),
         48..66 => {
             let len = 2 + random.below(5);
             Op::Write(
-                (0..len).map(|_| part(random, written)).collect(),
+                (0..len).map(|_| part(random, written, long)).collect(),
                 durability,
             )
         }
@@ -105,13 +116,14 @@ fn operation(random: &mut Random, written: &mut u64) -> Op {
     }
 }
 
-fn part(random: &mut Random, written: &mut u64) -> Part {
+fn part(random: &mut Random, written: &mut u64, long: bool) -> Part {
     let keyspace = [0, 0, 1, 2][random.below(4) as usize];
     let key = format!("key{:02}", random.below(KEYS)).into_bytes();
     *written += 1;
     let len = match random.below(64) {
         0 => 20_000, // Larger than a segment.
         1..10 => 1 + random.below(2500) as usize,
+        10..40 if long => 2000 + random.below(3000) as usize,
         _ => random.below(60) as usize,
     };
     let value = (random.below(4) > 0).then(|| {
@@ -323,6 +335,12 @@ impl Run {
         Run::new(options, sync)
     }
 
+    /// Lets go of handles, as the end of a process would.
+    pub fn forget(&mut self) -> Option<Db> {
+        self.snapshot = None;
+        self.db.take()
+    }
+
     pub fn history(&self) -> std::sync::MutexGuard<'_, History> {
         self.history.lock().unwrap_or_else(|p| p.into_inner())
     }
@@ -344,6 +362,12 @@ impl Run {
     /// else it must not be.
     pub fn apply(&mut self, op: &Op) -> Result<()> {
         match op {
+            Op::Open => self.open(),
+            Op::Read => {
+                let found = dump(self.db())?;
+                assert!(found == **self.history().latest(), "wrong answers");
+                Ok(())
+            }
             Op::Write(parts, durability) => self.write(parts, *durability),
             Op::Sync => {
                 self.db().sync()?;
@@ -371,7 +395,7 @@ impl Run {
             Op::Reopen => {
                 self.check_snapshot()?;
                 self.snapshot = None;
-                if let Some(db) = &self.db {
+                if let Some(db) = self.db.take() {
                     db.close()?;
                 }
                 self.all_durable();

@@ -175,12 +175,17 @@ pub(crate) fn encode(
     }
     let trailer = (fields.first_seq.get() << 8) | fields.kind as u64;
     out.clear();
-    out.extend_from_slice(&(length as u32).to_le_bytes());
-    out.extend_from_slice(&[0; 4]);
-    out.extend_from_slice(&(salt as u32).to_le_bytes());
-    out.extend_from_slice(&fields.count.to_le_bytes());
-    out.extend_from_slice(&trailer.to_le_bytes());
-    out.extend_from_slice(&fields.synced.to_le_bytes());
+    let words = [
+        u64::from(length as u32), // The CRC above it comes last.
+        u64::from(salt as u32) | u64::from(fields.count) << 32,
+        trailer,
+        fields.synced,
+    ];
+    let mut header = [0; HEADER_LEN];
+    for (place, word) in header.as_chunks_mut::<8>().0.iter_mut().zip(words) {
+        *place = word.to_le_bytes();
+    }
+    out.extend_from_slice(&header);
     for part in payload {
         out.extend_from_slice(part);
     }

@@ -46,5 +46,5 @@ pub use file::{LogFile, PwriteFile};
 pub use format::{Frame, FrameKind, Lsn};
 pub use log::{Log, Predecessor, Room, Sealed, Start, SyncPoint};
 pub use recover::{CloseInfo, Recovered, recover};
-pub use segment::{SegmentMeta, create_segment};
+pub use segment::{SegmentMeta, create_segment, edit_named_by};
 pub use single::{FrameFile, FrameFileTail, read_frames};

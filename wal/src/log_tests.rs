@@ -234,3 +234,24 @@ fn cost_of_an_append() {
         );
     }
 }
+
+#[test]
+fn a_used_segment_says_which_edit_its_link_names() {
+    let vfs = TestVfs::new();
+    let fs = vfs.fs();
+    let mut log = log_on(&fs, Path::new("/"));
+    create_segment(&fs, Path::new("/"), FileNumber(1), 4096).unwrap();
+    let named = || crate::edit_named_by(&fs, Path::new("/"), FileNumber(1)).unwrap();
+    log.put_spare(meta(1, 4096), 77).unwrap();
+    assert_eq!(named(), None);
+    log.append(1, SeqNo::new(1), &[b"a"]).unwrap();
+    assert_eq!(named(), Some(77));
+    let path = Path::new("/000001.wal");
+    for at in 0..LINK_LEN as usize {
+        vfs.edit(path, |bytes| bytes[at] ^= 1);
+        assert_eq!(named(), None, "byte {at}");
+        vfs.edit(path, |bytes| bytes[at] ^= 1);
+    }
+    vfs.edit(path, |bytes| bytes.truncate(20));
+    assert_eq!(named(), None);
+}

@@ -19,6 +19,8 @@ use crate::format::{self, HEADER_LEN, Verified};
 const FIRST_READ: usize = 4 << 10;
 /// Reads grow up to this.
 const LARGEST_READ: usize = 1 << 20;
+/// What a disk writes whole or not at all.
+const SECTOR: u64 = 512;
 /// Broken candidates may add up to this many times the size of the file.
 const PATIENCE: u64 = 8;
 
@@ -105,9 +107,13 @@ impl Scanner {
     }
 
     /// True if the header at `offset` is of this use but its frame would end beyond the file.
+    ///
+    /// Length and salt prove that only together. Where a sector ends between them a tear may keep the salt and
+    /// leave anything as the length.
     pub(crate) fn overruns(&mut self, offset: u64) -> Result<bool> {
         let (room, salt) = (self.room(offset), self.salt);
-        if room < 2 * size_of::<u64>() as u64 {
+        let words = 2 * size_of::<u64>() as u64;
+        if room < words || offset % SECTOR > SECTOR - words {
             return Ok(false);
         }
         let head = self.load(offset, room.min(HEADER_LEN as u64))?;

@@ -12,6 +12,9 @@ use std::path::Path;
 use terrace_base::vfs::{Fs, OpenMode};
 use terrace_base::{Error, FileKind, FileNumber, Result};
 
+use crate::format::{HEADER_LEN, LINK_LEN, Link};
+use crate::scan::Scanner;
+
 /// The size of the writes that zero a file.
 pub(crate) const ZERO_LEN: usize = 64 << 10;
 /// Sizes of segments are multiples of this.
@@ -28,9 +31,10 @@ pub struct SegmentMeta {
     pub size: u64,
 }
 
-/// Makes the segment file `number` of `size` zero bytes in `dir`, durable with its name.
+/// Makes the segment file `number` of `size` zero bytes in `dir`, durable but for its name: the caller syncs
+/// the directory before anything lists the file.
 ///
-/// After an error the file may be there in part; nothing lists it yet.
+/// After an error the file may be there in part.
 pub fn create_segment(fs: &Fs, dir: &Path, number: FileNumber, size: u64) -> Result<()> {
     if size == 0 || !size.is_multiple_of(SIZE_UNIT) {
         return Err(Error::invalid(format!(
@@ -46,6 +50,27 @@ pub fn create_segment(fs: &Fs, dir: &Path, number: FileNumber, size: u64) -> Res
         file.write_all_at(part, done)?;
         done += part.len() as u64;
     }
-    file.sync()?;
-    fs.sync_dir(dir)
+    file.sync()
+}
+
+/// The manifest edit that the first link in a segment file names, whatever its use: what the file itself gives
+/// as its salt is believed if the link verifies under it. `None` if it was never used.
+///
+/// A frame is written only after the edit that its link names is durable. So a later edit than the manifest
+/// holds proves that the manifest is old or was cut, also where this manifest does not list the file.
+pub fn edit_named_by(fs: &Fs, dir: &Path, number: FileNumber) -> Result<Option<u64>> {
+    let file = fs.open(&FileKind::Segment(number).path(dir), OpenMode::Read)?;
+    let len = file.len()?;
+    if len < LINK_LEN {
+        return Ok(None);
+    }
+    let mut salt = [0; size_of::<u64>()];
+    file.read_exact_at(&mut salt, HEADER_LEN as u64)?;
+    let mut scanner = Scanner::new(file, u64::from_le_bytes(salt), len);
+    let Some(frame) = scanner.frame_at(0)? else {
+        return Ok(None);
+    };
+    Ok(Link::decode(frame.payload)
+        .ok()
+        .map(|link| link.manifest_edit))
 }

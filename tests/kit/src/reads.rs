@@ -112,7 +112,16 @@ fn scan(iter: Iter, mut want: Vec<Pair>, end: End, what: impl FnOnce() -> String
         }
     };
     let got = failed("a scan", got)?;
-    same(|| format!("scan of {} from the {end:?}", what()), got, want)
+    let at = (0..got.len().max(want.len())).find(|&i| got.get(i) != want.get(i));
+    let Some(at) = at else { return Ok(()) };
+    Err(format!(
+        "scan of {} from the {end:?}: {} entries, not {}; number {at} is {}, not {}",
+        what(),
+        got.len(),
+        want.len(),
+        brief(&got.get(at)),
+        brief(&want.get(at))
+    ))
 }
 
 fn keys<R: Readable>(db: &R, map: &Map, range: &Range, bits: u64) -> Outcome {
