@@ -360,7 +360,7 @@ fn ranges_may_be_inverted_open_or_anything_else() {
         assert_eq!(db.count("c".."a").unwrap(), 0);
         db.compact("c".."a").unwrap();
         db.compact(open).unwrap();
-        db.snapshot().range("c".."a").rev().for_each(|_| panic!());
+        assert!(db.snapshot().range("c".."a").next_back().is_none());
         if round == 0 {
             db.compact_all().unwrap();
         }
@@ -465,5 +465,6 @@ fn handles_can_go_wherever_their_user_goes() {
     send::<terrace::Keys>();
     send::<terrace::Cursor>();
     send::<terrace::Ticket>();
-    let _: Arc<dyn Fn(&Db) -> Option<Bytes> + Send + Sync> = Arc::new(|db| db.get("k").ok()?);
+    type Get = Arc<dyn Fn(&Db) -> Option<Bytes> + Send + Sync>;
+    let _: Get = Arc::new(|db| db.get("k").ok()?);
 }
