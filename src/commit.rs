@@ -78,6 +78,8 @@ struct State {
     last_group: usize,
     /// When the oldest write that no sync has begun to cover was appended; kept only under `Interval`.
     oldest_unsynced: Option<Duration>,
+    /// The same of the writes that the sync in flight covers.
+    oldest_syncing: Option<Duration>,
     wakers: Vec<(SeqNo, Waker)>,
     failed: Option<Error>,
     closed: bool,
@@ -147,6 +149,7 @@ impl Committer {
             syncing: false,
             last_group: 0,
             oldest_unsynced: None,
+            oldest_syncing: None,
             wakers: Vec::new(),
             failed: None,
             closed: false,
@@ -275,9 +278,9 @@ impl Committer {
     fn wait_while_too_old(&self, state: MutexGuard<'_, State>, longest: Duration) -> Result<()> {
         let too_old = |state: &State| {
             let now = self.clock.monotonic();
-            state
-                .oldest_unsynced
-                .is_some_and(|then| now.saturating_sub(then) > longest)
+            // What a sync has only begun to cover is not on disk.
+            let oldest = state.oldest_syncing.or(state.oldest_unsynced);
+            oldest.is_some_and(|then| now.saturating_sub(then) > longest)
         };
         if !too_old(&state) {
             return Ok(());
@@ -418,11 +421,11 @@ impl Committer {
             state = lock(&self.state);
         }
         let point = state.log.sync_point();
-        state.oldest_unsynced = None;
+        state.oldest_syncing = state.oldest_unsynced.take();
         drop(state);
         let result = point.run();
         state = lock(&self.state);
-        state.syncing = false;
+        (state.syncing, state.oldest_syncing) = (false, None);
         match result {
             Ok(()) if state.failed.is_none() => {
                 state.log.note_synced(point.upto);
