@@ -78,6 +78,8 @@ struct State {
     last_group: usize,
     /// When the oldest write that no sync has begun to cover was appended; kept only under `Interval`.
     oldest_unsynced: Option<Duration>,
+    /// The same of the writes that the sync in flight covers.
+    oldest_syncing: Option<Duration>,
     wakers: Vec<(SeqNo, Waker)>,
     /// Wakers whose ticket is done, to be called once the lock is free: they are the caller's code.
     woken: Vec<Waker>,
@@ -161,6 +163,7 @@ impl Committer {
             syncing: false,
             last_group: 0,
             oldest_unsynced: None,
+            oldest_syncing: None,
             wakers: Vec::new(),
             woken: Vec::new(),
             failed: None,
@@ -290,9 +293,9 @@ impl Committer {
     fn wait_while_too_old(&self, state: MutexGuard<'_, State>, longest: Duration) -> Result<()> {
         let too_old = |state: &State| {
             let now = self.clock.monotonic();
-            state
-                .oldest_unsynced
-                .is_some_and(|then| now.saturating_sub(then) > longest)
+            // What a sync has only begun to cover is not on disk.
+            let oldest = state.oldest_syncing.or(state.oldest_unsynced);
+            oldest.is_some_and(|then| now.saturating_sub(then) > longest)
         };
         if !too_old(&state) {
             return Ok(());
@@ -429,11 +432,11 @@ impl Committer {
             state = lock(&self.state);
         }
         let point = state.log.sync_point();
-        state.oldest_unsynced = None;
+        state.oldest_syncing = state.oldest_unsynced.take();
         drop(state);
         let result = point.run();
         state = lock(&self.state);
-        state.syncing = false;
+        (state.syncing, state.oldest_syncing) = (false, None);
         match result {
             Ok(()) if state.failed.is_none() => {
                 state.log.note_synced(point.upto);
