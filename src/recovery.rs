@@ -40,7 +40,7 @@ use crate::pacer::Pacer;
 use crate::replay::Replay;
 use crate::stats::Counters;
 use crate::sync::Mutex;
-use crate::version_set::{ManifestState, VersionSet};
+use crate::version_set::{FILE_NUMBERS, ManifestState, VersionSet};
 use crate::view::{View, Views};
 
 /// How far sequence numbers and log positions move on after an unclean end.
@@ -129,16 +129,17 @@ impl Opening<'_> {
         &self.files.dir
     }
 
-    /// A number above every number in the directory and every number set aside.
+    /// A number above every number in the directory and every number set aside. A name with a number that no
+    /// database can reach is a leftover of somebody's.
     fn free_number(&self, ceiling: u64) -> u64 {
         let used = self.names.iter().filter_map(|name| match name {
             FileKind::Manifest(n)
             | FileKind::Segment(n)
             | FileKind::Table(n)
-            | FileKind::Blob(n) => Some(n.0.saturating_add(1)),
+            | FileKind::Blob(n) => Some(n.0).filter(|n| *n < FILE_NUMBERS),
             _ => None,
         });
-        used.fold(ceiling, u64::max)
+        used.fold(ceiling, |free, n| free.max(n + 1))
     }
 
     /// Begins a database where there is none, or where creating one was not finished.
@@ -423,8 +424,7 @@ impl Opening<'_> {
             should_stop: &|| false,
         };
         let result = terrace_compaction::merge(replay.into_sorted(), &options, outputs)?;
-        self.files.fs.sync_dir(self.dir())?;
-        self.files.read_back(&result.tables)?;
+        self.files.read_back(&result.tables)?; // Their names become durable with the manifest's.
         let run = result.tables.first().map_or(0, |meta| meta.number.0);
         let added = |meta| AddedTable {
             level: 0,

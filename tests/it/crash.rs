@@ -320,10 +320,10 @@ fn crash_seeds(first: u64, default: u64) {
 
 #[test]
 fn crashes_lose_nothing_a() {
-    crash_seeds(1, 4);
+    crash_seeds(1, 16);
 }
 
 #[test]
 fn crashes_lose_nothing_b() {
-    crash_seeds(1001, 4);
+    crash_seeds(1001, 16);
 }
