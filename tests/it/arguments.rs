@@ -484,5 +484,6 @@ fn handles_can_go_wherever_their_user_goes() {
     send::<terrace::Keys>();
     send::<terrace::Cursor>();
     send::<terrace::Ticket>();
-    let _: Arc<dyn Fn(&Db) -> Option<Bytes> + Send + Sync> = Arc::new(|db| db.get("k").ok()?);
+    type Read = dyn Fn(&Db) -> Option<Bytes> + Send + Sync;
+    let _: Arc<Read> = Arc::new(|db| db.get("k").ok()?);
 }
