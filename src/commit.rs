@@ -592,15 +592,16 @@ impl Committer {
         self.wait_until(state, |state| state.log.synced() >= end)
     }
 
-    /// Ends the log with the frame that says that it ended well. REQUIRES: `finish_writes`.
-    pub(crate) fn close_log(&self, manifest_edit: u64) -> Result<()> {
+    /// Ends the log with the frame that says that it ended well; false if it needed none. REQUIRES:
+    /// `finish_writes`.
+    pub(crate) fn close_log(&self, manifest_edit: u64) -> Result<bool> {
         let _guard = PanicGuard::new(self);
         let mut state = lock(&self.state);
         let last = state.appended;
-        if let Err(error) = state.log.close(last, manifest_edit) {
-            return Err(self.fail_and_unlock(state, error));
+        match state.log.close(last, manifest_edit) {
+            Ok(written) => Ok(written),
+            Err(error) => Err(self.fail_and_unlock(state, error)),
         }
-        Ok(())
     }
 
     /// Bytes of the active list.

@@ -1,7 +1,7 @@
 //! Opening a database: from a directory to an [`Engine`].
 //!
-//! After a *clean* end (the log ends with its close frame, which names the last edit of a whole manifest)
-//! everything is known to be on disk. Nothing is written: what the log holds above the tables, at most 1 MiB, is
+//! After a *clean* end (the log ends with its close frame, which names the last edit of a whole manifest, or the
+//! manifest ends with a mark) everything is known to be on disk. Nothing is written: what the log holds above the tables, at most 1 MiB, is
 //! read into an image in memory.
 //!
 //! After any other end, what can be read back may still not be on disk: a killed process leaves it in the page
@@ -250,11 +250,6 @@ impl Opening<'_> {
             .last_seq
             .max(log.last_seq)
             .max(last_table.unwrap_or(SeqNo::ZERO));
-        let closed = match &log.close {
-            Some(close) => close.manifest_edit == read.last_edit,
-            // A database that was created and never written: its one edit was durable before CURRENT.
-            None => segments.is_empty() && read.edits == 1 && replay.is_empty(),
-        };
         if log
             .close
             .as_ref()
@@ -265,7 +260,7 @@ impl Opening<'_> {
             )
             .in_file(&FileKind::Manifest(read.number).path(self.dir()), 0));
         }
-        let clean = closed && !read.torn;
+        let clean = ended_well(&read, &log, &state);
         if !clean && !self.options.read_only {
             return self.rebuilt(state, &read, &log, replay, last_seq);
         }
@@ -461,6 +456,23 @@ impl Opening<'_> {
         }
         Ok(())
     }
+}
+
+/// True if everything that was read is known to be on disk.
+fn ended_well(
+    read: &manifest::Recovered,
+    log: &terrace_wal::Recovered,
+    state: &ManifestState,
+) -> bool {
+    // The one edit of a new manifest was durable before CURRENT; of a later one the mark of `close` tells.
+    let closed_later = read.marked && read.edits > 1;
+    !read.torn
+        && match &log.close {
+            Some(close) => close.manifest_edit == read.last_edit || closed_later,
+            None if state.segments.is_empty() => closed_later || read.edits == 1,
+            // Tables hold the whole log, and whoever closed the database wrote nothing to it.
+            None => closed_later && log.end.0 == state.flushed.lsn && log.dropped_frames == 0,
+        }
 }
 
 /// Makes files for the tables that recovery writes; no edit can set numbers aside yet.

@@ -190,6 +190,15 @@ impl VersionSet {
             .map_or(0, |manifest| manifest.last_edit)
     }
 
+    /// Marks the manifest's end for the next open.
+    pub(crate) fn mark(&self) -> Result<()> {
+        let mut inner = self.lock();
+        match inner.manifest.as_mut().map_or(Ok(()), Manifest::mark) {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.fail(&mut inner, error)),
+        }
+    }
+
     /// A file number that was never used, set aside durably.
     pub(crate) fn new_file_number(&self) -> Result<FileNumber> {
         let mut inner = self.lock();
