@@ -532,6 +532,15 @@ impl Committer {
         (state.log.end(), state.appended)
     }
 
+    /// Where the log ends, if everything in it is in sealed pieces of which `newest` names the newest (`None`: there
+    /// is none): what a flush of them covers. Changes of the catalogue may lie behind the last entry.
+    pub(crate) fn boundary(&self, newest: Option<u64>) -> Option<(Lsn, SeqNo)> {
+        let state = lock(&self.state);
+        let sealed = self.views.cell.load().sealed.first().map(|run| run.id);
+        let whole = state.list.list().is_empty() && sealed == newest;
+        (whole && self.visible() >= state.appended).then(|| (state.log.end(), state.appended))
+    }
+
     /// Runs `with` on the log, for what concerns its segments.
     pub(crate) fn with_log<R>(&self, with: impl FnOnce(&mut Log) -> R) -> R {
         with(&mut lock(&self.state).log)

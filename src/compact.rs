@@ -7,10 +7,10 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use terrace_base::{FileNumber, Result};
+use terrace_base::{FileNumber, InternalIterator, KeyRef, KeyspaceId, Result, SeqNo, UserKey};
 use terrace_compaction::{
     Compaction, CompactionKind, KeyRange, MergeOptions, MergeResult, Version, VersionEdit,
-    damaged_table, pick, pick_range,
+    damaged_table, pick, pick_range, rewrite_in_place,
 };
 
 use crate::engine::Engine;
@@ -61,6 +61,38 @@ impl Engine {
         Ok(true)
     }
 
+    /// Takes a table that holds entries of a dropped keyspace, and removes it or writes it again without them; false
+    /// if there is none. Tables of level 0 are left to the merge that they wait for anyway.
+    pub(crate) fn reclaim_once(&self) -> Result<bool> {
+        let dropped = self.versions.lock().state.dropped.clone();
+        if dropped.is_empty() {
+            return Ok(false);
+        }
+        let horizon = self.horizon(dropped);
+        let seen = |at: SeqNo| {
+            horizon
+                .oldest_snapshot
+                .is_some_and(|snapshot| snapshot < at)
+        };
+        let gone = horizon.dropped.iter().copied().filter(|&(_, at)| !seen(at));
+        let version = self.views.cell.load().version.clone();
+        for (id, at) in gone {
+            let Some((number, whole)) = holder(&version, id, at)? else {
+                continue;
+            };
+            let options = self.pick_options(true);
+            let step = self
+                .claim(|version, busy| rewrite_in_place(version, &options, busy, number, whole));
+            let Some((compaction, version, busy)) = step else {
+                continue; // It is being merged: look again at the result.
+            };
+            self.run_compaction(&compaction, &version)?;
+            drop(busy);
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
     /// Picks under the lock of the busy set, so that no two compactions share a table.
     fn claim(
         &self,
@@ -84,7 +116,7 @@ impl Engine {
 
     fn run_compaction(&self, compaction: &Compaction, version: &Version) -> Result<()> {
         let result = match compaction.kind {
-            CompactionKind::Move => compaction
+            CompactionKind::Move | CompactionKind::Remove => compaction
                 .edit(&MergeResult::default())
                 .and_then(|edit| self.install(&edit)),
             CompactionKind::Merge => self.merge_down(compaction, version),
@@ -146,4 +178,23 @@ impl Engine {
         })?;
         Ok(())
     }
+}
+
+/// A table below level 0 that holds an entry of the keyspace `id`, and whether all its entries go with the keyspace,
+/// which was dropped at `at`.
+fn holder(version: &Version, id: KeyspaceId, at: SeqNo) -> Result<Option<(FileNumber, bool)>> {
+    for (level, _, file) in version.tables() {
+        let info = file.info();
+        let (first, last) = (info.smallest.keyspace, info.largest.keyspace);
+        if level == 0 || id < first || last < id || file.damaged() {
+            continue;
+        }
+        let mut entries = file.table()?.iter();
+        entries.seek(KeyRef::lookup(UserKey::new(id, &[]), SeqNo::MAX))?;
+        if entries.valid() && entries.key().user.keyspace == id {
+            let whole = first == id && last == id && info.max_seq <= at;
+            return Ok(Some((file.number(), whole)));
+        }
+    }
+    Ok(None)
 }

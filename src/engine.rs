@@ -6,7 +6,7 @@
 //!            └ visible SeqNo               ^ every reader pins one, lock-free
 //! ```
 //!
-//! Locks, in the order in which they may be taken: `Catalogue::changing`, `Committer::making_segment`, the
+//! Locks, in the order in which they may be taken: `Engine::flushing`, `Catalogue::changing`, `Committer::making_segment`, the
 //! version set, the commit state, the catalogue, the view's install lock, the background state. None is held
 //! while user code runs, and readers take none of them.
 
@@ -56,6 +56,8 @@ pub(crate) struct Engine {
     /// The threads were started, or there are to be none.
     pub(crate) working: AtomicBool,
     pub(crate) directory_lock: Mutex<Option<Box<dyn LockGuard>>>,
+    /// Held by a flush: the flushed position rises from edit to edit.
+    pub(crate) flushing: Mutex<()>,
     /// Held while the database is closed, so that a second caller waits for the first.
     pub(crate) closing: Mutex<()>,
 }
@@ -353,7 +355,8 @@ impl Engine {
         self.check_writable()?;
         self.committer.sync()?;
         self.committer.seal();
-        self.flush_sealed()
+        self.flush_sealed()?;
+        self.flush_catalogue()
     }
 
     /// Flushes what is sealed now, by the flush thread or, without one, here.
@@ -427,6 +430,7 @@ impl Engine {
                 idle.is_none()
             })?;
         }
+        while self.reclaim_once()? {}
         self.trim_log(0)?;
         self.files.remove_obsolete()
     }
@@ -434,7 +438,7 @@ impl Engine {
     /// Flushes, and pushes every table that overlaps `range` down into the last level.
     pub(crate) fn compact_range(&self, range: &KeyRange<'_>) -> Result<()> {
         self.flush()?;
-        while self.compact_range_once(range)? {}
+        while self.compact_range_once(range)? || self.reclaim_once()? {}
         self.files.remove_obsolete()
     }
 

@@ -28,6 +28,7 @@ use terrace_sstable::{Compression, Table, TableIter, TableWriter, WriterOptions}
 use crate::engine::Engine;
 use crate::files::BLOCK_SIZE;
 use crate::memtable::{Form, ListCursor, MemRun};
+use crate::sync::lock;
 use crate::view::View;
 
 /// Images folded into one.
@@ -272,6 +273,7 @@ impl Engine {
     }
 
     fn try_flush(&self, asked: bool) -> Result<bool> {
+        let _flushing = lock(&self.flushing);
         let mut horizon = self.horizon(self.catalogue.dropped());
         let view = self.views.cell.load_full();
         let ready = view
@@ -288,19 +290,37 @@ impl Engine {
         if !asked && bytes < self.options.memtable_bytes() {
             return Ok(false);
         }
+        let whole = self.committer.boundary(Some(newest.id));
+        let (lsn, seq) = whole.unwrap_or((newest.end_lsn, newest.last_seq));
+        let flushed = Flushed { lsn: lsn.0, seq };
         // A drop may be acted on only if this edit, or an earlier one, carries it.
-        horizon.dropped.retain(|(_, at)| *at <= newest.last_seq);
+        horizon.dropped.retain(|(_, at)| *at <= seq);
         let mut tables = NewTables::new(self);
         match self.write_level0(&view, runs, horizon, &mut tables) {
-            Ok(metas) => self.install_flush(runs, newest, metas)?,
+            Ok(metas) => self.install_flush(runs, flushed, metas)?,
             Err(error) => {
                 tables.discard();
                 return Err(error);
             }
         }
-        self.release_log(newest.end_lsn)?;
+        self.release_log(lsn)?;
         self.background.wake_compaction();
         Ok(true)
+    }
+
+    /// Puts changes of the catalogue that no entry follows into the manifest.
+    pub(crate) fn flush_catalogue(&self) -> Result<()> {
+        if !self.catalogue.has_unflushed() {
+            return Ok(());
+        }
+        let _flushing = lock(&self.flushing);
+        let Some((lsn, seq)) = self.committer.boundary(None) else {
+            return Ok(()); // There are entries: the flush that takes them takes the changes along.
+        };
+        let flushed = Flushed { lsn: lsn.0, seq };
+        let result = self.install_flush(&[], flushed, Vec::new());
+        self.heed(result)?;
+        self.release_log(lsn)
     }
 
     fn write_level0(
@@ -338,7 +358,7 @@ impl Engine {
     fn install_flush(
         &self,
         runs: &[Arc<MemRun>],
-        newest: &MemRun,
+        flushed: Flushed,
         metas: Vec<TableMeta>,
     ) -> Result<()> {
         let run = metas.first().map_or(0, |meta| meta.number.0);
@@ -351,13 +371,10 @@ impl Engine {
                     meta,
                 })
                 .collect(),
-            flushed: Some(Flushed {
-                lsn: newest.end_lsn.0,
-                seq: newest.last_seq,
-            }),
+            flushed: Some(flushed),
             ..VersionEdit::default()
         };
-        self.catalogue.add_to_edit(newest.last_seq, &mut edit);
+        self.catalogue.add_to_edit(flushed.seq, &mut edit);
         let ids: Vec<u64> = runs.iter().map(|run| run.id).collect();
         self.versions.log_and_apply(&edit, |_, version| {
             self.views.install(|view| {
@@ -365,7 +382,7 @@ impl Engine {
                 view.version = version.clone();
             });
         })?;
-        self.catalogue.forget_upto(newest.last_seq);
+        self.catalogue.forget_upto(flushed.seq);
         Ok(())
     }
 }

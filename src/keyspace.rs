@@ -210,6 +210,10 @@ impl Catalogue {
         edit.next_keyspace = Some(inner.next_id);
     }
 
+    pub(crate) fn has_unflushed(&self) -> bool {
+        !self.lock().unflushed.is_empty()
+    }
+
     pub(crate) fn forget_upto(&self, seq: SeqNo) {
         self.lock().unflushed.retain(|(at, _)| *at > seq);
     }

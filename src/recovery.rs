@@ -559,6 +559,7 @@ fn assemble(
         closed: AtomicBool::new(false),
         working: AtomicBool::new(false),
         directory_lock: Mutex::new(Some(lock)),
+        flushing: Mutex::new(()),
         closing: Mutex::new(()),
     })
 }

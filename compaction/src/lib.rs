@@ -40,7 +40,7 @@ pub use iterator::{CompactionIter, DropCounts, Dropped, Step};
 pub use job::{MergeOptions, MergeResult, Outputs, merge};
 pub use picker::{
     Compaction, CompactionKind, KeyRange, OlderRuns, PickOptions, Targets, debt, pick, pick_range,
-    targets,
+    rewrite_in_place, targets,
 };
 pub use run::Run;
 pub use run_iter::RunIter;

@@ -104,6 +104,8 @@ pub enum CompactionKind {
     Move,
     /// The entries are merged into new tables.
     Merge,
+    /// The tables go with all that they hold: one edit, no bytes.
+    Remove,
 }
 
 /// A plan: which tables become tables of which level.
@@ -183,7 +185,7 @@ impl Compaction {
         OlderRuns::below(version, self.output_level)
     }
 
-    /// The edit that puts `result` in place of the inputs; for a move, pass the default. An error if the merge
+    /// The edit that puts `result` in place of the inputs; for a move or a removal, pass the default. An error if the merge
     /// did not read every entry that the manifest says its inputs hold.
     pub fn edit(&self, result: &MergeResult) -> Result<VersionEdit> {
         let mut edit = VersionEdit::default();
@@ -192,6 +194,13 @@ impl Compaction {
                 .inputs
                 .iter()
                 .map(|(level, table)| self.moved(*level, table))
+                .collect();
+            return Ok(edit);
+        }
+        if self.kind == CompactionKind::Remove {
+            let inputs = self.inputs.iter();
+            edit.removed = inputs
+                .map(|(level, table)| removed(*level, table))
                 .collect();
             return Ok(edit);
         }
@@ -238,6 +247,7 @@ impl fmt::Debug for Compaction {
         let kind = match self.kind {
             CompactionKind::Move => "move",
             CompactionKind::Merge => "merge",
+            CompactionKind::Remove => "remove",
         };
         write!(f, "{kind} L{} -> L{}", self.level, self.output_level)?;
         if self.bottommost {
@@ -256,6 +266,29 @@ impl fmt::Debug for Compaction {
         }
         Ok(())
     }
+}
+
+/// A step that writes one table below level 0 again where it is, without what can go; or, if `whole`, removes it: the
+/// caller knows that each of its entries may go. `None` if it is busy, damaged or there no more.
+pub fn rewrite_in_place(
+    version: &Version,
+    options: &PickOptions,
+    busy: &HashSet<FileNumber>,
+    number: FileNumber,
+    whole: bool,
+) -> Option<Compaction> {
+    let (level, _, table) = version
+        .tables()
+        .find(|(_, _, table)| table.number() == number)?;
+    if level == 0 || (Blocked { busy }).table(table) {
+        return None;
+    }
+    let kind = match whole {
+        true => CompactionKind::Remove,
+        false => CompactionKind::Merge,
+    };
+    let runs = vec![(level, vec![Arc::clone(table)])];
+    Some(Compaction::new(version, options, runs, level, kind))
 }
 
 /// The closed range from the least to the greatest key of some tables.
