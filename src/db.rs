@@ -173,8 +173,7 @@ impl Db {
     /// # Errors
     /// As for [`Db::write`].
     pub fn submit(&self, batch: Batch) -> Result<Ticket> {
-        let receipt = self.engine().submit_batch(&batch)?;
-        if !receipt.visible {}
+        let receipt = self.writer().submit_batch(&batch)?;
         Ok(Ticket::new(self.shared().clone(), receipt))
     }
 

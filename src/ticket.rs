@@ -68,3 +68,39 @@ impl Future for Ticket {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::task::Wake;
+    use std::thread::{self, Thread};
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{Batch, Db};
+
+    struct Unpark(Thread);
+
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+
+    #[test]
+    fn a_ticket_alone_is_woken_by_the_log_thread() {
+        let db = Db::in_memory().unwrap();
+        let mut batch = Batch::new();
+        batch.put("k", "v");
+        let mut ticket = db.submit(batch).unwrap();
+        let waker = Arc::new(Unpark(thread::current())).into();
+        let mut context = Context::from_waker(&waker);
+        for _ in 0..2 {
+            if let Poll::Ready(done) = Pin::new(&mut ticket).poll(&mut context) {
+                assert_eq!(db.get_entry("k").unwrap().unwrap().version, done.unwrap());
+                return;
+            }
+            thread::park_timeout(Duration::from_secs(20));
+        }
+        panic!("not woken");
+    }
+}
