@@ -38,6 +38,8 @@ use crate::view::Views;
 
 /// How long a leader waits for the writers of the last group to come back.
 const GATHER: Duration = Duration::from_micros(15);
+/// How often it gives the processor away meanwhile at most: a clock of a test may stand still.
+const GATHER_YIELDS: usize = 100;
 
 /// What the commit path needs from the engine around it.
 pub(crate) trait CommitEnv: fmt::Debug + Send + Sync {
@@ -117,15 +119,28 @@ pub(crate) struct CommitStart {
     pub(crate) list_entries: usize,
 }
 
-/// Turns a panic on the commit path into a database that refuses writes.
-struct PanicGuard<'a>(&'a Committer);
+/// Turns a panic on the commit path into a database that refuses writes. It must be dropped after the guard of
+/// the state. A thread that was panicking before, and writes or closes while it unwinds, is no such panic.
+struct PanicGuard<'a> {
+    committer: &'a Committer,
+    unwinding_before: bool,
+}
+
+impl PanicGuard<'_> {
+    fn new(committer: &Committer) -> PanicGuard<'_> {
+        PanicGuard {
+            committer,
+            unwinding_before: std::thread::panicking(),
+        }
+    }
+}
 
 impl Drop for PanicGuard<'_> {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            let mut state = lock(&self.0.state);
+        if std::thread::panicking() && !self.unwinding_before {
+            let mut state = lock(&self.committer.state);
             state.syncing = false;
-            self.0.fail(
+            self.committer.fail(
                 &mut state,
                 Error::new(ErrorKind::Other, "a panic on the commit path"),
             );
@@ -202,7 +217,7 @@ impl Committer {
         keyspaces: &[Arc<KeyspaceState>],
         appended: &mut dyn FnMut(SeqNo),
     ) -> Result<Receipt> {
-        let _guard = PanicGuard(self);
+        let _guard = PanicGuard::new(self);
         let mut state = lock(&self.state);
         loop {
             state.check()?;
@@ -385,10 +400,11 @@ impl Committer {
     /// Leads syncs, or sleeps while another thread does, until `done`.
     fn wait_until<'a>(
         &'a self,
-        mut state: MutexGuard<'a, State>,
+        state: MutexGuard<'a, State>,
         done: impl Fn(&State) -> bool,
     ) -> Result<()> {
-        let _guard = PanicGuard(self);
+        let _guard = PanicGuard::new(self);
+        let mut state = state; // Dropped before the guard.
         loop {
             if done(&state) {
                 return Ok(());
@@ -413,9 +429,12 @@ impl Committer {
             let wanted = state.last_group as u64;
             drop(state);
             let start = self.clock.monotonic();
-            while self.waiting.load(Ordering::Relaxed) < wanted
-                && self.clock.monotonic().saturating_sub(start) < GATHER
-            {
+            for _ in 0..GATHER_YIELDS {
+                if self.waiting.load(Ordering::Relaxed) >= wanted
+                    || self.clock.monotonic().saturating_sub(start) >= GATHER
+                {
+                    break;
+                }
                 yield_now();
             }
             state = lock(&self.state);
@@ -496,7 +515,7 @@ impl Committer {
 
     /// Seals the active list if it holds anything, so that a flush can take it.
     pub(crate) fn seal(&self) {
-        let _guard = PanicGuard(self);
+        let _guard = PanicGuard::new(self);
         let mut state = lock(&self.state);
         if !state.list.list().is_empty() && state.failed.is_none() {
             self.seal_locked(&mut state);
@@ -566,7 +585,7 @@ impl Committer {
 
     /// Ends the log with the frame that says that it ended well. REQUIRES: `finish_writes`.
     pub(crate) fn close_log(&self, manifest_edit: u64) -> Result<()> {
-        let _guard = PanicGuard(self);
+        let _guard = PanicGuard::new(self);
         let mut state = lock(&self.state);
         let last = state.appended;
         if let Err(error) = state.log.close(last, manifest_edit) {
@@ -612,3 +631,7 @@ fn read_only(cause: &Error) -> Error {
         ),
     }
 }
+
+#[cfg(test)]
+#[path = "commit_tests.rs"]
+mod tests;
