@@ -38,6 +38,8 @@ use crate::view::Views;
 
 /// How long a leader waits for the writers of the last group to come back.
 const GATHER: Duration = Duration::from_micros(15);
+/// How often it gives the processor away meanwhile at most: a clock of a test may stand still.
+const GATHER_YIELDS: usize = 100;
 
 /// What the commit path needs from the engine around it.
 pub(crate) trait CommitEnv: fmt::Debug + Send + Sync {
@@ -424,9 +426,12 @@ impl Committer {
             let wanted = state.last_group as u64;
             drop(state);
             let start = self.clock.monotonic();
-            while self.waiting.load(Ordering::Relaxed) < wanted
-                && self.clock.monotonic().saturating_sub(start) < GATHER
-            {
+            for _ in 0..GATHER_YIELDS {
+                if self.waiting.load(Ordering::Relaxed) >= wanted
+                    || self.clock.monotonic().saturating_sub(start) >= GATHER
+                {
+                    break;
+                }
                 yield_now();
             }
             state = lock(&self.state);
@@ -648,3 +653,7 @@ fn read_only(cause: &Error) -> Error {
         ),
     }
 }
+
+#[cfg(test)]
+#[path = "commit_tests.rs"]
+mod tests;
