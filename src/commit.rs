@@ -21,6 +21,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
@@ -78,15 +79,18 @@ struct State {
     syncing: bool,
     /// How many Sync writes the last sync served.
     last_group: usize,
-    /// When the oldest write that no sync has begun to cover was appended; kept only under `Interval`.
+    /// When the oldest write under `Interval` that no sync has begun to cover was appended.
     oldest_unsynced: Option<Duration>,
     /// The same of the writes that the sync in flight covers.
     oldest_syncing: Option<Duration>,
+    /// When such writes are due to be synced: the first that is half its interval old.
+    sync_at: Option<Duration>,
     wakers: Vec<(SeqNo, Waker)>,
     /// Wakers whose ticket is done, to be called once the lock is free: they are the caller's code.
     woken: Vec<Waker>,
     failed: Option<Error>,
-    closed: bool,
+    /// Why no write is taken although nothing failed: the database is closed, or was opened to be read only.
+    refusal: Option<Error>,
 }
 
 /// The commit path.
@@ -119,6 +123,8 @@ pub(crate) struct CommitStart {
     /// Everything up to here is visible; what is given out next lies above.
     pub(crate) last_seq: SeqNo,
     pub(crate) list_entries: usize,
+    /// Why no write is taken, if so.
+    pub(crate) refusal: Option<Error>,
 }
 
 /// Turns a panic on the commit path into a database that refuses writes. It is made before the state is locked,
@@ -166,10 +172,11 @@ impl Committer {
             last_group: 0,
             oldest_unsynced: None,
             oldest_syncing: None,
+            sync_at: None,
             wakers: Vec::new(),
             woken: Vec::new(),
             failed: None,
-            closed: false,
+            refusal: start.refusal,
         };
         Committer {
             state: Mutex::new(state),
@@ -268,11 +275,16 @@ impl Committer {
                 self.waiting
                     .store(state.pending.len() as u64, Ordering::Relaxed);
             }
-            Durability::Interval(_) if state.oldest_unsynced.is_none() => {
-                state.oldest_unsynced = Some(self.clock.monotonic());
-                self.env.sync_due();
+            Durability::Interval(longest) => {
+                let now = self.clock.monotonic();
+                state.oldest_unsynced.get_or_insert(now);
+                let due = now.saturating_add(longest / 2);
+                if state.sync_at.is_none_or(|known| due < known) {
+                    state.sync_at = Some(due);
+                    self.env.sync_due();
+                }
             }
-            _ => {}
+            Durability::Buffered => {}
         }
         if state.list.list().len() >= self.list_entries || state.list.bytes() >= LIST_BYTES {
             self.seal_locked(&mut state);
@@ -336,7 +348,7 @@ impl Committer {
         let _making = lock(&self.making_segment);
         {
             let state = lock(&self.state);
-            if state.failed.is_some() || state.closed || state.log.has_spare() {
+            if state.failed.is_some() || state.refusal.is_some() || state.log.has_spare() {
                 return Ok(());
             }
         }
@@ -438,6 +450,7 @@ impl Committer {
         }
         let point = state.log.sync_point();
         state.oldest_syncing = state.oldest_unsynced.take();
+        state.sync_at = None;
         drop(state);
         let result = point.run();
         state = lock(&self.state);
@@ -555,27 +568,19 @@ impl Committer {
     }
 
     /// For the log's thread: syncs if a write waits for one; how long until it should look again.
-    pub(crate) fn sync_if_due(&self, interval: Option<Duration>) -> Option<Duration> {
+    pub(crate) fn sync_if_due(&self) -> Option<Duration> {
         let state = lock(&self.state);
-        if state.failed.is_some() || state.closed {
+        if state.failed.is_some() || state.refusal.is_some() {
             return None;
         }
-        let mut due = !state.pending.is_empty();
-        let mut next = None;
-        if let (Some(interval), Some(then)) = (interval, state.oldest_unsynced) {
-            let age = self.clock.monotonic().saturating_sub(then);
-            match (interval / 2)
-                .checked_sub(age)
-                .filter(|left| !left.is_zero())
-            {
-                Some(left) => next = Some(left),
-                None => due = true,
-            }
-        }
+        let left = state
+            .sync_at
+            .map(|at| at.saturating_sub(self.clock.monotonic()));
+        let due = !state.pending.is_empty() || left.is_some_and(|left| left.is_zero());
         if due && !state.syncing {
             drop(self.lead_sync(state));
         }
-        next
+        left.filter(|_| !due)
     }
 
     /// Unsynced bytes that tickets may pile up before `submit` waits.
@@ -589,7 +594,7 @@ impl Committer {
     /// Refuses writes from now on, and syncs everything appended, unless the log failed.
     pub(crate) fn finish_writes(&self) -> Result<()> {
         let mut state = lock(&self.state);
-        state.closed = true;
+        state.refusal = Some(closed());
         if state.failed.is_some() {
             return Ok(());
         }
@@ -621,26 +626,40 @@ impl Committer {
 
     /// Refuses writes from now on, and touches nothing.
     pub(crate) fn refuse(&self) {
-        lock(&self.state).closed = true;
+        lock(&self.state).refusal = Some(closed());
     }
 }
 
 impl State {
     #[inline]
     fn check(&self) -> Result<()> {
-        match (&self.failed, self.closed) {
-            (None, false) => Ok(()),
-            (Some(cause), _) => Err(read_only(cause)),
-            (None, true) => Err(Error::new(ErrorKind::Closed, "the database is closed")),
+        match (&self.refusal, &self.failed) {
+            (None, None) => Ok(()),
+            (Some(refusal), _) => Err(refusal.clone()),
+            (None, Some(cause)) => Err(read_only(cause)),
         }
     }
+}
+
+/// The error of every call after `close`.
+pub(crate) fn closed() -> Error {
+    Error::new(ErrorKind::Closed, "the database is closed")
+}
+
+/// The error of every write to a database that was opened read-only.
+pub(crate) fn opened_read_only() -> Error {
+    Error::new(ErrorKind::ReadOnly, "the database was opened read-only")
 }
 
 /// Frees the lock, and then calls the wakers of the tickets that are done.
 fn unlock(mut state: MutexGuard<'_, State>) {
     let woken = std::mem::take(&mut state.woken);
     drop(state);
-    woken.into_iter().for_each(Waker::wake);
+    for waker in woken {
+        if catch_unwind(AssertUnwindSafe(|| waker.wake())).is_err() {
+            // The caller's own panic, reported where it happened: it is no failure of the write.
+        }
+    }
 }
 
 /// The error of every write after `cause`.

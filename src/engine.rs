@@ -22,7 +22,7 @@ use terrace_wal::{Lsn, SegmentMeta, create_segment};
 
 use crate::background::Background;
 use crate::batch::{Batch, Entries, Write, encode_create, encode_drop};
-use crate::commit::{CommitEnv, Committer, Receipt};
+use crate::commit::{CommitEnv, Committer, Receipt, closed, opened_read_only};
 use crate::files::Files;
 use crate::keyspace::{
     Catalogue, Change, DEFAULT_NAME, KeyspaceOptions, KeyspaceState, check_name,
@@ -68,7 +68,6 @@ pub(crate) struct Env {
     pub(crate) files: Arc<Files>,
     pub(crate) versions: Arc<VersionSet>,
     pub(crate) background: Arc<Background>,
-    pub(crate) read_only: bool,
     /// Sizes of segments: the next, and the largest.
     pub(crate) next_segment: AtomicU64,
     pub(crate) largest_segment: u64,
@@ -76,12 +75,6 @@ pub(crate) struct Env {
 
 impl CommitEnv for Env {
     fn make_segment(&self, min_size: u64) -> Result<(SegmentMeta, u64)> {
-        if self.read_only {
-            return Err(Error::new(
-                ErrorKind::ReadOnly,
-                "the database was opened read-only",
-            ));
-        }
         let wanted = self.next_segment.load(Ordering::Relaxed);
         let size = wanted.max(min_size.next_multiple_of(4096));
         let made = self.reuse_segment(size)?;
@@ -175,7 +168,7 @@ impl Engine {
     #[inline]
     pub(crate) fn check_open(&self) -> Result<()> {
         if self.closed.load(Ordering::Acquire) {
-            return Err(Error::new(ErrorKind::Closed, "the database is closed"));
+            return Err(closed());
         }
         Ok(())
     }
@@ -397,10 +390,7 @@ impl Engine {
     pub(crate) fn check_writable(&self) -> Result<()> {
         self.check_open()?;
         if self.options.read_only {
-            return Err(Error::new(
-                ErrorKind::ReadOnly,
-                "the database was opened read-only",
-            ));
+            return Err(opened_read_only());
         }
         self.committer.failure().map_or(Ok(()), Err)
     }
@@ -490,11 +480,7 @@ impl Engine {
 
     /// How long the log's thread may sleep, after doing what was due.
     pub(crate) fn tend_log(&self) -> Result<Option<Duration>> {
-        let interval = match self.options.durability {
-            Durability::Interval(interval) => Some(interval),
-            _ => None,
-        };
-        let next = self.committer.sync_if_due(interval);
+        let next = self.committer.sync_if_due();
         if self.committer.end().0 > Lsn(0) && self.counters.has_written() {
             self.committer.ensure_spare()?;
         }

@@ -29,7 +29,7 @@ use terrace_sstable::{BlockCache, Compression, Table, TableWriter, WriterOptions
 use terrace_wal::{Log, Lsn, SegmentMeta, Start};
 
 use crate::background::Background;
-use crate::commit::{CommitStart, Committer};
+use crate::commit::{CommitStart, Committer, opened_read_only};
 use crate::engine::{Engine, Env};
 use crate::files::{BLOCK_SIZE, Files};
 use crate::keyspace::{Catalogue, Change};
@@ -547,7 +547,6 @@ fn assemble(
         files: files.clone(),
         versions: versions.clone(),
         background: background.clone(),
-        read_only: options.read_only,
         next_segment: AtomicU64::new(options.tuning.segment_bytes.0),
         largest_segment: options.largest_segment(),
     });
@@ -556,6 +555,7 @@ fn assemble(
         list,
         last_seq,
         list_entries: options.tuning.list_entries,
+        refusal: options.read_only.then(opened_read_only),
     };
     let committer = Committer::new(start, views.clone(), options.clock.clone(), env);
     Arc::new(Engine {

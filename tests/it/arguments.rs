@@ -334,15 +334,14 @@ fn a_dropped_keyspace_gives_its_space_back() {
         first.put([i], [0; 1000]).unwrap();
         second.put([i], "kept too").unwrap();
     }
+    let entries = || -> u64 { db.stats().levels.iter().map(|level| level.entries).sum() };
     let before = first.snapshot();
     db.drop_keyspace("first").unwrap();
     db.wait_idle().unwrap();
-    assert_eq!(before.count(..).unwrap(), 100);
-    let entries = || -> u64 { db.stats().levels.iter().map(|level| level.entries).sum() };
-    assert_eq!(entries(), 300);
+    assert_eq!((before.count(..).unwrap(), entries()), (100, 300));
     drop(before);
     db.wait_idle().unwrap();
-    assert_eq!(entries(), 200);
+    assert_eq!(entries(), 200, "{:?}", db.stats());
     assert_eq!(
         (db.count(..).unwrap(), second.count(..).unwrap()),
         (100, 100)

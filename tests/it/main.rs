@@ -8,9 +8,11 @@
 )]
 
 mod arguments;
+mod behaviour;
 mod crash;
 mod faults;
 mod log_damage;
 mod machine;
+mod opening;
 mod regressions;
 mod workload;
