@@ -489,11 +489,13 @@ impl Run {
     ) -> Result<()> {
         self.history().issue(state);
         let result = write(self);
+        // Asked before the history is locked: the hook of a crash test locks it under the engine's locks.
+        let visible = self.db().stats().visible.get();
         let mut history = self.history();
         match &result {
             Ok(()) => {
                 history.returned = history.issued();
-                history.last_seq = self.db().stats().visible.get();
+                history.last_seq = visible;
                 let sync = durability.map_or(self.sync_by_default, |d| d == Durability::Sync);
                 if sync {
                     history.durable = history.returned;
