@@ -8,6 +8,9 @@
 //! instructions shows. They say nothing about cache misses: `kernels.rs` and `engine.rs` do. Each kernel is a
 //! function of its own that is not inlined, and prints its name and how often it runs; the script divides.
 
+// A bench that fails may panic.
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::hint::black_box;

@@ -10,6 +10,9 @@
 //! Writes are Buffered except in `fillsync`, and include what the background takes from the same cores; reads
 //! are of a database that has settled.
 
+// A bench that fails may panic.
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::time::Duration;

@@ -9,6 +9,9 @@
 //! in a database. Other load on the machine shows: compare only runs of a quiet one, or count instructions with
 //! `benches/callgrind.sh`.
 
+// A bench that fails may panic.
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::hint::black_box;

@@ -87,7 +87,7 @@ impl CommitEnv for Env {
             None => self.create_segment(size)?,
         };
         let edit = VersionEdit {
-            segments_added: vec![record.clone()],
+            segments_added: vec![record],
             ..VersionEdit::default()
         };
         let number = self.versions.log_and_apply(&edit, |_, _| {})?;

@@ -55,7 +55,7 @@ impl ManifestState {
     pub(crate) fn apply(&mut self, edit: &VersionEdit, store: &Arc<dyn TableStore>) -> Result<()> {
         self.version = Arc::new(self.version.apply(edit, store)?);
         for segment in &edit.segments_added {
-            self.segments.insert(segment.number, segment.clone());
+            self.segments.insert(segment.number, *segment);
         }
         for number in &edit.segments_removed {
             if self.segments.remove(number).is_none() {
