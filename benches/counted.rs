@@ -9,6 +9,9 @@
 //! function of its own that is not inlined, and prints its name and how often it runs; the script divides.
 #![allow(clippy::unwrap_used)] // A bench that fails has nobody to answer to.
 
+// A bench that fails may panic.
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::hint::black_box;

@@ -11,6 +11,9 @@
 //! are of a database that has settled.
 #![allow(clippy::unwrap_used)] // A bench that fails has nobody to answer to.
 
+// A bench that fails may panic.
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::time::Duration;

@@ -10,6 +10,8 @@
 //! no threads of their own here: a thread of the test does what the log's, the flush and the compaction thread
 //! would do, with the same functions.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // Helpers of tests as well as tests.
+
 mod disk;
 
 use std::sync::{Arc, Mutex as StdMutex};
