@@ -7,6 +7,7 @@
 //! The counts of one machine repeat to a fraction of a percent, whatever else it does, so that a change which costs
 //! instructions shows. They say nothing about cache misses: `kernels.rs` and `engine.rs` do. Each kernel is a
 //! function of its own that is not inlined, and prints its name and how often it runs; the script divides.
+#![allow(clippy::unwrap_used)] // A bench that fails has nobody to answer to.
 
 mod common;
 

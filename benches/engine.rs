@@ -9,6 +9,7 @@
 //! blocks of operations, because a clock read, a random number and a formatted key together cost half a get.
 //! Writes are Buffered except in `fillsync`, and include what the background takes from the same cores; reads
 //! are of a database that has settled.
+#![allow(clippy::unwrap_used)] // A bench that fails has nobody to answer to.
 
 mod common;
 

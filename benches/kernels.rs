@@ -8,6 +8,7 @@
 //! Tables hold 200 K keys (24 MB) and fit no cache of the processor, so that a random access costs what it costs
 //! in a database. Other load on the machine shows: compare only runs of a quiet one, or count instructions with
 //! `benches/callgrind.sh`.
+#![allow(clippy::unwrap_used)] // A bench that fails has nobody to answer to.
 
 mod common;
 

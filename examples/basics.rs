@@ -13,7 +13,7 @@ fn main() -> terrace::Result<()> {
     // Keys and values are bytes: strings, slices, vectors, arrays.
     db.put("apple", "red")?;
     db.put(b"banana", [0xff, 0xe1, 0x35])?;
-    db.put("cherry".to_string(), vec![1, 2, 3])?;
+    db.put(String::from("cherry"), vec![1, 2, 3])?;
     println!("apple is {:?}", db.get("apple")?);
     println!("there is no quince: {:?}", db.get("quince")?);
 

@@ -39,6 +39,8 @@ use crate::view::Views;
 
 /// How long a leader waits for the writers of the last group to come back.
 const GATHER: Duration = Duration::from_micros(15);
+/// How often it gives the processor away meanwhile at most: a clock of a test may stand still.
+const GATHER_YIELDS: usize = 100;
 
 /// What the commit path needs from the engine around it.
 pub(crate) trait CommitEnv: fmt::Debug + Send + Sync {
@@ -79,6 +81,8 @@ struct State {
     last_group: usize,
     /// When the oldest write under `Interval` that no sync has begun to cover was appended.
     oldest_unsynced: Option<Duration>,
+    /// The same of the writes that the sync in flight covers.
+    oldest_syncing: Option<Duration>,
     /// When such writes are due to be synced: the first that is half its interval old.
     sync_at: Option<Duration>,
     wakers: Vec<(SeqNo, Waker)>,
@@ -167,6 +171,7 @@ impl Committer {
             syncing: false,
             last_group: 0,
             oldest_unsynced: None,
+            oldest_syncing: None,
             sync_at: None,
             wakers: Vec::new(),
             woken: Vec::new(),
@@ -302,9 +307,9 @@ impl Committer {
     fn wait_while_too_old(&self, state: MutexGuard<'_, State>, longest: Duration) -> Result<()> {
         let too_old = |state: &State| {
             let now = self.clock.monotonic();
-            state
-                .oldest_unsynced
-                .is_some_and(|then| now.saturating_sub(then) > longest)
+            // What a sync has only begun to cover is not on disk.
+            let oldest = state.oldest_syncing.or(state.oldest_unsynced);
+            oldest.is_some_and(|then| now.saturating_sub(then) > longest)
         };
         if !too_old(&state) {
             return Ok(());
@@ -433,19 +438,23 @@ impl Committer {
             let wanted = state.last_group as u64;
             drop(state);
             let start = self.clock.monotonic();
-            while self.waiting.load(Ordering::Relaxed) < wanted
-                && self.clock.monotonic().saturating_sub(start) < GATHER
-            {
+            for _ in 0..GATHER_YIELDS {
+                if self.waiting.load(Ordering::Relaxed) >= wanted
+                    || self.clock.monotonic().saturating_sub(start) >= GATHER
+                {
+                    break;
+                }
                 yield_now();
             }
             state = lock(&self.state);
         }
         let point = state.log.sync_point();
-        (state.oldest_unsynced, state.sync_at) = (None, None);
+        state.oldest_syncing = state.oldest_unsynced.take();
+        state.sync_at = None;
         drop(state);
         let result = point.run();
         state = lock(&self.state);
-        state.syncing = false;
+        (state.syncing, state.oldest_syncing) = (false, None);
         match result {
             Ok(()) if state.failed.is_none() => {
                 state.log.note_synced(point.upto);
@@ -593,15 +602,16 @@ impl Committer {
         self.wait_until(state, |state| state.log.synced() >= end)
     }
 
-    /// Ends the log with the frame that says that it ended well. REQUIRES: `finish_writes`.
-    pub(crate) fn close_log(&self, manifest_edit: u64) -> Result<()> {
+    /// Ends the log with the frame that says that it ended well; false if it needed none. REQUIRES:
+    /// `finish_writes`.
+    pub(crate) fn close_log(&self, manifest_edit: u64) -> Result<bool> {
         let _guard = PanicGuard::new(self);
         let mut state = lock(&self.state);
         let last = state.appended;
-        if let Err(error) = state.log.close(last, manifest_edit) {
-            return Err(self.fail_and_unlock(state, error));
+        match state.log.close(last, manifest_edit) {
+            Ok(written) => Ok(written),
+            Err(error) => Err(self.fail_and_unlock(state, error)),
         }
-        Ok(())
     }
 
     /// Bytes of the active list.
@@ -662,3 +672,7 @@ fn read_only(cause: &Error) -> Error {
         ),
     }
 }
+
+#[cfg(test)]
+#[path = "commit_tests.rs"]
+mod tests;

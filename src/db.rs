@@ -296,7 +296,9 @@ impl Engine {
             while self.flush_once(true)? {}
         }
         let removed = self.files.remove_obsolete();
-        self.committer.close_log(self.versions.end())?;
+        if !self.committer.close_log(self.versions.end())? {
+            self.versions.mark()?;
+        }
         removed
     }
 }

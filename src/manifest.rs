@@ -17,7 +17,8 @@
 //! nobody relied on. A manifest whose tail is torn is never appended to.
 //!
 //! Once `CURRENT` names a manifest durably a mark is added to it. So a manifest with a mark or a second edit
-//! was in force, and if `CURRENT` names an earlier one, that is an old copy put back.
+//! was in force, and if `CURRENT` names an earlier one, that is an old copy put back. Closing a database whose
+//! log did not change adds another, so that the next open knows its edits to be durable.
 //!
 //! Example: a `CURRENT` that names `MANIFEST-000001` with salt 2:
 //!
@@ -72,6 +73,8 @@ pub(crate) struct Recovered {
     pub(crate) edits: u64,
     /// Bytes of an unfinished edit follow the last one.
     pub(crate) torn: bool,
+    /// It ends with a mark: all its edits are known to be durable.
+    pub(crate) marked: bool,
     salt: u64,
     file: File,
     end: u64,
@@ -136,6 +139,11 @@ impl Manifest {
         file.sync()?;
         fs.rename(&temporary, &FileKind::Current.path(dir))?;
         fs.sync_dir(dir)?;
+        self.mark()
+    }
+
+    /// Says behind the last edit that it is durable.
+    pub(crate) fn mark(&mut self) -> Result<()> {
         self.frames.mark()
     }
 
@@ -193,13 +201,14 @@ pub(crate) fn read(
     if edits == 0 {
         return Err(Error::corruption("the manifest holds no edit").in_file(&path, 0));
     }
-    let (end, synced, torn) = (tail.end, tail.synced, tail.torn);
+    let (end, synced, torn, marked) = (tail.end, tail.synced, tail.torn, tail.marked);
     Ok(Recovered {
         number,
         database,
         last_edit,
         edits,
         torn,
+        marked,
         salt,
         file,
         end,

@@ -1,7 +1,7 @@
 //! Opening a database: from a directory to an [`Engine`].
 //!
-//! After a *clean* end (the log ends with its close frame, which names the last edit of a whole manifest)
-//! everything is known to be on disk. Nothing is written: what the log holds above the tables, at most 1 MiB, is
+//! After a *clean* end (the log ends with its close frame, which names the last edit of a whole manifest, or the
+//! manifest ends with a mark) everything is known to be on disk. Nothing is written: what the log holds above the tables, at most 1 MiB, is
 //! read into an image in memory.
 //!
 //! After any other end, what can be read back may still not be on disk: a killed process leaves it in the page
@@ -40,7 +40,7 @@ use crate::pacer::Pacer;
 use crate::replay::Replay;
 use crate::stats::Counters;
 use crate::sync::Mutex;
-use crate::version_set::{ManifestState, VersionSet};
+use crate::version_set::{FILE_NUMBERS, ManifestState, VersionSet};
 use crate::view::{View, Views};
 
 /// How far sequence numbers and log positions move on after an unclean end.
@@ -129,16 +129,17 @@ impl Opening<'_> {
         &self.files.dir
     }
 
-    /// A number above every number in the directory and every number set aside.
+    /// A number above every number in the directory and every number set aside. A name with a number that no
+    /// database can reach is a leftover of somebody's.
     fn free_number(&self, ceiling: u64) -> u64 {
         let used = self.names.iter().filter_map(|name| match name {
             FileKind::Manifest(n)
             | FileKind::Segment(n)
             | FileKind::Table(n)
-            | FileKind::Blob(n) => Some(n.0.saturating_add(1)),
+            | FileKind::Blob(n) => Some(n.0).filter(|n| *n < FILE_NUMBERS),
             _ => None,
         });
-        used.fold(ceiling, u64::max)
+        used.fold(ceiling, |free, n| free.max(n + 1))
     }
 
     /// Begins a database where there is none, or where creating one was not finished.
@@ -249,11 +250,6 @@ impl Opening<'_> {
             .last_seq
             .max(log.last_seq)
             .max(last_table.unwrap_or(SeqNo::ZERO));
-        let closed = match &log.close {
-            Some(close) => close.manifest_edit == read.last_edit,
-            // A database that was created and never written: its one edit was durable before CURRENT.
-            None => segments.is_empty() && read.edits == 1 && replay.is_empty(),
-        };
         if log
             .close
             .as_ref()
@@ -264,7 +260,7 @@ impl Opening<'_> {
             )
             .in_file(&FileKind::Manifest(read.number).path(self.dir()), 0));
         }
-        let clean = closed && !read.torn;
+        let clean = ended_well(&read, &log, &state);
         if !clean && !self.options.read_only {
             return self.rebuilt(state, &read, &log, replay, last_seq);
         }
@@ -423,8 +419,7 @@ impl Opening<'_> {
             should_stop: &|| false,
         };
         let result = terrace_compaction::merge(replay.into_sorted(), &options, outputs)?;
-        self.files.fs.sync_dir(self.dir())?;
-        self.files.read_back(&result.tables)?;
+        self.files.read_back(&result.tables)?; // Their names become durable with the manifest's.
         let run = result.tables.first().map_or(0, |meta| meta.number.0);
         let added = |meta| AddedTable {
             level: 0,
@@ -461,6 +456,23 @@ impl Opening<'_> {
         }
         Ok(())
     }
+}
+
+/// True if everything that was read is known to be on disk.
+fn ended_well(
+    read: &manifest::Recovered,
+    log: &terrace_wal::Recovered,
+    state: &ManifestState,
+) -> bool {
+    // The one edit of a new manifest was durable before CURRENT; of a later one the mark of `close` tells.
+    let closed_later = read.marked && read.edits > 1;
+    !read.torn
+        && match &log.close {
+            Some(close) => close.manifest_edit == read.last_edit || closed_later,
+            None if state.segments.is_empty() => closed_later || read.edits == 1,
+            // Tables hold the whole log, and whoever closed the database wrote nothing to it.
+            None => closed_later && log.end.0 == state.flushed.lsn && log.dropped_frames == 0,
+        }
 }
 
 /// Makes files for the tables that recovery writes; no edit can set numbers aside yet.

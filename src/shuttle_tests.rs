@@ -297,6 +297,39 @@ fn what_is_acknowledged_is_on_disk() {
     check(4000, durable_acknowledgements);
 }
 
+fn interval() {
+    const LONGEST: Duration = Duration::from_micros(40);
+    let mut world = World::new(
+        |options| options.durability(Durability::Interval(LONGEST)),
+        256 << 10,
+    );
+    let returned = Arc::new(StdMutex::new(Vec::<(Duration, Vec<u8>)>::new()));
+    for writer in 0..3 {
+        let returned = returned.clone();
+        world.writer(move |hands| {
+            let clock = hands.db.shared().options.clock.clone();
+            for n in 0..4 {
+                let called = clock.monotonic();
+                let value = value(writer, n, 1);
+                hands.wrote(hands.db.put("k", &value).unwrap());
+                let mut returned = returned.lock().unwrap();
+                for (then, value) in returned.iter() {
+                    let old = called.saturating_sub(*then) > LONGEST;
+                    assert!(!old || hands.disk.is_durable(value), "old and not on disk");
+                }
+                returned.push((clock.monotonic(), value));
+            }
+        });
+    }
+    world.log_thread();
+    world.join();
+}
+
+#[test]
+fn under_interval_writers_wait_while_something_older_is_not_on_disk() {
+    check(4000, interval);
+}
+
 fn failing_sync() {
     let mut world = World::new(|options| options, 256 << 10);
     world.db.put("before", "1").unwrap();

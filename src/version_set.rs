@@ -16,6 +16,8 @@ use crate::files::Files;
 use crate::manifest::Manifest;
 use crate::sync::{Mutex, MutexGuard, lock};
 
+/// File numbers lie below this: far more than can be used, and far from where sums overflow.
+pub(crate) const FILE_NUMBERS: u64 = 1 << 62;
 /// File numbers that one edit sets aside.
 const NUMBERS_AHEAD: u64 = 256;
 
@@ -70,6 +72,9 @@ impl ManifestState {
             self.last_seq = self.last_seq.max(flushed.seq);
         }
         self.file_ceiling = self.file_ceiling.max(edit.file_ceiling.unwrap_or(0));
+        if self.file_ceiling > FILE_NUMBERS {
+            return Err(Error::corruption("the file numbers are used up"));
+        }
         for record in &edit.keyspaces_created {
             self.next_keyspace = self.next_keyspace.max(record.id.0.saturating_add(1));
             if self.keyspaces.insert(record.id, record.clone()).is_some() {
@@ -183,6 +188,15 @@ impl VersionSet {
             .manifest
             .as_ref()
             .map_or(0, |manifest| manifest.last_edit)
+    }
+
+    /// Marks the manifest's end for the next open.
+    pub(crate) fn mark(&self) -> Result<()> {
+        let mut inner = self.lock();
+        match inner.manifest.as_mut().map_or(Ok(()), Manifest::mark) {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.fail(&mut inner, error)),
+        }
     }
 
     /// A file number that was never used, set aside durably.

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex};
 use terrace::vfs::{CrashPolicy, ImageKind, MemVfs, Vfs};
 use terrace::{Db, Durability, Options};
 
-use crate::workload::{Bounds, DIR, History, Random, Run, State, dump, hash_of, operations};
+use crate::workload::{Bounds, DIR, History, Op, Random, Run, State, dump, hash_of, operations};
 
 /// Operations of one workload.
 const OPERATIONS: usize = 45;
@@ -118,7 +118,14 @@ impl Crasher {
         self.found.insert(key, hash);
         no_file_left_over(image, &db)?;
         self.counts.second_cuts += 1;
-        write_and_cut(image, &db, &self.options, found, &mut random)
+        write_and_cut(
+            image,
+            &db,
+            &self.options,
+            found,
+            &mut random,
+            history.last_seq,
+        )
     }
 
     /// Opens an image with crashes at each changing call of its recovery.
@@ -163,7 +170,7 @@ impl Crasher {
                     return Err(history.explain(&found, bounds));
                 }
                 no_file_left_over(&image, &db)?;
-                write_and_cut(&image, &db, &self.options, found, random)
+                write_and_cut(&image, &db, &self.options, found, random, history.last_seq)
             };
             check().map_err(|wrong| {
                 format!("then {second:?} {policy:?} at call {call} of recovery: {wrong}")
@@ -210,21 +217,28 @@ fn no_file_left_over(vfs: &MemVfs, db: &Db) -> Result<(), String> {
     Ok(())
 }
 
-/// Writes under `Sync` to what a crash left, cuts the power, and finds it all again; then closes, and a second
-/// open has nothing to write.
+/// Writes under `Sync` to what a crash left, under a new sequence number, cuts the power, and finds it all
+/// again; then closes, and a second open has nothing to write.
 fn write_and_cut(
     vfs: &Arc<MemVfs>,
     db: &Db,
     options: &Options,
     mut state: State,
     random: &mut Random,
+    last_seq: u64,
 ) -> Result<(), String> {
     let mut batch = terrace::Batch::new();
     batch
         .put("after the crash", "1")
         .durability(Durability::Sync);
-    db.write(batch)
+    let seq = db
+        .write(batch)
         .map_err(|e| format!("cannot be written: {e}"))?;
+    if seq.get() <= last_seq {
+        return Err(format!(
+            "{seq} was given out before: {last_seq} was the last"
+        ));
+    }
     let default = state.entry("default".into()).or_default();
     default.insert(b"after the crash".to_vec(), b"1".to_vec());
     let policies = CrashPolicy::ALL;
@@ -320,10 +334,115 @@ fn crash_seeds(first: u64, default: u64) {
 
 #[test]
 fn crashes_lose_nothing_a() {
-    crash_seeds(1, 4);
+    crash_seeds(1, 16);
 }
 
 #[test]
 fn crashes_lose_nothing_b() {
-    crash_seeds(1001, 4);
+    crash_seeds(1001, 16);
+}
+
+/// With its threads at work: flushes of a part of the log, compactions and spares come at any moment. The
+/// model is read before and after an image is made, and whatever happened in between is allowed.
+#[test]
+fn crashes_lose_nothing_beside_threads() {
+    let mut images = 0;
+    for seed in 0..12u64 {
+        let vfs = MemVfs::crashable(seed);
+        let mut run = Run::seeded(vfs.clone(), seed);
+        run.options = run.options.clone().tune(|t| {
+            t.manual = false;
+            t.memtable_bytes = Some(6 << 10);
+        });
+        let (history, taken) = (run.history.clone(), Arc::new(Mutex::new(Vec::new())));
+        let sink = taken.clone();
+        vfs.set_hook(Some(Arc::new(move |vfs, call| {
+            if call % 3 != 0 {
+                return;
+            }
+            for (kind, policy) in [
+                (ImageKind::Cut, CrashPolicy::DropAll),
+                (
+                    ImageKind::Cut,
+                    CrashPolicy::ALL[call as usize / 3 % CrashPolicy::ALL.len()],
+                ),
+                (ImageKind::Kill, CrashPolicy::KeepAll),
+            ] {
+                let look = || {
+                    let history = history.lock().unwrap_or_else(|p| p.into_inner());
+                    (history.after_cut(), history.after_kill())
+                };
+                let before = look();
+                let image = vfs.image(kind, policy, call);
+                let low = match kind {
+                    ImageKind::Cut => before.0.low,
+                    ImageKind::Kill => before.1.low,
+                };
+                let bounds = Bounds {
+                    low,
+                    high: look().0.high,
+                };
+                let what = format!("seed {seed} call {call} {kind:?} {policy:?}");
+                let mut sink = sink.lock().unwrap_or_else(|p| p.into_inner());
+                sink.push((what, bounds, image));
+            }
+        })));
+        run.open().unwrap();
+        for op in operations(seed, 150) {
+            // Flushes, drops and the like are left to the background, which comes in between.
+            if !matches!(
+                op,
+                Op::Flush | Op::Idle | Op::Compact | Op::Snapshot | Op::Sync
+            ) {
+                run.apply(&op)
+                    .unwrap_or_else(|e| panic!("seed {seed}: {op:?}: {e}"));
+            }
+        }
+        run.forget().unwrap().close().unwrap();
+        vfs.set_hook(None);
+        let history = run.history();
+        let options = crate::workload::small_options(vfs, seed);
+        let taken = std::mem::take(&mut *taken.lock().unwrap());
+        for (what, bounds, image) in taken {
+            images += 1;
+            let (db, found) =
+                open_and_read(&image, &options).unwrap_or_else(|e| panic!("{what}: {e}"));
+            let at = history.find(hash_of(&found), bounds);
+            assert!(at.is_some(), "{what}: {}", history.explain(&found, bounds));
+            no_file_left_over(&image, &db).unwrap_or_else(|e| panic!("{what}: {e}"));
+            let mut random = Random::new(seed);
+            write_and_cut(&image, &db, &options, found, &mut random, 0)
+                .unwrap_or_else(|e| panic!("{what}: {e}"));
+        }
+    }
+    println!("{images} images beside threads");
+    assert!(images > 1000);
+}
+
+/// Also after a life that only rewrote tables, and so left the log as it was.
+#[test]
+fn an_open_after_a_close_writes_nothing() {
+    let mut reopened = 0;
+    for seed in 0..60 {
+        let vfs = MemVfs::crashable(seed);
+        let mut run = Run::seeded(vfs.clone(), seed);
+        run.open().unwrap();
+        for op in operations(seed, 40) {
+            if !matches!(op, Op::Reopen | Op::Flush | Op::Idle) {
+                run.apply(&op).unwrap();
+                continue;
+            }
+            run.apply(&Op::Release).unwrap();
+            for work in [&op, &Op::Compact, &Op::Release] {
+                run.apply(work).unwrap();
+                run.forget().unwrap().close().unwrap();
+                let calls = vfs.mutations();
+                run.open().unwrap();
+                run.apply(&Op::Read).unwrap();
+                assert_eq!(vfs.mutations(), calls, "seed {seed}, after {work:?}");
+                reopened += 1;
+            }
+        }
+    }
+    assert!(reopened > 500);
 }

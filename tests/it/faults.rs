@@ -73,8 +73,7 @@ fn run_with_fault(
     let mut ended = None;
     let mut ops = vec![Op::Open];
     ops.extend(workload(seed));
-    let mut queue = ops.into_iter();
-    while let Some(op) = queue.next() {
+    for op in ops {
         let Err(error) = run.apply(&op) else { continue };
         let fits = matches!(
             error.kind(),

@@ -436,6 +436,22 @@ fn current_missing_beside_data_is_damage_and_removes_nothing() {
     assert!(found.len() == 1 && found["default"].is_empty());
 }
 
+#[test]
+fn names_with_absurd_numbers_are_leftovers() {
+    let (mut disk, wanted) = closed_database();
+    let name = format!("MANIFEST-{}", u64::MAX);
+    disk.insert(Path::new(DIR).join(&name), vec![1, 2, 3]);
+    disk.insert(Path::new(DIR).join(format!("{}.sst", u64::MAX)), vec![1]);
+    disk.insert(
+        Path::new(DIR).join(format!("{}.wal", u64::MAX - 1)),
+        vec![1],
+    );
+    assert!(!refused(&disk, &options(), &wanted, "absurd numbers"));
+    // Also where a database is begun.
+    disk.retain(|path, _| path.ends_with(&name));
+    assert!(outcome(&disk, &options()).unwrap()["default"].is_empty());
+}
+
 /// Manifest and `CURRENT` as they were after some operation, put back at the end.
 #[test]
 fn an_old_manifest_put_back_is_seen() {

@@ -141,6 +141,8 @@ pub struct History {
     hashes: Vec<u64>,
     pub durable: usize,
     pub returned: usize,
+    /// The last sequence number that a caller got to see.
+    pub last_seq: u64,
 }
 
 /// Which states may be found.
@@ -157,6 +159,7 @@ impl History {
             hashes: Vec::new(),
             durable: 0,
             returned: 0,
+            last_seq: 0,
         };
         history.issue(State::from([("default".into(), BTreeMap::new())]));
         history
@@ -490,6 +493,7 @@ impl Run {
         match &result {
             Ok(()) => {
                 history.returned = history.issued();
+                history.last_seq = self.db().stats().visible.get();
                 let sync = durability.map_or(self.sync_by_default, |d| d == Durability::Sync);
                 if sync {
                     history.durable = history.returned;

@@ -394,19 +394,19 @@ impl Log {
     /// appended any more.
     ///
     /// A log that never used a segment writes nothing if it follows a closed one, whose end still stands, or
-    /// if it has no spare.
-    pub fn close(&mut self, last_seq: SeqNo, manifest_edit: u64) -> Result<()> {
+    /// if it has no spare: then the answer is false.
+    pub fn close(&mut self, last_seq: SeqNo, manifest_edit: u64) -> Result<bool> {
         self.check()?;
         let result = self.try_close(last_seq, manifest_edit);
-        self.noting_failure(result)?;
+        let written = self.noting_failure(result)?;
         self.failed = Some(Error::new(ErrorKind::Closed, "the log was closed"));
-        Ok(())
+        Ok(written)
     }
 
-    fn try_close(&mut self, last_seq: SeqNo, manifest_edit: u64) -> Result<()> {
+    fn try_close(&mut self, last_seq: SeqNo, manifest_edit: u64) -> Result<bool> {
         if self.current.is_none() {
             if self.predecessor.is_some() || self.spares.is_empty() {
-                return Ok(());
+                return Ok(false);
             }
             self.switch_to(0)?;
         }
@@ -423,7 +423,7 @@ impl Log {
         let point = self.sync_point();
         point.run()?;
         self.note_synced(point.upto);
-        Ok(())
+        Ok(true)
     }
 
     /// The segments that lie wholly below `flushed` and are not in use: forgotten here, to be reused under a

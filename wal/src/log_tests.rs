@@ -135,7 +135,7 @@ fn after_a_failed_store_every_call_gives_that_error() {
     for result in [
         log.append(1, SeqNo::new(3), &[b"c"]).map(drop),
         log.mark(),
-        log.close(SeqNo::new(3), 1),
+        log.close(SeqNo::new(3), 1).map(|_| ()),
         log.put_spare(meta(2, 4096), 1),
     ] {
         assert_eq!(result.unwrap_err().to_string(), error.to_string());

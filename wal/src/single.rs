@@ -205,6 +205,8 @@ pub struct FrameFileTail {
     pub synced: u64,
     /// Something else than zeroes lies behind the end: never append here.
     pub torn: bool,
+    /// The frames end with a mark that promises all others.
+    pub marked: bool,
 }
 
 /// Reads the frames of a file from `start` on and gives each number and payload to `sink`, in order. After an
@@ -222,11 +224,13 @@ pub fn read_frames(
     }
     let mut scanner = Scanner::new(file.clone(), salt, len);
     let (mut end, mut synced, mut last) = (start, 0, None::<u64>);
+    let mut marked = false;
     while let Some(frame) = scanner.frame_at(end)? {
         if frame.fields.synced > end {
             return wrong(end, "a frame promises what lies above it");
         }
         synced = synced.max(frame.fields.synced);
+        marked = frame.fields.kind == FrameKind::Mark && frame.fields.synced == end;
         match frame.fields.kind {
             FrameKind::Data => {
                 let number = frame.fields.first_seq.get();
@@ -260,6 +264,7 @@ pub fn read_frames(
         end,
         synced: synced.max(promise),
         torn,
+        marked,
     })
 }
 
