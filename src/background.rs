@@ -153,8 +153,8 @@ impl Background {
         all.into_iter().flatten().next().cloned()
     }
 
-    /// Sleeps until `done`, or until a job fails.
-    pub(crate) fn wait_for(&self, done: impl Fn() -> bool) -> Result<()> {
+    /// Sleeps until `done`, or until what has to do it fails: flushes, and for `Task::Compaction` compactions too.
+    pub(crate) fn wait_for(&self, task: Task, done: impl Fn() -> bool) -> Result<()> {
         loop {
             let state = self.lock();
             if done() {
@@ -166,12 +166,12 @@ impl Background {
                     "the database was closed meanwhile",
                 ));
             }
-            let trouble = [
-                &state.fatal,
-                &state.flush_trouble,
-                &state.compaction_trouble,
-            ];
-            if let Some(error) = trouble.into_iter().flatten().next() {
+            let compaction = state
+                .compaction_trouble
+                .as_ref()
+                .filter(|_| task == Task::Compaction);
+            let flush = state.flush_trouble.as_ref();
+            if let Some(error) = state.fatal.as_ref().or(flush).or(compaction) {
                 return Err(error.clone());
             }
             // The bound covers a job whose condition became true without a signal.
@@ -204,7 +204,9 @@ impl Background {
             state.compaction_due = true;
         }
         self.compaction.notify_all();
-        let result = self.wait_for(|| self.running.load(Ordering::Acquire) == 0 && done());
+        let result = self.wait_for(Task::Compaction, || {
+            self.running.load(Ordering::Acquire) == 0 && done()
+        });
         self.lock().hurrying -= 1;
         result
     }

@@ -20,7 +20,7 @@ use terrace_base::{Clock, Error, ErrorKind, FileKind, FileNumber, Result, SeqNo}
 use terrace_compaction::{KeyRange, KeyspaceRecord, PickOptions, SegmentRecord, VersionEdit};
 use terrace_wal::{Lsn, SegmentMeta, create_segment};
 
-use crate::background::Background;
+use crate::background::{Background, Task};
 use crate::batch::{Batch, Entries, Write, encode_create, encode_drop};
 use crate::commit::{CommitEnv, Committer, Receipt, closed, opened_read_only};
 use crate::files::Files;
@@ -373,7 +373,7 @@ impl Engine {
                 .last()
                 .is_none_or(|oldest| oldest.last_seq > newest)
         };
-        self.background.wait_for(flushed)
+        self.background.wait_for(Task::Flush, flushed)
     }
 
     /// Passes on the result of a job. If the manifest or the directory failed in it, writes fail from now on.

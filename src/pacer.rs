@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use terrace_base::Result;
 
+use crate::background::Task;
 use crate::engine::Engine;
 use crate::view::View;
 
@@ -80,9 +81,9 @@ impl Pacer {
         }
         let full = || engine.views.cell.load().sealed_bytes() >= self.full_bytes;
         if full() {
-            engine
-                .background
-                .wait_for(|| !full() || engine.committer.failure().is_some())?;
+            engine.background.wait_for(Task::Flush, || {
+                !full() || engine.committer.failure().is_some()
+            })?;
         }
         Ok(())
     }

@@ -2,7 +2,6 @@
 //! has changed nothing.
 
 use std::ops::Bound;
-use std::sync::Arc;
 use std::time::Duration;
 
 use terrace::vfs::MemVfs;
@@ -483,6 +482,4 @@ fn handles_can_go_wherever_their_user_goes() {
     send::<terrace::Keys>();
     send::<terrace::Cursor>();
     send::<terrace::Ticket>();
-    type Read = dyn Fn(&Db) -> Option<Bytes> + Send + Sync;
-    let _: Arc<Read> = Arc::new(|db| db.get("k").ok()?);
 }

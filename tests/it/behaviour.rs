@@ -374,6 +374,26 @@ fn a_waker_runs_under_no_lock() {
     assert!(busy.db.iter().count() >= 5);
 }
 
+#[test]
+fn a_panic_in_a_waker_is_no_failure_of_the_write() {
+    struct Panics;
+    impl Wake for Panics {
+        fn wake(self: Arc<Panics>) {
+            panic!("the user's own");
+        }
+    }
+    let db = Db::in_memory().unwrap();
+    let waker = Waker::from(Arc::new(Panics));
+    for i in 0..20 {
+        let mut ticket = db.submit(batch(&format!("{i}"), "v")).unwrap();
+        drop(poll(&mut ticket, &waker));
+        db.put("k", "v").unwrap();
+        ticket.wait().unwrap();
+    }
+    db.health().unwrap();
+    assert_eq!(db.count(..).unwrap(), 21);
+}
+
 /// Readers see whole batches in order, whoever writes and how.
 #[test]
 fn no_reader_sees_half_a_batch_or_time_run_backwards() {

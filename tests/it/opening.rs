@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use terrace::vfs::{Call, CrashPolicy, Fault, FaultVfs, ImageKind, MemVfs, Op};
 use terrace::{Batch, Db, Durability, ErrorKind, Options};
@@ -177,6 +178,7 @@ fn a_reader_refuses_writes_and_reads_on() {
         assert_eq!(users.iter().count(), 2);
         writes_say(&db, ErrorKind::ReadOnly);
         assert_eq!(kind(db.drop_keyspace("users")), ErrorKind::ReadOnly);
+        db.health().unwrap();
         assert_eq!(users.get("in").unwrap().unwrap(), "a table");
         assert_eq!(users.get("beside").unwrap().unwrap(), "in the log");
         db.close().unwrap();
@@ -328,4 +330,25 @@ fn another_process_is_kept_out_and_its_death_lets_us_in() {
     assert_eq!(reading.open(&dir).unwrap().iter().count(), 1000);
     drop(reader);
     Db::open(&dir).unwrap().put("k", "v").unwrap();
+}
+
+/// A process that is being started holds copies of all our files for a moment, the lock's included.
+#[test]
+fn a_process_started_meanwhile_does_not_keep_the_lock() {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("db");
+    Db::open(&dir).unwrap();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                let child = Command::new("true").stdin(Stdio::null()).spawn();
+                child.unwrap().wait().unwrap();
+            }
+        });
+        let options = Options::new().create(false);
+        let failed = (0..1000).find_map(|i| Some((i, options.open(&dir).err()?)));
+        stop.store(true, Ordering::Relaxed);
+        assert!(failed.is_none(), "{failed:?}");
+    });
 }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use terrace::vfs::{MemVfs, Vfs};
-use terrace::{Db, Options};
+use terrace::vfs::{Fault, FaultVfs, MemVfs, Op, Vfs};
+use terrace::{Db, Durability, ErrorKind, Options};
 use terrace_kit::{Mode, Scenario};
 
 /// Its slices were made of a null pointer when it was the first of a list.
@@ -132,4 +132,61 @@ fn a_keyspace_dropped_while_it_is_in_memory_is_no_trouble() {
         db.flush().unwrap();
     }
     assert_eq!(db.stats().table_bytes, 0);
+}
+
+/// `flush` gave up with the error of a compaction, though its own table could be written.
+#[test]
+fn a_compaction_that_fails_does_not_fail_a_flush() {
+    let mem = MemVfs::new(1);
+    let scenario = Scenario::on(mem.clone(), Mode::Manual);
+    let db = scenario.open(0).unwrap();
+    for i in 0..6 {
+        db.put(format!("{i}"), "v").unwrap();
+        db.flush().unwrap();
+    }
+    db.close().unwrap();
+    let old: Vec<_> = mem.files().into_iter().map(|(path, _)| path).collect();
+    let vfs = FaultVfs::new(mem);
+    let is_old = move |path: &std::path::Path| {
+        path.extension().is_some_and(|e| e == "sst") && old.iter().any(|old| old == path)
+    };
+    vfs.arm_when(
+        move |call| call.op == Op::Open && is_old(&call.path),
+        Fault::Errno(5),
+        true,
+    );
+    let scenario = Scenario::on(vfs.clone(), Mode::Threads);
+    let db = scenario
+        .options(0)
+        .durability(Durability::Sync)
+        .open("/db")
+        .unwrap();
+    for i in 0..20 {
+        db.put(format!("x{i}"), "v").unwrap();
+        db.flush().unwrap();
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let start = std::time::Instant::now();
+    while db.health().is_ok() {
+        assert!(
+            start.elapsed() < Duration::from_secs(20),
+            "the compaction's failure is not shown"
+        );
+    }
+    assert!(vfs.injected() > 0);
+    db.put("last", "v").unwrap();
+    db.flush().unwrap();
+    assert_eq!(db.health().unwrap_err().kind(), ErrorKind::Io);
+    assert_eq!(db.wait_idle().unwrap_err().kind(), ErrorKind::Io);
+    vfs.disarm();
+    let start = std::time::Instant::now();
+    while db.health().is_err() {
+        assert!(
+            start.elapsed() < Duration::from_secs(20),
+            "it is not tried again"
+        );
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    db.wait_idle().unwrap();
+    assert_eq!(db.count(..).unwrap(), 27);
 }

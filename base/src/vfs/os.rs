@@ -21,10 +21,18 @@ struct OsFile(fs::File);
 
 #[derive(Debug)]
 struct OsLock {
-    _file: fs::File,
+    file: fs::File,
 }
 
 impl LockGuard for OsLock {}
+
+impl Drop for OsLock {
+    /// Closing alone would leave the lock to whatever process is being started just now: between fork and exec it
+    /// has a copy of the descriptor.
+    fn drop(&mut self) {
+        self.file.unlock().ok(); // Where this fails, closing has to do.
+    }
+}
 
 fn options(mode: OpenMode) -> fs::OpenOptions {
     let mut options = fs::OpenOptions::new();
@@ -124,7 +132,7 @@ impl Vfs for OsVfs {
             file.try_lock_shared()
         };
         match taken {
-            Ok(()) => Ok(Some(Box::new(OsLock { _file: file }))),
+            Ok(()) => Ok(Some(Box::new(OsLock { file }))),
             Err(fs::TryLockError::WouldBlock) => Ok(None),
             Err(fs::TryLockError::Error(error)) => Err(error),
         }
