@@ -10,7 +10,6 @@
 #![allow(clippy::unwrap_used)] // A bench that fails has nobody to answer to.
 
 // A bench that fails may panic.
-#![allow(clippy::unwrap_used)]
 
 mod common;
 
