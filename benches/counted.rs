@@ -9,8 +9,6 @@
 //! function of its own that is not inlined, and prints its name and how often it runs; the script divides.
 #![allow(clippy::unwrap_used)] // A bench that fails has nobody to answer to.
 
-// A bench that fails may panic.
-
 mod common;
 
 use std::hint::black_box;

@@ -11,8 +11,6 @@
 //! are of a database that has settled.
 #![allow(clippy::unwrap_used)] // A bench that fails has nobody to answer to.
 
-// A bench that fails may panic.
-
 mod common;
 
 use std::time::Duration;

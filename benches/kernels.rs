@@ -10,8 +10,6 @@
 //! `benches/callgrind.sh`.
 #![allow(clippy::unwrap_used)] // A bench that fails has nobody to answer to.
 
-// A bench that fails may panic.
-
 mod common;
 
 use std::hint::black_box;
