@@ -60,6 +60,8 @@ struct Found {
     unused: Vec<SegmentMeta>,
     /// Changes of the catalogue that are in the log and not in the manifest.
     changes: Vec<(SeqNo, Change)>,
+    /// `CURRENT` was written by this open, and its name synced.
+    published: bool,
 }
 
 struct Opening<'a> {
@@ -182,6 +184,7 @@ impl Opening<'_> {
             last_seq: SeqNo::ZERO,
             unused: Vec::new(),
             changes: Vec::new(),
+            published: true,
         })
     }
 
@@ -284,6 +287,7 @@ impl Opening<'_> {
             database,
             last_seq,
             changes,
+            published: false,
         })
     }
 
@@ -394,6 +398,7 @@ impl Opening<'_> {
             last_seq,
             unused: Vec::new(),
             changes: Vec::new(),
+            published: true,
         })
     }
 
@@ -430,7 +435,20 @@ impl Opening<'_> {
     }
 
     /// Removes files with names of ours that the manifest in force does not list.
+    ///
+    /// A process that was killed may have left a `CURRENT` that can be read and is not on disk; the file that the
+    /// disk's `CURRENT` names is then one of these. So the directory is synced first.
     fn remove_unlisted(&self, found: &Found) -> Result<()> {
+        let unlisted = self.unlisted(found)?;
+        if !unlisted.is_empty() && !found.published {
+            self.files.fs.sync_dir(self.dir())?;
+        }
+        unlisted
+            .into_iter()
+            .try_for_each(|file| self.files.remove(file))
+    }
+
+    fn unlisted(&self, found: &Found) -> Result<Vec<FileKind>> {
         let manifest = found.manifest.as_ref().map(|manifest| manifest.number);
         let tables: std::collections::HashSet<FileNumber> = found
             .state
@@ -438,23 +456,22 @@ impl Opening<'_> {
             .tables()
             .map(|(_, _, table)| table.meta().number)
             .collect();
-        for name in self.files.fs.read_dir(self.dir())? {
-            let Some(kind) = FileKind::parse(&name) else {
-                continue;
-            };
-            let unlisted = match kind {
-                FileKind::Lock | FileKind::Current => false,
-                FileKind::CurrentTemporary => true,
-                FileKind::Manifest(number) => Some(number) != manifest,
-                FileKind::Segment(number) => !found.state.segments.contains_key(&number),
-                FileKind::Table(number) => !tables.contains(&number),
-                FileKind::Blob(_) => true,
-            };
-            if unlisted {
-                self.files.remove(kind)?;
-            }
-        }
-        Ok(())
+        let mut files: Vec<FileKind> = self
+            .files
+            .fs
+            .read_dir(self.dir())?
+            .iter()
+            .filter_map(|name| FileKind::parse(name))
+            .collect();
+        files.retain(|file| match file {
+            FileKind::Lock | FileKind::Current => false,
+            FileKind::CurrentTemporary => true,
+            FileKind::Manifest(number) => Some(*number) != manifest,
+            FileKind::Segment(number) => !found.state.segments.contains_key(number),
+            FileKind::Table(number) => !tables.contains(number),
+            FileKind::Blob(_) => true,
+        });
+        Ok(files)
     }
 }
 
@@ -509,6 +526,7 @@ fn assemble(
         last_seq,
         unused,
         changes,
+        published: _,
     } = found;
     let records: Vec<KeyspaceRecord> = state.keyspaces.values().cloned().collect();
     let catalogue = Arc::new(Catalogue::new(
