@@ -335,6 +335,10 @@ impl Committer {
         match self.env.make_segment(min_size) {
             Ok((segment, edit)) => lock(&self.state).log.put_spare(segment, edit),
             Err(error) => {
+                // `close` ends the manifest's edits: a write that was making a segment then came too late.
+                if let Some(refusal) = &lock(&self.state).refusal {
+                    return Err(refusal.clone());
+                }
                 if error.kind() == ErrorKind::ReadOnly {
                     self.poison(error.clone()); // The manifest failed.
                 }
