@@ -241,9 +241,6 @@ impl Committer {
                     state = lock(&self.state);
                 }
             }
-            if let Durability::Interval(_) = durability {
-                state.check()?;
-            }
         }
         let had_spare = state.log.has_spare();
         let first = state.appended.plus(1);
