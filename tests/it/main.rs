@@ -9,6 +9,7 @@
 
 mod arguments;
 mod behaviour;
+mod concurrency;
 mod crash;
 mod faults;
 mod log_damage;

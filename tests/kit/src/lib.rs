@@ -15,6 +15,7 @@ mod oracle;
 mod reads;
 mod runner;
 mod scenario;
+mod ticket;
 
 pub use generate::{Generator, Profile, Random};
 pub use model::{Change, Commit, Entry, Map, Model, State};

@@ -2,12 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
-use std::task::{Context, Poll, Wake, Waker};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use terrace::{
     Batch, Db, Durability, ErrorKind, Keyspace, KeyspaceOptions, SeqNo, Snapshot, Ticket,
@@ -18,6 +14,7 @@ use crate::op::{How, Op, Write};
 use crate::oracle::Oracle;
 use crate::reads::{self, KeptCursor, KeptIter};
 use crate::scenario::Scenario;
+use crate::ticket::block_on;
 use crate::{KEYSPACES, Outcome};
 
 /// How far the commits have come: what a crash at this moment may and must leave. A hook of the file system
@@ -536,45 +533,5 @@ fn take<T>(all: &mut Vec<T>, at: usize) -> Option<T> {
     match all.len() {
         0 => None,
         len => Some(all.remove(at % len)),
-    }
-}
-
-/// A waker that remembers.
-#[derive(Debug, Default)]
-struct Flag {
-    woken: AtomicBool,
-    lock: Mutex<()>,
-    signal: Condvar,
-}
-
-impl Wake for Flag {
-    fn wake(self: Arc<Flag>) {
-        self.woken.store(true, Ordering::SeqCst);
-        drop(self.lock.lock());
-        self.signal.notify_all();
-    }
-}
-
-/// Polls until the ticket is done, and only when woken.
-fn block_on(mut ticket: Ticket, help: impl Fn() -> Outcome) -> Outcome<terrace::Result<SeqNo>> {
-    let flag = Arc::new(Flag::default());
-    let waker = Waker::from(flag.clone());
-    loop {
-        let mut context = Context::from_waker(&waker);
-        if let Poll::Ready(result) = Pin::new(&mut ticket).poll(&mut context) {
-            return Ok(result);
-        }
-        help()?;
-        let guard = flag.lock.lock().map_err(|error| error.to_string())?;
-        let waited = flag
-            .signal
-            .wait_timeout_while(guard, Duration::from_secs(20), |()| {
-                !flag.woken.load(Ordering::SeqCst)
-            })
-            .map_err(|error| error.to_string())?;
-        if waited.1.timed_out() {
-            return Err("a ticket was never woken".into());
-        }
-        flag.woken.store(false, Ordering::SeqCst);
     }
 }
