@@ -78,7 +78,8 @@ pub(crate) fn open(options: Options, dir: &Path) -> Result<Arc<Engine>> {
     let fs = Fs::new(options.vfs.clone());
     let lock = prepare_directory(&fs, dir, &options)?;
     let memory = options.memory_in_force();
-    let cache = BlockCache::new(memory - options.write_budget() * 5 / 4);
+    // Half of the write budget on top is for jobs at work, and for what the allocator keeps of what writes gave back.
+    let cache = BlockCache::new(memory - options.write_budget() * 3 / 2);
     let files = Arc::new(Files::new(fs.clone(), dir.to_path_buf(), options.io, cache));
     let names = fs
         .read_dir(dir)?
