@@ -55,6 +55,8 @@ mod keyspace;
 mod manifest;
 mod memtable;
 mod options;
+#[cfg(feature = "serde")]
+mod options_serde;
 mod pacer;
 mod readable;
 mod recovery;

@@ -473,3 +473,30 @@ fn close_is_the_end_for_every_handle() -> terrace::Result<()> {
     assert!(db.keyspace("users")?.contains_key("k")?);
     Ok(())
 }
+
+#[test]
+fn options_are_read_from_a_configuration_file() {
+    let text = r#"{ "durability": { "interval_ms": 100 }, "memory": 67108864, "compression": "none", "io": "pread" }"#;
+    let options: Options = serde_json::from_str(text).unwrap();
+    let again = serde_json::to_string(&options).unwrap();
+    let twice: Options = serde_json::from_str(&again).unwrap();
+    assert_eq!(again, serde_json::to_string(&twice).unwrap());
+    assert!(
+        again.contains("\"interval_ms\":100") && again.contains("\"pread\""),
+        "{again}"
+    );
+    let db = twice.open_in_memory().unwrap();
+    db.put("k", "v").unwrap();
+    let defaults: Options = serde_json::from_str("{}").unwrap();
+    assert_eq!(
+        serde_json::to_string(&defaults).unwrap(),
+        serde_json::to_string(&Options::new()).unwrap()
+    );
+    for wrong in [
+        r#"{ "memori": 1 }"#,
+        r#"{ "compression": "snappy" }"#,
+        r#"{ "durability": 3 }"#,
+    ] {
+        assert!(serde_json::from_str::<Options>(wrong).is_err(), "{wrong}");
+    }
+}
