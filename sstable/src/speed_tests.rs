@@ -282,7 +282,7 @@ fn run(compression: Compression, io: IoMode) {
 }
 
 #[test]
-#[ignore]
+#[ignore = "a measurement"]
 fn speed() {
     unpacking();
     run(Compression::None, IoMode::Mmap);
