@@ -7,13 +7,16 @@
 //! payload   := operation*
 //! operation := 1 | keyspace | key | value        put
 //!            | 2 | keyspace | key                delete
+//!            | 3 | keyspace | key | operand      merge
+//!            | 4 | keyspace | key | value        put until a time, which the value begins with
 //!            | 32 | keyspace | name | options    create a keyspace
 //!            | 33 | keyspace                     drop a keyspace
 //! keyspace  := varint
 //! key, value, name, options := length: varint | bytes
 //! ```
 //!
-//! Numbers 3 to 31 are reserved for further kinds of entry, with the numbers of `ValueKind`. Example: putting
+//! Numbers up to 31 are those of `ValueKind`, whose stored values stand here as they will in tables; those not
+//! listed are reserved. Example: putting
 //! `a` = `xy` into the default keyspace and deleting `b` from keyspace 7:
 //!
 //! ```text
@@ -32,20 +35,17 @@ use crate::options::Durability;
 /// Most bytes of a batch, keys and values and their framing counted.
 pub const MAX_BATCH_LEN: u64 = 1 << 30;
 
-const PUT: u8 = ValueKind::Put as u8;
-const DELETE: u8 = ValueKind::Tombstone as u8;
 const CREATE_KEYSPACE: u8 = 32;
 const DROP_KEYSPACE: u8 = 33;
 
 /// One operation of a payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Operation<'a> {
-    Put {
+    /// An entry as the memtable and the tables hold it.
+    Entry {
         user: UserKey<'a>,
+        kind: ValueKind,
         value: &'a [u8],
-    },
-    Delete {
-        user: UserKey<'a>,
     },
     CreateKeyspace {
         id: KeyspaceId,
@@ -77,20 +77,23 @@ impl<'a> Operations<'a> {
         let code = d.u8()?;
         let id = KeyspaceId(d.varint_u32()?);
         Ok(match code {
-            PUT => Operation::Put {
-                user: UserKey::new(id, d.slice()?),
-                value: d.slice()?,
-            },
-            DELETE => Operation::Delete {
-                user: UserKey::new(id, d.slice()?),
-            },
+            1..=4 => {
+                let kind = ValueKind::from_byte(code)?;
+                let user = UserKey::new(id, d.slice()?);
+                let value = match kind {
+                    ValueKind::Tombstone => &[],
+                    _ => d.slice()?,
+                };
+                kind.check_len(value.len())?;
+                Operation::Entry { user, kind, value }
+            }
             CREATE_KEYSPACE => Operation::CreateKeyspace {
                 id,
                 name: d.slice()?,
                 options: d.slice()?,
             },
             DROP_KEYSPACE => Operation::DropKeyspace { id },
-            3..=31 => {
+            5..=31 => {
                 return Err(Error::unsupported(format!(
                     "operation {code} in the log was written by a newer terrace"
                 )));
@@ -149,18 +152,18 @@ pub(crate) struct Framing {
 
 impl Framing {
     #[inline]
-    pub(crate) fn new(user: UserKey<'_>, value_len: Option<usize>) -> Framing {
+    pub(crate) fn new(user: UserKey<'_>, kind: ValueKind, value_len: usize) -> Framing {
         let mut framing = Framing {
             bytes: [0; 24],
             key_at: 0,
             len: 0,
         };
-        framing.push(if value_len.is_some() { PUT } else { DELETE });
+        framing.push(kind as u8);
         framing.varint(u64::from(user.keyspace.0));
         framing.varint(user.bytes.len() as u64);
         framing.key_at = framing.len;
-        if let Some(len) = value_len {
-            framing.varint(len as u64);
+        if kind != ValueKind::Tombstone {
+            framing.varint(value_len as u64);
         }
         framing
     }
@@ -291,7 +294,7 @@ impl Batch {
 
     fn add_put(&mut self, id: KeyspaceId, key: &[u8], value: &[u8]) {
         if self.admit(key.len(), value.len()) {
-            let framing = Framing::new(UserKey::new(id, key), Some(value.len()));
+            let framing = Framing::new(UserKey::new(id, key), ValueKind::Put, value.len());
             self.payload.extend_from_slice(framing.before_key());
             self.payload.extend_from_slice(key);
             self.payload.extend_from_slice(framing.before_value());
@@ -301,7 +304,7 @@ impl Batch {
 
     fn add_delete(&mut self, id: KeyspaceId, key: &[u8]) {
         if self.admit(key.len(), 0) {
-            let framing = Framing::new(UserKey::new(id, key), None);
+            let framing = Framing::new(UserKey::new(id, key), ValueKind::Tombstone, 0);
             self.payload.extend_from_slice(framing.before_key());
             self.payload.extend_from_slice(key);
         }
@@ -408,11 +411,8 @@ impl<'a> Write<'a> {
                 for (i, operation) in Operations::new(payload, self.count).enumerate() {
                     let seq = first.plus(i as u64);
                     match operation? {
-                        Operation::Put { user, value } => {
-                            insert(user, key_hash(user), seq, ValueKind::Put, value);
-                        }
-                        Operation::Delete { user } => {
-                            insert(user, key_hash(user), seq, ValueKind::Tombstone, &[]);
+                        Operation::Entry { user, kind, value } => {
+                            insert(user, key_hash(user), seq, kind, value);
                         }
                         Operation::CreateKeyspace { .. } | Operation::DropKeyspace { .. } => {}
                     }
@@ -439,12 +439,15 @@ mod tests {
         assert_eq!(
             operations,
             [
-                Operation::Put {
+                Operation::Entry {
                     user: UserKey::new(KeyspaceId(0), b"a"),
+                    kind: ValueKind::Put,
                     value: b"xy"
                 },
-                Operation::Delete {
-                    user: UserKey::new(KeyspaceId(7), b"b")
+                Operation::Entry {
+                    user: UserKey::new(KeyspaceId(7), b"b"),
+                    kind: ValueKind::Tombstone,
+                    value: b""
                 },
             ]
         );

@@ -23,6 +23,7 @@ use terrace_wal::{Lsn, SegmentMeta, create_segment};
 use crate::background::{Background, Task};
 use crate::batch::{Batch, Entries, Write, encode_create, encode_drop};
 use crate::commit::{CommitEnv, Committer, Receipt, closed, opened_read_only};
+use crate::context::Context;
 use crate::files::Files;
 use crate::keyspace::{
     Catalogue, Change, DEFAULT_NAME, KeyspaceOptions, KeyspaceState, check_name,
@@ -45,6 +46,7 @@ pub(crate) struct Engine {
     /// Differs from that of every other database opened by this process.
     pub(crate) id: u64,
     pub(crate) options: Options,
+    pub(crate) context: Arc<Context>,
     pub(crate) files: Arc<Files>,
     pub(crate) versions: Arc<VersionSet>,
     pub(crate) views: Arc<Views>,

@@ -4,14 +4,19 @@
 //! for the time of the call. Among tables it first picks the candidate of each run by key range, asks the
 //! processor to fetch all their index buckets, and only then tests them: several cache misses in a row become
 //! one.
+//!
+//! A plain put is its value and a tombstone has none; what other kinds of entry mean is said once, in
+//! [`View::resolve`].
 
 use std::ops::Deref;
 
 use bytes::Bytes;
 use terrace_base::hash::key_hash;
-use terrace_base::{Result, SeqNo, UserKey, ValueKind};
+use terrace_base::key::{EXPIRY_LEN, split_expiry};
+use terrace_base::{Error, Result, SeqNo, UserKey, ValueKind};
 use terrace_sstable::{Found, Table, Value};
 
+use crate::context::{Context, ReadPoint};
 use crate::memtable::Form;
 use crate::view::View;
 
@@ -46,67 +51,155 @@ impl Hit<'_> {
             Hit::Table(value) => value.into_bytes(),
         }
     }
+
+    /// Without the first `n` bytes.
+    fn skip(self, n: usize) -> Self {
+        match self {
+            Hit::Memory(value) => Hit::Memory(value.get(n..).unwrap_or_default()),
+            Hit::Table(value) => Hit::Table(value.skip(n)),
+        }
+    }
+}
+
+/// A stored entry: what the last write did to a key.
+#[derive(Debug)]
+pub(crate) struct Stored<'v> {
+    pub(crate) seq: SeqNo,
+    pub(crate) kind: ValueKind,
+    pub(crate) value: Hit<'v>,
+}
+
+/// What a key has.
+#[derive(Debug)]
+pub(crate) struct Live<'v> {
+    /// The write that set it.
+    pub(crate) seq: SeqNo,
+    /// When it goes, if it does; milliseconds since 1970.
+    pub(crate) expires: Option<u64>,
+    pub(crate) value: Hit<'v>,
 }
 
 impl View {
-    /// The value of `key` for a reader at `at`, with the sequence number that wrote it.
+    /// What `key` has for a reader at `at`.
     #[inline]
-    pub(crate) fn get(&self, key: UserKey<'_>, at: SeqNo) -> Result<Option<(SeqNo, Hit<'_>)>> {
-        let hash = key_hash(key);
-        let live = |seq, kind, hit| Ok((kind == ValueKind::Put).then_some((seq, hit)));
-        if let Some((seq, kind, value)) = self.active.get(key, hash, at)? {
-            return live(seq, kind, Hit::Memory(value));
+    pub(crate) fn get(
+        &self,
+        key: UserKey<'_>,
+        at: ReadPoint,
+        context: &Context,
+    ) -> Result<Option<Live<'_>>> {
+        let Some(stored) = self.newest(key, key_hash(key), at.seq)? else {
+            return Ok(None);
+        };
+        match stored.kind {
+            ValueKind::Put => Ok(Some(Live {
+                seq: stored.seq,
+                expires: None,
+                value: stored.value,
+            })),
+            ValueKind::Tombstone => Ok(None),
+            _ => self.resolve(stored, at, context),
         }
-        for run in &self.sealed {
-            match &run.form {
-                Form::List(list) => {
-                    if let Some((seq, kind, value)) = list.get(key, hash, at)? {
-                        return live(seq, kind, Hit::Memory(value));
-                    }
-                }
-                Form::Image(table) => {
-                    if let Some(found) = table.get(key, hash, at)? {
-                        return live(found.seq, found.kind, Hit::Table(found.value));
-                    }
-                }
-            }
-        }
-        self.get_from_tables(key, hash, at)
     }
 
+    /// What an entry that is neither put nor tombstone means.
+    #[cold]
+    fn resolve<'v>(
+        &'v self,
+        stored: Stored<'v>,
+        at: ReadPoint,
+        context: &Context,
+    ) -> Result<Option<Live<'v>>> {
+        let Stored { seq, kind, value } = stored;
+        match kind {
+            ValueKind::PutExpiring => {
+                let (time, _) = split_expiry(&value)?;
+                let live = Live {
+                    seq,
+                    expires: Some(time),
+                    value: value.skip(EXPIRY_LEN),
+                };
+                Ok((!context.is_expired(time, at)).then_some(live))
+            }
+            _ => Err(Error::unsupported(format!(
+                "an entry of kind {kind:?} cannot be read"
+            ))),
+        }
+    }
+
+    /// The newest entry of `key` at or below `at`, whatever it did.
     #[inline]
-    fn get_from_tables(
+    pub(crate) fn newest(
         &self,
         key: UserKey<'_>,
         hash: u64,
         at: SeqNo,
-    ) -> Result<Option<(SeqNo, Hit<'_>)>> {
-        let mut round: [Option<&Table>; ROUND] = [None; ROUND];
-        let mut count = 0;
-        let newest = 'search: {
-            // Not one iterator over all runs: most levels have one or none, and plain loops skip those fast.
-            for level in self.version.levels() {
-                for run in &level.runs {
-                    let Some(candidate) = run.find(key) else {
-                        continue;
-                    };
-                    if count == ROUND {
-                        let found = first_found(&round, key, hash, at)?;
-                        if found.is_some() {
-                            break 'search found;
-                        }
-                        count = 0;
+    ) -> Result<Option<Stored<'_>>> {
+        let in_list = |(seq, kind, value)| Stored {
+            seq,
+            kind,
+            value: Hit::Memory(value),
+        };
+        if let Some(found) = self.active.get(key, hash, at)? {
+            return Ok(Some(in_list(found)));
+        }
+        for run in &self.sealed {
+            match &run.form {
+                Form::List(list) => {
+                    if let Some(found) = list.get(key, hash, at)? {
+                        return Ok(Some(in_list(found)));
                     }
-                    if let Some(slot) = round.get_mut(count) {
-                        *slot = Some(candidate.table()?);
-                        count += 1;
+                }
+                Form::Image(table) => {
+                    if let Some(found) = table.get(key, hash, at)? {
+                        return Ok(Some(found.into()));
                     }
                 }
             }
-            first_found(round.get(..count).unwrap_or(&[]), key, hash, at)?
-        };
-        let live = newest.filter(|found| found.kind == ValueKind::Put);
-        Ok(live.map(|found| (found.seq, Hit::Table(found.value))))
+        }
+        self.newest_in_tables(key, hash, at)
+    }
+
+    #[inline]
+    fn newest_in_tables(
+        &self,
+        key: UserKey<'_>,
+        hash: u64,
+        at: SeqNo,
+    ) -> Result<Option<Stored<'_>>> {
+        let mut round: [Option<&Table>; ROUND] = [None; ROUND];
+        let mut count = 0;
+        // Not one iterator over all runs: most levels have one or none, and plain loops skip those fast.
+        for level in self.version.levels() {
+            for run in &level.runs {
+                let Some(candidate) = run.find(key) else {
+                    continue;
+                };
+                if count == ROUND {
+                    if let Some(found) = first_found(&round, key, hash, at)? {
+                        return Ok(Some(found.into()));
+                    }
+                    count = 0;
+                }
+                if let Some(slot) = round.get_mut(count) {
+                    *slot = Some(candidate.table()?);
+                    count += 1;
+                }
+            }
+        }
+        let found = first_found(round.get(..count).unwrap_or(&[]), key, hash, at)?;
+        Ok(found.map(Stored::from))
+    }
+}
+
+impl<'v> From<Found<'v>> for Stored<'v> {
+    #[inline]
+    fn from(found: Found<'v>) -> Stored<'v> {
+        Stored {
+            seq: found.seq,
+            kind: found.kind,
+            value: Hit::Table(found.value),
+        }
     }
 }
 

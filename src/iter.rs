@@ -5,9 +5,10 @@ use std::iter::FusedIterator;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use terrace_base::{Error, KeyspaceId, Result, SeqNo};
+use terrace_base::{Error, KeyspaceId, Result};
 
 use crate::bounds::OwnedBounds;
+use crate::context::{Context, ReadPoint};
 use crate::view::View;
 use crate::walk::Walk;
 
@@ -16,13 +17,14 @@ use crate::walk::Walk;
 pub(crate) struct Scan {
     pub(crate) view: Arc<View>,
     pub(crate) keyspace: KeyspaceId,
-    pub(crate) at: SeqNo,
+    pub(crate) at: ReadPoint,
+    pub(crate) context: Arc<Context>,
     pub(crate) bounds: OwnedBounds,
 }
 
 impl Scan {
     fn walk(&self) -> Walk {
-        Walk::new(&self.view, self.keyspace, self.at, self.bounds.clone())
+        Walk::new(self)
     }
 }
 
@@ -136,30 +138,32 @@ impl Iter {
     fn step<T>(
         &mut self,
         advance: fn(&mut Iter) -> Result<bool>,
-        item: impl FnOnce(&Iter) -> T,
+        item: impl FnOnce(&Iter) -> Result<T>,
     ) -> Option<Result<T>> {
         if let Some(error) = self.error.take() {
             return Some(Err(error));
         }
-        match advance(self) {
-            Ok(true) => Some(Ok(item(self))),
-            Ok(false) => None,
-            Err(error) => {
-                self.end();
-                Some(Err(error))
-            }
+        let next = match advance(self) {
+            Ok(true) => item(self),
+            Ok(false) => return None,
+            Err(error) => Err(error),
+        };
+        if next.is_err() {
+            self.end();
         }
+        Some(next)
     }
 }
 
-fn entry(walk: Option<&Walk>) -> (Bytes, Bytes) {
-    walk.map_or_else(Default::default, |walk| {
-        (walk.key_bytes(), walk.value_bytes())
-    })
+fn entry(walk: Option<&Walk>) -> Result<(Bytes, Bytes)> {
+    match walk {
+        Some(walk) => Ok((walk.key_bytes(), walk.value_bytes()?)),
+        None => Ok(Default::default()),
+    }
 }
 
-fn key(walk: Option<&Walk>) -> Bytes {
-    walk.map_or_else(Bytes::new, Walk::key_bytes)
+fn key(walk: Option<&Walk>) -> Result<Bytes> {
+    Ok(walk.map_or_else(Bytes::new, Walk::key_bytes))
 }
 
 impl Iterator for Iter {
@@ -171,7 +175,7 @@ impl Iterator for Iter {
 
     fn count(mut self) -> usize {
         let mut count = 0;
-        while self.step(Iter::advance, |_| ()).is_some() {
+        while self.step(Iter::advance, |_| Ok(())).is_some() {
             count += 1;
         }
         count
@@ -328,11 +332,11 @@ impl Cursor {
     /// The value of the entry, empty where there is none.
     ///
     /// # Errors
-    /// None yet: values lie beside their keys. Large values will be read here.
+    /// Those of reading a value that does not lie beside its key.
     #[inline]
     pub fn value(&self) -> Result<&[u8]> {
         match &self.walk {
-            Ok(walk) if self.error.is_none() => Ok(walk.value()),
+            Ok(walk) if self.error.is_none() => walk.value(),
             _ => Ok(&[]),
         }
     }

@@ -290,13 +290,12 @@ impl Keyspace {
     fn write_one(&self, key: &[u8], value: Option<&[u8]>) -> Result<SeqNo> {
         check_lengths(key.len(), value.map_or(0, <[u8]>::len))?;
         let user = UserKey::new(self.state.id, key);
-        let framing = Framing::new(user, value.map(<[u8]>::len));
-        let kind = if value.is_some() {
-            ValueKind::Put
-        } else {
-            ValueKind::Tombstone
+        let kind = match value {
+            Some(_) => ValueKind::Put,
+            None => ValueKind::Tombstone,
         };
         let value = value.unwrap_or(&[]);
+        let framing = Framing::new(user, kind, value.len());
         let parts = [framing.before_key(), key, framing.before_value(), value];
         let entry = Entries::One {
             user,

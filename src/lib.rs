@@ -42,6 +42,7 @@ mod batch;
 mod bounds;
 mod commit;
 mod compact;
+mod context;
 mod db;
 mod engine;
 mod files;

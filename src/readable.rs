@@ -1,11 +1,14 @@
 //! The reads that a keyspace and a snapshot have in common.
 
+use std::time::SystemTime;
+
 use bytes::Bytes;
 use terrace_base::{Error, Result, SeqNo, UserKey};
 
 use crate::bounds::{KeyBounds, OwnedBounds};
+use crate::context::ReadPoint;
 use crate::engine::Engine;
-use crate::get::Hit;
+use crate::get::Live;
 use crate::iter::{Cursor, Iter, Scan};
 use crate::keyspace::{Keyspace, KeyspaceState};
 use crate::snapshot::Snapshot;
@@ -18,6 +21,8 @@ pub struct Entry {
     pub value: Bytes,
     /// The sequence number of the write that set it: the key's version.
     pub version: SeqNo,
+    /// From when on the key is absent, if it was written with an expiry.
+    pub expires_at: Option<SystemTime>,
 }
 
 /// Where to read: the present, or a snapshot's moment.
@@ -25,7 +30,7 @@ pub struct Entry {
 pub(crate) struct Reader<'a> {
     pub(crate) engine: &'a Engine,
     pub(crate) keyspace: &'a KeyspaceState,
-    pub(crate) at: Option<SeqNo>,
+    pub(crate) at: Option<ReadPoint>,
     pub(crate) wrong: Option<&'a Error>,
 }
 
@@ -37,28 +42,37 @@ impl Reader<'_> {
         }
         match self.at {
             None => self.keyspace.check_alive(),
-            Some(at) => self.keyspace.check_alive_at(at),
+            Some(at) => self.keyspace.check_alive_at(at.seq),
         }
+    }
+
+    /// Where to read; asked after the view is loaded.
+    #[inline]
+    fn at(&self) -> ReadPoint {
+        self.at.unwrap_or_else(|| ReadPoint {
+            seq: self.engine.committer.visible(),
+            now: None,
+        })
     }
 
     /// The view comes first and the sequence number second: see [`crate::view`].
     #[inline]
-    fn read<R>(&self, key: &[u8], found: impl FnOnce(SeqNo, Hit<'_>) -> R) -> Result<Option<R>> {
+    fn read<R>(&self, key: &[u8], found: impl FnOnce(Live<'_>) -> R) -> Result<Option<R>> {
         self.check()?;
         let view = self.engine.views.cell.load();
-        let at = self.at.unwrap_or_else(|| self.engine.committer.visible());
-        let hit = view.get(UserKey::new(self.keyspace.id, key), at)?;
-        Ok(hit.map(|(seq, hit)| found(seq, hit)))
+        let key = UserKey::new(self.keyspace.id, key);
+        let live = view.get(key, self.at(), &self.engine.context)?;
+        Ok(live.map(found))
     }
 
     fn scan(&self, bounds: OwnedBounds) -> Result<Scan> {
         self.check()?;
         let view = self.engine.views.cell.load_full();
-        let at = self.at.unwrap_or_else(|| self.engine.committer.visible());
         Ok(Scan {
             view,
             keyspace: self.keyspace.id,
-            at,
+            at: self.at(),
+            context: self.engine.context.clone(),
             bounds,
         })
     }
@@ -66,11 +80,13 @@ impl Reader<'_> {
     fn multi_get(&self, keys: impl IntoIterator<Item: AsRef<[u8]>>) -> Result<Vec<Option<Bytes>>> {
         self.check()?;
         let view = self.engine.views.cell.load_full();
-        let at = self.at.unwrap_or_else(|| self.engine.committer.visible());
+        let mut at = self.at();
+        at.now.get_or_insert_with(|| self.engine.context.now());
         keys.into_iter()
             .map(|key| {
-                let hit = view.get(UserKey::new(self.keyspace.id, key.as_ref()), at)?;
-                Ok(hit.map(|(_, hit)| hit.into_bytes()))
+                let key = UserKey::new(self.keyspace.id, key.as_ref());
+                let live = view.get(key, at, &self.engine.context)?;
+                Ok(live.map(|live| live.value.into_bytes()))
             })
             .collect()
     }
@@ -164,7 +180,8 @@ macro_rules! readable {
             /// `Closed` after `close`.
             #[inline]
             pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
-                self.reader().read(key.as_ref(), |_, hit| hit.into_bytes())
+                self.reader()
+                    .read(key.as_ref(), |live| live.value.into_bytes())
             }
             /// What `f` makes of the value of `key`, without copying it. `f` runs under no lock and may use the database.
             ///
@@ -176,16 +193,17 @@ macro_rules! readable {
                 key: impl AsRef<[u8]>,
                 f: impl FnOnce(&[u8]) -> R,
             ) -> Result<Option<R>> {
-                self.reader().read(key.as_ref(), |_, hit| f(&hit))
+                self.reader().read(key.as_ref(), |live| f(&live.value))
             }
             /// The value of `key` and its version.
             ///
             /// # Errors
             /// As for `get`.
             pub fn get_entry(&self, key: impl AsRef<[u8]>) -> Result<Option<Entry>> {
-                self.reader().read(key.as_ref(), |version, hit| Entry {
-                    value: hit.into_bytes(),
-                    version,
+                self.reader().read(key.as_ref(), |live| Entry {
+                    version: live.seq,
+                    expires_at: live.expires.map(crate::context::time_of),
+                    value: live.value.into_bytes(),
                 })
             }
             /// The values of `keys`, in their order, all as of one moment.
@@ -203,7 +221,7 @@ macro_rules! readable {
             /// # Errors
             /// As for `get`.
             pub fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool> {
-                Ok(self.reader().read(key.as_ref(), |_, _| ())?.is_some())
+                Ok(self.reader().read(key.as_ref(), |_| ())?.is_some())
             }
             /// True if no key has a value.
             ///

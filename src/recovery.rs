@@ -30,6 +30,7 @@ use terrace_wal::{Log, Lsn, SegmentMeta, Start};
 
 use crate::background::Background;
 use crate::commit::{CommitStart, Committer, opened_read_only};
+use crate::context::Context;
 use crate::engine::{Engine, Env};
 use crate::files::{BLOCK_SIZE, Files};
 use crate::keyspace::{Catalogue, Change};
@@ -579,6 +580,7 @@ fn assemble(
     let committer = Committer::new(start, views.clone(), options.clock.clone(), env);
     Arc::new(Engine {
         id,
+        context: Arc::new(Context::new(options.clock.clone())),
         options,
         files,
         versions,

@@ -37,8 +37,7 @@ impl Replay {
         for (i, operation) in Operations::new(frame.payload, frame.count).enumerate() {
             let seq = frame.first_seq.plus(i as u64);
             match operation? {
-                Operation::Put { user, value } => self.note(user, seq, ValueKind::Put, value),
-                Operation::Delete { user } => self.note(user, seq, ValueKind::Tombstone, &[]),
+                Operation::Entry { user, kind, value } => self.note(user, seq, kind, value),
                 Operation::CreateKeyspace { id, name, options } => {
                     let name = String::from_utf8(name.to_vec()).map_err(|_| {
                         terrace_base::Error::corruption("a keyspace's name is not UTF-8")

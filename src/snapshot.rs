@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use terrace_base::{Error, SeqNo};
 
+use crate::context::ReadPoint;
 use crate::db::Handle;
 use crate::keyspace::{Keyspace, KeyspaceState};
 use crate::readable::Reader;
@@ -32,12 +33,16 @@ pub struct Snapshot {
 /// A registered read point.
 struct Moment {
     handle: Arc<Handle>,
-    at: SeqNo,
+    at: ReadPoint,
 }
 
 impl Drop for Moment {
     fn drop(&mut self) {
-        self.handle.engine().committer.snapshots.release(self.at);
+        self.handle
+            .engine()
+            .committer
+            .snapshots
+            .release(self.at.seq);
     }
 }
 
@@ -46,7 +51,7 @@ impl fmt::Debug for Snapshot {
         write!(
             f,
             "Snapshot({:?} at {:?})",
-            self.keyspace.name, self.moment.at
+            self.keyspace.name, self.moment.at.seq
         )
     }
 }
@@ -54,8 +59,12 @@ impl fmt::Debug for Snapshot {
 impl Snapshot {
     pub(crate) fn new(keyspace: &Keyspace) -> Snapshot {
         let handle = keyspace.handle.clone();
-        let committer = &handle.engine().committer;
-        let at = committer.snapshots.register(committer.visible_cell());
+        let engine = handle.engine();
+        let visible = engine.committer.visible_cell();
+        let at = ReadPoint {
+            seq: engine.committer.snapshots.register(visible),
+            now: Some(engine.context.now()),
+        };
         Snapshot {
             moment: Arc::new(Moment { handle, at }),
             keyspace: keyspace.state().clone(),
@@ -81,7 +90,7 @@ impl Snapshot {
 
     /// The last sequence number that it sees.
     pub fn seq(&self) -> SeqNo {
-        self.moment.at
+        self.moment.at.seq
     }
 
     #[inline]

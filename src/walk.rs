@@ -7,6 +7,8 @@
 //! key's versions are skipped by comparing with a copy of the key. Backwards the versions come oldest first, so
 //! the best so far is copied until the key changes; the source then stands before the key shown.
 //!
+//! An entry that is neither put nor tombstone is looked at on a cold path, [`Walk::is_live`].
+//!
 //! With one source, which is the state of a settled database, there is no merge; and in a block that holds only
 //! one put of each key, all of them visible, no version is looked at: a step is a step in the block.
 
@@ -14,13 +16,16 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use terrace_base::key::{EXPIRY_LEN, split_expiry};
 use terrace_base::{
-    InternalIterator, KeyRef, KeyspaceId, MergingIterator, Result, SeqNo, UserKey, ValueKind,
+    Error, InternalIterator, KeyRef, KeyspaceId, MergingIterator, Result, SeqNo, UserKey, ValueKind,
 };
 use terrace_compaction::RunIter;
 
 use crate::bounds::OwnedBounds;
+use crate::context::{Context, ReadPoint};
 use crate::flush::MemIter;
+use crate::iter::Scan;
 use crate::view::View;
 
 /// One sorted source.
@@ -124,9 +129,12 @@ enum Position {
 pub(crate) struct Walk {
     sources: Sources,
     keyspace: KeyspaceId,
-    at: SeqNo,
+    at: ReadPoint,
+    context: Arc<Context>,
     bounds: OwnedBounds,
     position: Position,
+    /// How many bytes of the stored value come before the value shown.
+    skip: usize,
     /// Forwards: the key whose versions are done with. Backwards: the key shown, if it was copied.
     key: Vec<u8>,
     value: Vec<u8>,
@@ -135,15 +143,16 @@ pub(crate) struct Walk {
 }
 
 impl Walk {
-    /// The entries within `bounds` as `view` shows them at `at`; on none of them yet.
-    pub(crate) fn new(view: &View, keyspace: KeyspaceId, at: SeqNo, bounds: OwnedBounds) -> Walk {
-        let sources = sources(view, keyspace, &bounds);
+    /// The entries that `scan` names; on none of them yet.
+    pub(crate) fn new(scan: &Scan) -> Walk {
         Walk {
-            sources,
-            keyspace,
-            at,
-            bounds,
+            sources: sources(&scan.view, scan.keyspace, &scan.bounds),
+            keyspace: scan.keyspace,
+            at: scan.at,
+            context: scan.context.clone(),
+            bounds: scan.bounds.clone(),
             position: Position::Nowhere,
+            skip: 0,
             key: Vec::new(),
             value: Vec::new(),
             skipping: false,
@@ -167,12 +176,13 @@ impl Walk {
 
     /// The value of the entry, empty where there is none.
     #[inline]
-    pub(crate) fn value(&self) -> &[u8] {
-        match self.position {
-            Position::Nowhere => &[],
+    pub(crate) fn value(&self) -> Result<&[u8]> {
+        let stored = match self.position {
+            Position::Nowhere => return Ok(&[]),
             Position::Ahead | Position::Back => self.sources.value(),
             Position::Saved => &self.value,
-        }
+        };
+        Ok(stored.get(self.skip..).unwrap_or_default())
     }
 
     pub(crate) fn key_bytes(&self) -> Bytes {
@@ -183,12 +193,14 @@ impl Walk {
         }
     }
 
-    pub(crate) fn value_bytes(&self) -> Bytes {
-        match self.position {
-            Position::Nowhere => Bytes::new(),
-            Position::Ahead | Position::Back => self.sources.value_bytes(),
-            Position::Saved => Bytes::copy_from_slice(&self.value),
+    pub(crate) fn value_bytes(&self) -> Result<Bytes> {
+        if self.skip > 0 || self.position == Position::Saved {
+            return self.value().map(Bytes::copy_from_slice);
         }
+        Ok(match self.position {
+            Position::Nowhere => Bytes::new(),
+            _ => self.sources.value_bytes(),
+        })
     }
 
     /// Moves to the first entry.
@@ -196,8 +208,8 @@ impl Walk {
         self.start();
         match &self.bounds.lower {
             Bound::Included(key) => {
-                self.sources
-                    .seek(KeyRef::lookup(UserKey::new(self.keyspace, key), self.at))?;
+                let first = KeyRef::lookup(UserKey::new(self.keyspace, key), self.at.seq);
+                self.sources.seek(first)?;
             }
             // Behind every version of the bound: no entry has sequence number 0.
             Bound::Excluded(key) => {
@@ -207,8 +219,7 @@ impl Walk {
                 ))?;
             }
             Bound::Unbounded => {
-                self.sources
-                    .seek(KeyRef::lookup(UserKey::new(self.keyspace, &[]), self.at))?;
+                self.sources.seek(self.newest_of(&[]))?;
             }
         }
         self.settle_ahead()
@@ -244,8 +255,7 @@ impl Walk {
             return self.first();
         }
         self.start();
-        self.sources
-            .seek(KeyRef::lookup(UserKey::new(self.keyspace, key), self.at))?;
+        self.sources.seek(self.newest_of(key))?;
         self.settle_ahead()
     }
 
@@ -263,7 +273,7 @@ impl Walk {
     /// True if the source is on an entry of this keyspace in a block that needs no look at versions.
     #[inline]
     fn plain(&self) -> bool {
-        self.sources.plain_below(self.keyspace, self.at)
+        self.sources.plain_below(self.keyspace, self.at.seq)
     }
 
     /// The user key that the source is on.
@@ -275,6 +285,38 @@ impl Walk {
     fn start(&mut self) {
         self.position = Position::Nowhere;
         self.skipping = false;
+    }
+
+    /// The position before every version of `key` that can be seen.
+    fn newest_of<'a>(&self, key: &'a [u8]) -> KeyRef<'a> {
+        KeyRef::lookup(UserKey::new(self.keyspace, key), self.at.seq)
+    }
+
+    /// True if an entry of this kind, with the stored value that `value` gives, shows its key. Sets what of the stored value
+    /// comes before the value.
+    #[inline]
+    fn is_live(&mut self, kind: ValueKind, value: fn(&Walk) -> &[u8]) -> Result<bool> {
+        self.skip = 0;
+        match kind {
+            ValueKind::Put => Ok(true),
+            ValueKind::Tombstone => Ok(false),
+            _ => self.is_special_live(kind, value),
+        }
+    }
+
+    #[cold]
+    fn is_special_live(&mut self, kind: ValueKind, value: fn(&Walk) -> &[u8]) -> Result<bool> {
+        match kind {
+            ValueKind::PutExpiring => {
+                let (time, _) = split_expiry(value(self))?;
+                self.skip = EXPIRY_LEN;
+                let now = *self.at.now.get_or_insert_with(|| self.context.now());
+                Ok(now < time)
+            }
+            _ => Err(Error::unsupported(format!(
+                "an entry of kind {kind:?} cannot be read"
+            ))),
+        }
     }
 
     /// Moves to the next entry; stays nowhere if on none.
@@ -338,12 +380,13 @@ impl Walk {
                 return Ok(());
             }
             let hidden =
-                key.seq > self.at || (self.skipping && key.user.bytes == self.key.as_slice());
+                key.seq > self.at.seq || (self.skipping && key.user.bytes == self.key.as_slice());
             if hidden {
                 self.sources.next()?;
                 continue;
             }
-            if key.kind == ValueKind::Tombstone {
+            let kind = key.kind;
+            if !self.is_live(kind, |walk| walk.sources.value())? {
                 self.remember_key();
                 self.sources.next()?;
                 continue;
@@ -354,7 +397,7 @@ impl Walk {
         }
         if self.bounds.upper == Bound::Unbounded || self.bounds.below_upper(self.here()) {
             self.position = Position::Ahead;
-            self.skipping = false;
+            (self.skipping, self.skip) = (false, 0);
         }
         Ok(())
     }
@@ -377,6 +420,7 @@ impl Walk {
         }
         if self.bounds.lower == Bound::Unbounded || self.bounds.above_lower(self.here()) {
             self.position = Position::Back;
+            self.skip = 0;
         }
         Ok(())
     }
@@ -386,20 +430,20 @@ impl Walk {
     fn save_newest(&mut self) -> Result<bool> {
         self.key.clear();
         self.key.extend_from_slice(self.sources.key().user.bytes);
-        let mut live = false;
+        let mut newest = ValueKind::Tombstone;
         while self.sources.valid() {
             let key = self.sources.key();
             if key.user.keyspace != self.keyspace || key.user.bytes != self.key.as_slice() {
                 break;
             }
-            if key.seq <= self.at {
-                live = key.kind == ValueKind::Put;
+            if key.seq <= self.at.seq {
+                newest = key.kind;
                 self.value.clear();
                 self.value.extend_from_slice(self.sources.value());
             }
             self.sources.prev()?;
         }
-        Ok(live)
+        self.is_live(newest, |walk| &walk.value)
     }
 }
 

@@ -82,8 +82,15 @@ pub enum ValueKind {
     Put = 1,
     /// The key is absent; the value is empty.
     Tombstone = 2,
-    // Reserved, and `Unsupported` until they work: 3 merge operand, 4 put with an expiry,
-    // 5 reference into a blob file, 6 the same with an expiry, 7 range tombstone.
+    /// What a merge operator is to combine with the older value.
+    Merge = 3,
+    /// The key has this value until a time: see [`split_expiry`].
+    PutExpiring = 4,
+    /// The key has the value that lies at this place of a blob file.
+    Blob = 5,
+    /// The same until a time.
+    BlobExpiring = 6,
+    // 7 is reserved: a range of keys is deleted by the log and the manifest, not by entries.
 }
 
 impl ValueKind {
@@ -93,11 +100,60 @@ impl ValueKind {
         match byte {
             1 => Ok(ValueKind::Put),
             2 => Ok(ValueKind::Tombstone),
-            3..=7 => Err(Error::unsupported(format!(
-                "entry of kind {byte} was written by a newer terrace; open it with that version"
-            ))),
+            3 => Ok(ValueKind::Merge),
+            4 => Ok(ValueKind::PutExpiring),
+            5 => Ok(ValueKind::Blob),
+            6 => Ok(ValueKind::BlobExpiring),
+            7 => Err(Error::unsupported(
+                "entry of kind 7 was written by a newer terrace; open it with that version",
+            )),
             _ => Err(Error::corruption(format!("{byte} is no kind of entry"))),
         }
+    }
+
+    /// True if the stored value begins with the time until which it holds.
+    #[inline]
+    pub const fn expires(self) -> bool {
+        matches!(self, ValueKind::PutExpiring | ValueKind::BlobExpiring)
+    }
+
+    /// True if the stored value names a place in a blob file.
+    #[inline]
+    pub const fn in_blob(self) -> bool {
+        matches!(self, ValueKind::Blob | ValueKind::BlobExpiring)
+    }
+
+    /// `Corruption` unless a stored value of this kind may have `len` bytes.
+    #[inline]
+    pub fn check_len(self, len: usize) -> Result<()> {
+        let fits = match self {
+            ValueKind::Put | ValueKind::Merge => true,
+            ValueKind::Tombstone => len == 0,
+            ValueKind::PutExpiring => len >= EXPIRY_LEN,
+            ValueKind::Blob => len == BLOB_REF_LEN,
+            ValueKind::BlobExpiring => len == EXPIRY_LEN + BLOB_REF_LEN,
+        };
+        if fits {
+            return Ok(());
+        }
+        Err(Error::corruption(format!(
+            "the stored value of a {self:?} cannot have {len} bytes"
+        )))
+    }
+}
+
+/// Bytes of the time in front of a stored value that expires.
+pub const EXPIRY_LEN: usize = 8;
+/// Bytes of a place in a blob file.
+pub const BLOB_REF_LEN: usize = 24;
+
+/// The time from which a stored value of an expiring kind counts as absent, in milliseconds since 1970-01-01 UTC, and the
+/// rest of the value.
+#[inline]
+pub fn split_expiry(stored: &[u8]) -> Result<(u64, &[u8])> {
+    match stored.split_first_chunk::<EXPIRY_LEN>() {
+        Some((time, rest)) => Ok((u64::from_le_bytes(*time), rest)),
+        None => Err(Error::corruption("an expiring value has no time")),
     }
 }
 
@@ -259,13 +315,21 @@ impl PartialOrd for KeyRef<'_> {
 
 impl fmt::Debug for KeyRef<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = match self.kind {
-            ValueKind::Put => "PUT",
-            ValueKind::Tombstone => "DEL",
-        };
+        let kind = KINDS.iter().find(|(kind, _)| *kind == self.kind);
+        let kind = kind.map_or("?", |(_, name)| name);
         write!(f, "{:?}#{},{kind}", self.user, self.seq)
     }
 }
+
+/// How kinds print.
+const KINDS: [(ValueKind, &str); 6] = [
+    (ValueKind::Put, "PUT"),
+    (ValueKind::Tombstone, "DEL"),
+    (ValueKind::Merge, "MERGE"),
+    (ValueKind::PutExpiring, "EXP"),
+    (ValueKind::Blob, "BLOB"),
+    (ValueKind::BlobExpiring, "BLOBEXP"),
+];
 
 /// An owned [`KeyRef`].
 #[derive(Clone, PartialEq, Eq)]
@@ -290,11 +354,8 @@ impl OwnedKey {
         let wrong = || Error::invalid(format!("`{text}` is no key like a#5,PUT"));
         let (user, trailer) = text.rsplit_once('#').ok_or_else(wrong)?;
         let (seq, kind) = trailer.split_once(',').ok_or_else(wrong)?;
-        let kind = match kind {
-            "PUT" => ValueKind::Put,
-            "DEL" => ValueKind::Tombstone,
-            _ => return Err(wrong()),
-        };
+        let kind = KINDS.iter().find(|(_, name)| *name == kind);
+        let kind = kind.map(|(kind, _)| *kind).ok_or_else(wrong)?;
         Ok(OwnedKey {
             user: OwnedUserKey::parse(user)?,
             seq: SeqNo::new(parse_number(seq)?),
@@ -366,8 +427,13 @@ mod tests {
 
     #[test]
     fn reserved_kinds_are_unsupported_and_others_corrupt() {
+        for (kind, name) in KINDS {
+            assert_eq!(ValueKind::from_byte(kind as u8).unwrap(), kind);
+            let text = format!("a#5,{name}");
+            assert_eq!(format!("{:?}", OwnedKey::parse(&text).unwrap()), text);
+        }
         assert_eq!(
-            ValueKind::from_byte(3).unwrap_err().kind(),
+            ValueKind::from_byte(7).unwrap_err().kind(),
             crate::ErrorKind::Unsupported
         );
         assert_eq!(

@@ -12,7 +12,7 @@ use terrace_base::error::Result;
 use terrace_base::iterator::InternalIterator;
 use terrace_base::key::{KeyRef, KeyspaceId, SeqNo, UserKey, ValueKind};
 
-use crate::block::{CONTINUES, Header, RawBlock, Record, TOMBSTONES, VERSIONS, key_of};
+use crate::block::{CONTINUES, Header, KINDS, RawBlock, Record, VERSIONS, key_of};
 use crate::reader::{SEARCHED_LINES, Table, prefetch_lines};
 use crate::value::COPY_LIMIT;
 
@@ -105,7 +105,7 @@ impl TableIter {
     pub fn plain_below(&self, keyspace: KeyspaceId, at: SeqNo) -> bool {
         self.count > 0
             && self.header.keyspace == keyspace
-            && self.header.flags & (TOMBSTONES | VERSIONS | CONTINUES) == 0
+            && self.header.flags & (KINDS | VERSIONS | CONTINUES) == 0
             && self.header.highest <= at
     }
 

@@ -69,6 +69,13 @@ impl<'t> Value<'t> {
         Value { block, start, len }
     }
 
+    /// The value without its first `n` bytes.
+    pub fn skip(mut self, n: usize) -> Value<'t> {
+        let n = n.min(self.len);
+        (self.start, self.len) = (self.start + n, self.len - n);
+        self
+    }
+
     /// The value as bytes that outlive the table: a copy up to 512 bytes, else a slice that keeps the table's
     /// map or the cached block in memory.
     pub fn into_bytes(self) -> Bytes {

@@ -129,8 +129,8 @@ impl<S: Sink> TableWriter<S> {
         if key.user.bytes.len() > MAX_KEY_LEN || value.len() as u64 > MAX_VALUE_LEN {
             return Err(Error::invalid("a key or value is too long"));
         }
-        if key.kind == ValueKind::Tombstone && !value.is_empty() {
-            return Err(Error::invalid("a tombstone has a value"));
+        if key.kind != ValueKind::Put {
+            key.kind.check_len(value.len())?;
         }
         if self.entries == 0 {
             self.first_key = Some(key.user.to_owned());

@@ -10,7 +10,7 @@ use terrace_base::key::{KeyRef, KeyspaceId, SeqNo, ValueKind};
 
 use super::{
     CONTINUES, HEADER_LEN, Header, MAX_RECORD_START, RAW, RECORD_HEAD_LEN, Record, SLOT_LEN,
-    TOMBSTONES, VERSIONS, common_prefix, head_behind, record_len, records_at,
+    VERSIONS, common_prefix, flags_of, head_behind, record_len, records_at,
 };
 
 /// What is remembered of an entry until its block is cut.
@@ -114,6 +114,7 @@ impl BlockBuilder {
             let record = self.record(i)?;
             highest = highest.max(record.seq());
             tombstones += u16::from(record.kind() == ValueKind::Tombstone);
+            flags |= flags_of(record.kind());
             put_u32(out, head_behind(record.key, prefix));
         }
         for entry in taken {
@@ -122,9 +123,6 @@ impl BlockBuilder {
         }
         out.resize(records_at, 0);
         out.extend_from_slice(self.records.get(..end)?);
-        if tombstones > 0 {
-            flags |= TOMBSTONES;
-        }
         let header = Header {
             count: u16::try_from(count).ok()?,
             prefix: u16::try_from(prefix).ok()?,

@@ -9,7 +9,7 @@
 //! Columns pack better than records. `seq` is the sequence number minus the `lowest` in `seq_width` bytes (0
 //! to 7); these are next to random, and LZ4 would only lengthen them. `key_len` is the length of the key
 //! behind the common prefix, in `key_width` bytes (0 to 2), `rest` those bytes; `value_len` takes
-//! `value_width` bytes (0 to 4). The kinds are left out of a block without tombstones: all are puts. `plain` in
+//! `value_width` bytes (0 to 4). The kinds are left out where the block's flags say that all are plain puts. `plain` in
 //! the block's header is the length of `plain`.
 //!
 //! A block that this does not shrink below 7/8 of its raw form is stored raw.
@@ -28,8 +28,8 @@ use terrace_base::key::{SeqNo, ValueKind};
 
 use super::builder::put_record;
 use super::{
-    HEADER_LEN, Header, LZ4, MAX_RECORD_START, RAW, RECORD_HEAD_LEN, RawBlock, TOMBSTONES,
-    head_behind, record_len,
+    HEADER_LEN, Header, KINDS, LZ4, MAX_RECORD_START, RAW, RECORD_HEAD_LEN, RawBlock, head_behind,
+    record_len,
 };
 
 const PACKED_HEAD_LEN: usize = 4 + 4 + 8;
@@ -166,7 +166,7 @@ impl Packer {
         let plain = &mut self.plain;
         plain.clear();
         let prefix = usize::from(block.header().prefix);
-        if block.header().flags & TOMBSTONES != 0 {
+        if block.header().flags & KINDS != 0 {
             for i in 0..block.len() {
                 plain.push(block.record(i)?.trailer as u8);
             }
@@ -235,7 +235,7 @@ pub(crate) fn unpack(stored: &[u8], header: &Header, plain: &mut Vec<u8>) -> Res
     }
     let mut from = Decoder::new(plain);
     let columns = Columns {
-        kinds: Column::take(&mut from, count, u8::from(header.flags & TOMBSTONES != 0))?,
+        kinds: Column::take(&mut from, count, u8::from(header.flags & KINDS != 0))?,
         key_lens: Column::take(&mut from, count, key_width)?,
         value_lens: Column::take(&mut from, count, value_width)?,
         seqs,

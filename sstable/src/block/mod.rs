@@ -16,8 +16,8 @@
 //!   8 KiB, so that 10 bits name a record ([`crate::point_index`] does).
 //! - `trailer` is sequence number and kind, `highest` the highest sequence number; `raw` is the length of the
 //!   block in raw form, and `plain` what LZ4 unpacks to (0 in a raw block).
-//! - `flags`: 1 there are tombstones; 2 expiry (reserved); 4 some key has several versions, here or in the
-//!   block before or behind; 8 merge operands (reserved); 16 blob references (reserved); 32 the first
+//! - `flags`: 1 there are tombstones; 2 values that expire; 4 some key has several versions, here or in the
+//!   block before or behind; 8 merge operands; 16 places in blob files; 32 the first
 //!   entry's key is also the last of the block before ("continues").
 //!
 //! A block is cut between user keys. A key whose versions do not fit into one block has blocks of its own,
@@ -67,9 +67,27 @@ pub(crate) const MAX_RECORD_START: usize = 8 << 10;
 const SLOT_LEN: usize = 4 + 2;
 
 pub(crate) const TOMBSTONES: u8 = 1;
+pub(crate) const EXPIRY: u8 = 2;
 pub(crate) const VERSIONS: u8 = 4;
+pub(crate) const OPERANDS: u8 = 8;
+pub(crate) const BLOBS: u8 = 16;
 pub(crate) const CONTINUES: u8 = 32;
-const KNOWN_FLAGS: u8 = TOMBSTONES | VERSIONS | CONTINUES;
+/// Some entry is no plain put.
+pub(crate) const KINDS: u8 = TOMBSTONES | EXPIRY | OPERANDS | BLOBS;
+const KNOWN_FLAGS: u8 = KINDS | VERSIONS | CONTINUES;
+
+/// The flags that an entry of this kind sets.
+#[inline]
+const fn flags_of(kind: ValueKind) -> u8 {
+    match kind {
+        ValueKind::Put => 0,
+        ValueKind::Tombstone => TOMBSTONES,
+        ValueKind::Merge => OPERANDS,
+        ValueKind::PutExpiring => EXPIRY,
+        ValueKind::Blob => BLOBS,
+        ValueKind::BlobExpiring => BLOBS | EXPIRY,
+    }
+}
 
 pub(crate) const RAW: u8 = 0;
 pub(crate) const LZ4: u8 = 1;
@@ -222,7 +240,7 @@ impl<'a> Record<'a> {
     pub fn kind(&self) -> ValueKind {
         match self.trailer as u8 {
             1 => ValueKind::Put,
-            _ => ValueKind::Tombstone,
+            other => ValueKind::from_byte(other).unwrap_or(ValueKind::Tombstone),
         }
     }
 
@@ -387,6 +405,8 @@ impl<'a> RawBlock<'a> {
 struct Checked {
     tombstones: u16,
     versions: bool,
+    /// Those that say which kinds there are.
+    flags: u8,
     highest: SeqNo,
 }
 
@@ -406,21 +426,17 @@ impl Checked {
     #[inline]
     fn take(&mut self, record: &Record<'_>) -> Result<()> {
         let (seq, kind) = split_trailer(record.trailer)?;
-        if kind == ValueKind::Tombstone {
-            self.tombstones += 1;
-            if !record.value.is_empty() {
-                return Err(Error::corruption("in a block, a tombstone has a value"));
-            }
-        }
+        kind.check_len(record.value.len())?;
+        self.tombstones += u16::from(kind == ValueKind::Tombstone);
+        self.flags |= flags_of(kind);
         self.highest = self.highest.max(seq);
         Ok(())
     }
 
     fn agree(&self, header: &Header) -> Result<()> {
-        let tombstones = header.flags & TOMBSTONES != 0;
         let versions = header.flags & VERSIONS != 0;
         if self.highest != header.highest
-            || tombstones != (self.tombstones > 0)
+            || header.flags & KINDS != self.flags
             || (self.versions && !versions)
             || (header.flags & CONTINUES != 0 && !versions)
         {
