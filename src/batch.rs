@@ -9,10 +9,11 @@
 //!            | 2 | keyspace | key                delete
 //!            | 3 | keyspace | key | operand      merge
 //!            | 4 | keyspace | key | value        put until a time, which the value begins with
+//!            | 7 | keyspace | lower | bounded: u8 (0, 1) | upper      delete a range of keys
 //!            | 32 | keyspace | name | options    create a keyspace
 //!            | 33 | keyspace                     drop a keyspace
 //! keyspace  := varint
-//! key, value, name, options := length: varint | bytes
+//! key, value, lower, upper, name, options := length: varint | bytes
 //! ```
 //!
 //! Numbers up to 31 are those of `ValueKind`, whose stored values stand here as they will in tables; those not
@@ -29,12 +30,14 @@ use terrace_base::coding::{put_slice, put_varint};
 use terrace_base::key::{MAX_KEY_LEN, MAX_VALUE_LEN};
 use terrace_base::{Decoder, Error, KeyspaceId, Result, SeqNo, UserKey, ValueKind};
 
+use crate::bounds::{KeyBounds, half_open};
 use crate::keyspace::{Keyspace, KeyspaceState};
 use crate::options::Durability;
 
 /// Most bytes of a batch, keys and values and their framing counted.
 pub const MAX_BATCH_LEN: u64 = 1 << 30;
 
+const DELETE_RANGE: u8 = 7;
 const CREATE_KEYSPACE: u8 = 32;
 const DROP_KEYSPACE: u8 = 33;
 
@@ -46,6 +49,11 @@ pub(crate) enum Operation<'a> {
         user: UserKey<'a>,
         kind: ValueKind,
         value: &'a [u8],
+    },
+    /// Every key from `lower` to before `upper` is gone; to the keyspace's end if there is no `upper`.
+    DeleteRange {
+        lower: UserKey<'a>,
+        upper: Option<&'a [u8]>,
     },
     CreateKeyspace {
         id: KeyspaceId,
@@ -87,13 +95,23 @@ impl<'a> Operations<'a> {
                 kind.check_len(value.len())?;
                 Operation::Entry { user, kind, value }
             }
+            DELETE_RANGE => {
+                let lower = UserKey::new(id, d.slice()?);
+                let (bounded, upper) = (d.u8()?, d.slice()?);
+                let upper = match bounded {
+                    0 if upper.is_empty() => None,
+                    1 if upper > lower.bytes => Some(upper),
+                    _ => return Err(Error::corruption("a deleted range in the log is empty")),
+                };
+                Operation::DeleteRange { lower, upper }
+            }
             CREATE_KEYSPACE => Operation::CreateKeyspace {
                 id,
                 name: d.slice()?,
                 options: d.slice()?,
             },
             DROP_KEYSPACE => Operation::DropKeyspace { id },
-            5..=31 => {
+            5..=6 | 8..=31 => {
                 return Err(Error::unsupported(format!(
                     "operation {code} in the log was written by a newer terrace"
                 )));
@@ -286,6 +304,12 @@ impl Batch {
         self
     }
 
+    /// Removes every key of `range` from the default keyspace; what the batch puts there later stays.
+    pub fn delete_range(&mut self, range: impl KeyBounds) -> &mut Self {
+        self.add_delete_range(KeyspaceId(0), &range);
+        self
+    }
+
     /// When this batch counts as done, if not as the database's options say.
     pub fn durability(&mut self, durability: Durability) -> &mut Self {
         self.durability = Some(durability);
@@ -307,6 +331,22 @@ impl Batch {
             let framing = Framing::new(UserKey::new(id, key), ValueKind::Tombstone, 0);
             self.payload.extend_from_slice(framing.before_key());
             self.payload.extend_from_slice(key);
+        }
+    }
+
+    pub(crate) fn add_delete_range(&mut self, id: KeyspaceId, range: &impl KeyBounds) {
+        let Some((lower, upper)) = half_open(range) else {
+            return; // An empty range.
+        };
+        let upper_len = upper.as_ref().map_or(0, Vec::len);
+        // The end of a range that includes its last key is a byte longer than that key.
+        let longest = lower.len().max(upper_len).saturating_sub(1);
+        if self.admit(longest, lower.len() + upper_len) {
+            self.payload.push(DELETE_RANGE);
+            put_varint(&mut self.payload, u64::from(id.0));
+            put_slice(&mut self.payload, &lower);
+            self.payload.push(u8::from(upper.is_some()));
+            put_slice(&mut self.payload, upper.as_deref().unwrap_or_default());
         }
     }
 
@@ -355,6 +395,12 @@ impl BatchKeyspace<'_> {
         self.batch.add_delete(self.id, key.as_ref());
         self
     }
+
+    /// Removes every key of `range`.
+    pub fn delete_range(&mut self, range: impl KeyBounds) -> &mut Self {
+        self.batch.add_delete_range(self.id, &range);
+        self
+    }
 }
 
 /// A write as the commit path takes it: the payload in parts, and how to find its entries without decoding
@@ -381,6 +427,21 @@ pub(crate) enum Entries<'a> {
     None,
 }
 
+/// What a write does to the memtable.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Effect<'a> {
+    Entry {
+        user: UserKey<'a>,
+        hash: u64,
+        kind: ValueKind,
+        value: &'a [u8],
+    },
+    DeletedRange {
+        lower: UserKey<'a>,
+        upper: Option<&'a [u8]>,
+    },
+}
+
 impl<'a> Write<'a> {
     pub(crate) fn new(parts: &'a [&'a [u8]], count: u32, entries: Entries<'a>) -> Write<'a> {
         let len = parts.iter().map(|part| part.len()).sum();
@@ -392,12 +453,12 @@ impl<'a> Write<'a> {
         }
     }
 
-    /// Calls `insert` with each entry for the memtable.
+    /// Calls `apply` with each effect on the memtable.
     #[inline]
     pub(crate) fn for_each(
         &self,
         first: SeqNo,
-        mut insert: impl FnMut(UserKey<'_>, u64, SeqNo, ValueKind, &[u8]),
+        mut apply: impl FnMut(SeqNo, Effect<'_>),
     ) -> Result<()> {
         use terrace_base::hash::key_hash;
         match self.entries {
@@ -406,13 +467,33 @@ impl<'a> Write<'a> {
                 hash,
                 kind,
                 value,
-            } => insert(user, hash, first, kind, value),
+            } => apply(
+                first,
+                Effect::Entry {
+                    user,
+                    hash,
+                    kind,
+                    value,
+                },
+            ),
             Entries::Payload(payload) => {
                 for (i, operation) in Operations::new(payload, self.count).enumerate() {
                     let seq = first.plus(i as u64);
                     match operation? {
                         Operation::Entry { user, kind, value } => {
-                            insert(user, key_hash(user), seq, kind, value);
+                            let hash = key_hash(user);
+                            apply(
+                                seq,
+                                Effect::Entry {
+                                    user,
+                                    hash,
+                                    kind,
+                                    value,
+                                },
+                            );
+                        }
+                        Operation::DeleteRange { lower, upper } => {
+                            apply(seq, Effect::DeletedRange { lower, upper });
                         }
                         Operation::CreateKeyspace { .. } | Operation::DropKeyspace { .. } => {}
                     }

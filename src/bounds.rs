@@ -60,6 +60,25 @@ impl<A: AsRef<[u8]>, B: AsRef<[u8]>> KeyBounds for (Bound<A>, Bound<B>) {
     }
 }
 
+/// The range from its first possible key to before the second; to the end if there is no second. `None` if no
+/// key can lie in it.
+pub(crate) fn half_open(range: &impl KeyBounds) -> Option<(Vec<u8>, Option<Vec<u8>>)> {
+    let behind = |key: &[u8]| [key, &[0]].concat(); // Nothing lies between a key and this.
+    let (lower, upper) = range.bounds();
+    let lower = match lower {
+        Bound::Unbounded => Vec::new(),
+        Bound::Included(key) => key.to_vec(),
+        Bound::Excluded(key) => behind(key),
+    };
+    let upper = match upper {
+        Bound::Unbounded => None,
+        Bound::Included(key) => Some(behind(key)),
+        Bound::Excluded(key) => Some(key.to_vec()),
+    };
+    let some = upper.as_ref().is_none_or(|upper| lower < *upper);
+    some.then_some((lower, upper))
+}
+
 /// An owned range, as iterators keep it.
 #[derive(Clone, Debug)]
 pub(crate) struct OwnedBounds {

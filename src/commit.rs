@@ -26,12 +26,12 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-use terrace_base::{Clock, Error, ErrorKind, KeyRef, Result, SeqNo};
+use terrace_base::{Clock, DeletedRange, Error, ErrorKind, KeyRef, Result, SeqNo};
 use terrace_wal::{Log, Lsn, Room, SegmentMeta};
 
-use crate::batch::Write;
+use crate::batch::{Effect, Write};
 use crate::keyspace::KeyspaceState;
-use crate::memtable::{Form, LIST_BYTES, ListWriter, MemRun, pin};
+use crate::memtable::{Form, ListWriter, MemRun, pin};
 use crate::options::Durability;
 use crate::snapshot_list::SnapshotList;
 use crate::sync::{AtomicU64, Condvar, Mutex, MutexGuard, Ordering, lock, yield_now};
@@ -258,8 +258,19 @@ impl Committer {
         state.appended = last;
         let pin = pin();
         let list = &mut state.list;
-        let inserted = write.for_each(first, |user, hash, seq, kind, value| {
-            list.insert(KeyRef::new(user, seq, kind), hash, value, &pin);
+        let inserted = write.for_each(first, |seq, effect| match effect {
+            Effect::Entry {
+                user,
+                hash,
+                kind,
+                value,
+            } => list.insert(KeyRef::new(user, seq, kind), hash, value, &pin),
+            Effect::DeletedRange { lower, upper } => list.delete_range(DeletedRange {
+                keyspace: lower.keyspace,
+                lower: lower.bytes.into(),
+                upper: upper.map(Into::into),
+                seq,
+            }),
         });
         drop(pin);
         if let Err(error) = inserted {
@@ -283,7 +294,7 @@ impl Committer {
             }
             Durability::Buffered => {}
         }
-        if state.list.list().len() >= self.list_entries || state.list.bytes() >= LIST_BYTES {
+        if state.list.is_full(self.list_entries) {
             self.seal_locked(&mut state);
         }
         self.publish(&mut state);
@@ -521,6 +532,7 @@ impl Committer {
             bytes: sealed.bytes() as u64,
             last_seq: state.appended,
             end_lsn: state.log.end(),
+            ranges: sealed.list().ranges(),
             form: Form::List(sealed.list().clone()),
         };
         state.next_run += 1;

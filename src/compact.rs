@@ -7,11 +7,14 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use terrace_base::{FileNumber, InternalIterator, KeyRef, KeyspaceId, Result, SeqNo, UserKey};
+use terrace_base::{
+    DeletedRange, FileNumber, InternalIterator, KeyRef, KeyspaceId, Result, SeqNo, UserKey,
+};
 use terrace_compaction::{
     Compaction, CompactionKind, KeyRange, MergeOptions, MergeResult, Version, VersionEdit,
     damaged_table, pick, pick_range, rewrite_in_place,
 };
+use terrace_sstable::Table;
 
 use crate::engine::Engine;
 use crate::files::BLOCK_SIZE;
@@ -61,9 +64,13 @@ impl Engine {
         Ok(true)
     }
 
-    /// Takes a table that holds entries of a dropped keyspace, and removes it or writes it again without them; false
-    /// if there is none. Tables of level 0 are left to the merge that they wait for anyway.
+    /// Takes a table that holds entries of a dropped keyspace or a deleted range, and removes it or writes it again
+    /// without them; false if there is none. Tables of level 0 are left to the merge that they wait for anyway.
     pub(crate) fn reclaim_once(&self) -> Result<bool> {
+        Ok(self.reclaim_keyspace()? || self.reclaim_range()?)
+    }
+
+    fn reclaim_keyspace(&self) -> Result<bool> {
         let dropped = self.versions.lock().state.dropped.clone();
         if dropped.is_empty() {
             return Ok(false);
@@ -80,17 +87,60 @@ impl Engine {
             let Some((number, whole)) = holder(&version, id, at)? else {
                 continue;
             };
-            let options = self.pick_options(true);
-            let step = self
-                .claim(|version, busy| rewrite_in_place(version, &options, busy, number, whole));
-            let Some((compaction, version, busy)) = step else {
-                continue; // It is being merged: look again at the result.
-            };
-            self.run_compaction(&compaction, &version)?;
-            drop(busy);
-            return Ok(true);
+            if self.rewrite(number, whole)? {
+                return Ok(true);
+            }
         }
         Ok(false)
+    }
+
+    /// Removes the table `number`, if it goes as a `whole`, or writes it again; false if it is being merged: then the
+    /// result is to be looked at.
+    fn rewrite(&self, number: FileNumber, whole: bool) -> Result<bool> {
+        let options = self.pick_options(true);
+        let step =
+            self.claim(|version, busy| rewrite_in_place(version, &options, busy, number, whole));
+        let Some((compaction, version, busy)) = step else {
+            return Ok(false);
+        };
+        self.run_compaction(&compaction, &version)?;
+        drop(busy);
+        Ok(true)
+    }
+
+    /// Takes a table that holds entries which a range delete hides from everybody, or forgets a delete that hides
+    /// nothing any more.
+    fn reclaim_range(&self) -> Result<bool> {
+        let settled = self.horizon(Vec::new()).stripes.settled();
+        let version = self.views.cell.load().version.clone();
+        let ranges = version.deleted().ranges();
+        let alike = || ranges.iter().filter(|range| range.seq <= settled);
+        for range in alike() {
+            // All that it hides a later one hides too.
+            let superseded = alike().any(|later| later.seq > range.seq && later.covers(range));
+            match hidden_in(&version, range)? {
+                _ if superseded => return self.forget(range.seq),
+                None => return self.forget(range.seq),
+                Some((0, _, _)) => {}
+                Some((_, number, whole)) => {
+                    if self.rewrite(number, whole)? {
+                        return Ok(true);
+                    }
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// No entry that the range delete at `seq` hides is left, nor can one come back: whatever a running job writes, it
+    /// read from the tables that were looked at.
+    fn forget(&self, seq: SeqNo) -> Result<bool> {
+        let edit = VersionEdit {
+            ranges_forgotten: vec![seq],
+            ..VersionEdit::default()
+        };
+        self.heed(self.install(&edit))?;
+        Ok(true)
     }
 
     /// Picks under the lock of the busy set, so that no two compactions share a table.
@@ -156,11 +206,10 @@ impl Engine {
         let dropped = self.versions.lock().state.dropped.clone();
         let horizon = self.horizon(dropped);
         let older = compaction.older_runs(version);
+        let may_hold = |key: UserKey<'_>| older.may_hold(key);
         let options = MergeOptions {
-            stripes: horizon.stripes,
-            dropped_keyspaces: &horizon.dropped,
-            oldest_snapshot: horizon.oldest_snapshot,
-            may_exist_below: &|key| older.may_hold(key),
+            // The same holds for the ranges: the version has those of edits alone.
+            rules: horizon.rules(version.deleted(), &may_hold),
             target_size: self.options.tuning.table_bytes,
             compression: compaction.compression,
             block_size: BLOCK_SIZE,
@@ -178,6 +227,46 @@ impl Engine {
         })?;
         Ok(())
     }
+}
+
+/// A table that holds an entry which `range` hides, with its level and whether all its entries are hidden; one below
+/// level 0 if there is one.
+fn hidden_in(version: &Version, range: &DeletedRange) -> Result<Option<(usize, FileNumber, bool)>> {
+    let mut in_level0 = None;
+    for (level, _, file) in version.tables() {
+        let info = file.info();
+        let (first, last) = (info.smallest.as_ref(), info.largest.as_ref());
+        if info.min_seq > range.seq || !range.touches(first, last) {
+            continue;
+        }
+        let whole = info.max_seq < range.seq && range.covers_keys(first, last);
+        if !whole && !file.damaged() && !holds_hidden(file.table()?, range)? {
+            continue;
+        }
+        if level > 0 && !file.damaged() {
+            return Ok(Some((level, file.number(), whole)));
+        }
+        in_level0 = Some((0, file.number(), whole)); // Or set aside: it waits too.
+    }
+    Ok(in_level0)
+}
+
+/// True if `table` holds an entry that `range` hides.
+fn holds_hidden(table: &Arc<Table>, range: &DeletedRange) -> Result<bool> {
+    let mut entries = table.iter();
+    let lower = UserKey::new(range.keyspace, &range.lower);
+    entries.seek(KeyRef::lookup(lower, SeqNo::MAX))?;
+    while entries.valid() {
+        let key = entries.key();
+        if !range.covers_keys(key.user, key.user) {
+            return Ok(false);
+        }
+        if key.seq < range.seq {
+            return Ok(true);
+        }
+        entries.next()?;
+    }
+    Ok(false)
 }
 
 /// A table below level 0 that holds an entry of the keyspace `id`, and whether all its entries go with the keyspace,

@@ -409,6 +409,11 @@ impl Engine {
         self.background.trouble().map_or(Ok(()), Err)
     }
 
+    /// True if so many range deletes are kept that they are to be worked off before the database is idle.
+    pub(crate) fn has_many_ranges(&self) -> bool {
+        self.views.cell.load().version.deleted().ranges().len() > 256
+    }
+
     /// Flushes and merges as an idle database would, until nothing is due.
     pub(crate) fn wait_idle(&self) -> Result<()> {
         self.flush()?;

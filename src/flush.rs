@@ -16,12 +16,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use terrace_base::vfs::OpenMode;
 use terrace_base::{
-    Error, FileKind, FileNumber, InternalIterator, KeyRef, KeyspaceId, MergingIterator, Result,
-    SeqNo,
+    Error, FileKind, FileNumber, InternalIterator, KeyRef, KeyspaceId, MergingIterator, RangeSet,
+    Result, SeqNo, UserKey,
 };
 use terrace_compaction::{
-    AddedTable, CompactionIter, Flushed, MergeOptions, OlderRuns, Outputs, Stripes, TableMeta,
-    VersionEdit,
+    AddedTable, CompactionIter, Flushed, MergeOptions, OlderRuns, Outputs, Rules, Stripes,
+    TableMeta, VersionEdit,
 };
 use terrace_sstable::{Compression, Table, TableIter, TableWriter, WriterOptions};
 
@@ -109,6 +109,23 @@ pub(crate) struct Horizon {
     pub(crate) dropped: Vec<(KeyspaceId, SeqNo)>,
 }
 
+impl Horizon {
+    /// What decides which entries of a job go.
+    pub(crate) fn rules<'a>(
+        &'a self,
+        deleted: &'a RangeSet,
+        may_exist_below: &'a dyn Fn(UserKey<'_>) -> bool,
+    ) -> Rules<'a> {
+        Rules {
+            stripes: &self.stripes,
+            dropped_keyspaces: &self.dropped,
+            deleted,
+            oldest_snapshot: self.oldest_snapshot,
+            may_exist_below,
+        }
+    }
+}
+
 /// Makes the files of new tables, and remembers them so that a failed job leaves nothing behind.
 #[derive(Debug)]
 pub(crate) struct NewTables<'a> {
@@ -162,14 +179,14 @@ impl Engine {
         Ok(self.image_once(&view)? || self.fold_once(&view)?)
     }
 
-    /// Turns the oldest list that is wholly visible into an image.
+    /// Turns the oldest list that is wholly visible into an image. One without entries, with range deletes alone, stays.
     fn image_once(&self, view: &View) -> Result<bool> {
         let visible = self.committer.visible();
         let oldest = view
             .sealed
             .iter()
             .rev()
-            .find(|run| matches!(run.form, Form::List(_)));
+            .find(|run| matches!(run.form, Form::List(_)) && run.entries > 0);
         let Some(run) = oldest.filter(|run| run.last_seq <= visible) else {
             return Ok(false);
         };
@@ -209,6 +226,7 @@ impl Engine {
             end_lsn: newest.end_lsn,
             bytes: info.size,
             entries: info.entries,
+            ranges: Arc::new(RangeSet::union(runs.iter().map(|run| &*run.ranges))),
             form: Form::Image(Arc::new(table)),
         });
         let ids: Vec<u64> = runs.iter().map(|run| run.id).collect();
@@ -234,8 +252,15 @@ impl Engine {
         let sink = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
         let mut writer = TableWriter::new(sink, options);
         // A tombstone must stay: what it hides lies below, in tables and older pieces. So must the entries of a
-        // dropped keyspace: the drop may lie in a later piece, and be lost while this one is kept.
-        let mut entries = CompactionIter::new(input, stripes, &[], None, &|_| true);
+        // dropped keyspace or range: the drop may lie in a later piece, and be lost while this one is kept.
+        let rules = Rules {
+            stripes,
+            dropped_keyspaces: &[],
+            deleted: &RangeSet::default(),
+            oldest_snapshot: None,
+            may_exist_below: &|_| true,
+        };
+        let mut entries = CompactionIter::new(input, rules);
         while let Some((key, value)) = entries.next_kept()? {
             writer.add(key, value)?;
         }
@@ -295,9 +320,10 @@ impl Engine {
         let flushed = Flushed { lsn: lsn.0, seq };
         // A drop may be acted on only if this edit, or an earlier one, carries it.
         horizon.dropped.retain(|(_, at)| *at <= seq);
+        let ranges = RangeSet::union(runs.iter().map(|run| &*run.ranges));
         let mut tables = NewTables::new(self);
-        match self.write_level0(&view, runs, horizon, &mut tables) {
-            Ok(metas) => self.install_flush(runs, flushed, metas)?,
+        match self.write_level0(&view, runs, &ranges, horizon, &mut tables) {
+            Ok(metas) => self.install_flush(runs, &ranges, flushed, metas)?,
             Err(error) => {
                 tables.discard();
                 return Err(error);
@@ -318,7 +344,7 @@ impl Engine {
             return Ok(()); // There are entries: the flush that takes them takes the changes along.
         };
         let flushed = Flushed { lsn: lsn.0, seq };
-        let result = self.install_flush(&[], flushed, Vec::new());
+        let result = self.install_flush(&[], &RangeSet::default(), flushed, Vec::new());
         self.heed(result)?;
         self.release_log(lsn)
     }
@@ -327,15 +353,15 @@ impl Engine {
         &self,
         view: &View,
         runs: &[Arc<MemRun>],
+        ranges: &RangeSet,
         horizon: Horizon,
         tables: &mut NewTables<'_>,
     ) -> Result<Vec<TableMeta>> {
         let older = OlderRuns::all(&view.version);
+        let deleted = RangeSet::union([&**view.version.deleted(), ranges]);
+        let may_hold = |key: UserKey<'_>| older.may_hold(key);
         let options = MergeOptions {
-            stripes: horizon.stripes,
-            dropped_keyspaces: &horizon.dropped,
-            oldest_snapshot: horizon.oldest_snapshot,
-            may_exist_below: &|key| older.may_hold(key),
+            rules: horizon.rules(&deleted, &may_hold),
             target_size: self.options.tuning.table_bytes,
             compression: Compression::None,
             block_size: BLOCK_SIZE,
@@ -358,6 +384,7 @@ impl Engine {
     fn install_flush(
         &self,
         runs: &[Arc<MemRun>],
+        ranges: &RangeSet,
         flushed: Flushed,
         metas: Vec<TableMeta>,
     ) -> Result<()> {
@@ -372,6 +399,11 @@ impl Engine {
                 })
                 .collect(),
             flushed: Some(flushed),
+            ranges_deleted: ranges
+                .ranges()
+                .iter()
+                .map(|range| (**range).clone())
+                .collect(),
             ..VersionEdit::default()
         };
         self.catalogue.add_to_edit(flushed.seq, &mut edit);

@@ -127,7 +127,11 @@ impl View {
         }
     }
 
-    /// The newest entry of `key` at or below `at`, whatever it did.
+    /// The newest entry of `key` at or below `at`, whatever it did. A key that a range delete hides is shown as a
+    /// tombstone of that delete.
+    ///
+    /// Pieces and runs are asked from the newest on, so that the first entry found is the newest. The deletes of a
+    /// piece hide all that lies in older ones; those of the tables hide what lies in tables and is older.
     #[inline]
     pub(crate) fn newest(
         &self,
@@ -140,24 +144,29 @@ impl View {
             kind,
             value: Hit::Memory(value),
         };
-        if let Some(found) = self.active.get(key, hash, at)? {
-            return Ok(Some(in_list(found)));
+        let found = self.active.get(key, hash, at)?.map(in_list);
+        if self.active.has_ranges() {
+            let deleted = self.active.ranges().newest(key, at);
+            if let Some(found) = unless_deleted(found, deleted) {
+                return Ok(Some(found));
+            }
+        } else if found.is_some() {
+            return Ok(found);
         }
         for run in &self.sealed {
-            match &run.form {
-                Form::List(list) => {
-                    if let Some(found) = list.get(key, hash, at)? {
-                        return Ok(Some(in_list(found)));
-                    }
-                }
-                Form::Image(table) => {
-                    if let Some(found) = table.get(key, hash, at)? {
-                        return Ok(Some(found.into()));
-                    }
-                }
+            let found = match &run.form {
+                Form::List(list) => list.get(key, hash, at)?.map(in_list),
+                Form::Image(table) => table.get(key, hash, at)?.map(Stored::from),
+            };
+            if let Some(found) = unless_deleted(found, run.ranges.newest(key, at)) {
+                return Ok(Some(found));
             }
         }
-        self.newest_in_tables(key, hash, at)
+        let found = self.newest_in_tables(key, hash, at)?;
+        Ok(unless_deleted(
+            found,
+            self.version.deleted().newest(key, at),
+        ))
     }
 
     #[inline]
@@ -189,6 +198,20 @@ impl View {
         }
         let found = first_found(round.get(..count).unwrap_or(&[]), key, hash, at)?;
         Ok(found.map(Stored::from))
+    }
+}
+
+/// `found`, or the range delete at `deleted` if that is newer; zero is none.
+#[inline]
+fn unless_deleted(found: Option<Stored<'_>>, deleted: SeqNo) -> Option<Stored<'_>> {
+    match found {
+        Some(found) if found.seq > deleted => Some(found),
+        _ if deleted == SeqNo::ZERO => None,
+        _ => Some(Stored {
+            seq: deleted,
+            kind: ValueKind::Tombstone,
+            value: Hit::Memory(&[]),
+        }),
     }
 }
 

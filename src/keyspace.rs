@@ -13,7 +13,7 @@ use terrace_base::hash::key_hash;
 use terrace_base::{Error, ErrorKind, KeyspaceId, Result, SeqNo, UserKey, ValueKind};
 use terrace_compaction::{KeyRange, KeyspaceRecord, VersionEdit};
 
-use crate::batch::{Entries, Framing, Write, check_lengths};
+use crate::batch::{Batch, Entries, Framing, Write, check_lengths};
 use crate::bounds::KeyBounds;
 use crate::db::{Db, Handle};
 use crate::snapshot::Snapshot;
@@ -285,6 +285,37 @@ impl Keyspace {
     #[inline]
     pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<SeqNo> {
         self.write_one(key.as_ref(), None)
+    }
+
+    /// Removes every key of `range`, at the cost of one write however many there are; the write's sequence number.
+    ///
+    /// The space comes back with compaction. Until then the delete itself is kept in memory: some 200 bytes.
+    ///
+    /// ```
+    /// # fn main() -> terrace::Result<()> {
+    /// let db = terrace::Db::in_memory()?;
+    /// for day in ["2026-01-30", "2026-01-31", "2026-02-01"] {
+    ///     db.put(day, "log")?;
+    /// }
+    /// db.delete_range(.."2026-02")?;
+    /// assert_eq!(db.first()?.unwrap().0, "2026-02-01");
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`Keyspace::put`].
+    pub fn delete_range(&self, range: impl KeyBounds) -> Result<SeqNo> {
+        let mut batch = Batch::new();
+        batch.keyspace(self).delete_range(range);
+        self.handle.writer().write_batch(&batch)
+    }
+
+    /// Removes every key; the write's sequence number.
+    ///
+    /// # Errors
+    /// As for [`Keyspace::put`].
+    pub fn clear(&self) -> Result<SeqNo> {
+        self.delete_range(..)
     }
 
     fn write_one(&self, key: &[u8], value: Option<&[u8]>) -> Result<SeqNo> {

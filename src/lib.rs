@@ -69,6 +69,7 @@ mod snapshot_list;
 mod stats;
 mod sync;
 mod ticket;
+mod undeleted;
 mod version_set;
 mod view;
 mod walk;

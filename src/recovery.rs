@@ -20,10 +20,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use bytes::Bytes;
 use terrace_base::coding::align8;
 use terrace_base::vfs::{Fs, LockGuard, OpenMode, parent_of};
-use terrace_base::{Error, ErrorKind, FileKind, FileNumber, Result, SeqNo};
+use terrace_base::{Error, ErrorKind, FileKind, FileNumber, RangeSet, Result, SeqNo};
 use terrace_compaction::{
-    AddedTable, Flushed, KeyspaceRecord, MergeOptions, OlderRuns, Outputs, Stripes, TableStore,
-    VersionEdit,
+    AddedTable, Flushed, KeyspaceRecord, MergeOptions, OlderRuns, Outputs, Rules, Stripes,
+    TableStore, VersionEdit,
 };
 use terrace_sstable::{BlockCache, Compression, Table, TableWriter, WriterOptions};
 use terrace_wal::{Log, Lsn, SegmentMeta, Start};
@@ -319,10 +319,21 @@ impl Opening<'_> {
 
     /// The replayed entries as an image in memory.
     fn image_of(&self, replay: Replay, last_seq: SeqNo, end_lsn: Lsn) -> Result<Option<MemRun>> {
-        if replay.is_empty() {
-            return Ok(None);
-        }
         use terrace_base::InternalIterator;
+        let ranges = replay.ranges.iter().cloned().map(Arc::new);
+        let ranges = Arc::new(RangeSet::new(ranges.collect()));
+        if replay.is_empty() {
+            let list = ListWriter::new(); // Without entries, as a list of range deletes alone is.
+            return Ok((!ranges.is_empty()).then(|| MemRun {
+                id: 0,
+                form: Form::List(list.list().clone()),
+                last_seq,
+                end_lsn,
+                ranges,
+                bytes: 0,
+                entries: 0,
+            }));
+        }
         let id = self.files.fs.random();
         let mut options = WriterOptions::new(id, self.files.fs.random());
         options.compression = Compression::None;
@@ -341,6 +352,7 @@ impl Opening<'_> {
             form: Form::Image(Arc::new(table)),
             last_seq,
             end_lsn,
+            ranges,
             bytes: info.size,
             entries: info.entries,
         }))
@@ -374,6 +386,7 @@ impl Opening<'_> {
                 Change::Drop(id) => edit.keyspaces_dropped.push((id, seq)),
             }
         }
+        edit.ranges_deleted.append(&mut replay.ranges);
         if !replay.is_empty() {
             let mut outputs = RecoveredTables {
                 files: &self.files,
@@ -415,11 +428,16 @@ impl Opening<'_> {
         let mut dropped = state.dropped.clone();
         dropped.extend(edit.keyspaces_dropped.iter().copied());
         let older = OlderRuns::all(&state.version);
+        let ranges = edit.ranges_deleted.iter().cloned().map(Arc::new);
+        let ranges = RangeSet::new(ranges.collect());
         let options = MergeOptions {
-            stripes: Stripes::new(&[], last_seq),
-            dropped_keyspaces: &dropped,
-            oldest_snapshot: None,
-            may_exist_below: &|key| older.may_hold(key),
+            rules: Rules {
+                stripes: &Stripes::new(&[], last_seq),
+                dropped_keyspaces: &dropped,
+                deleted: &RangeSet::union([&**state.version.deleted(), &ranges]),
+                oldest_snapshot: None,
+                may_exist_below: &|key| older.may_hold(key),
+            },
             target_size: self.options.tuning.table_bytes,
             compression: Compression::None,
             block_size: BLOCK_SIZE,

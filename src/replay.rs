@@ -5,7 +5,9 @@
 
 use std::cmp::Ordering;
 
-use terrace_base::{InternalIterator, KeyRef, KeyspaceId, Result, SeqNo, UserKey, ValueKind};
+use terrace_base::{
+    DeletedRange, InternalIterator, KeyRef, KeyspaceId, Result, SeqNo, UserKey, ValueKind,
+};
 use terrace_compaction::KeyspaceRecord;
 use terrace_wal::Frame;
 
@@ -29,6 +31,7 @@ pub(crate) struct Replay {
     bytes: Vec<u8>,
     notes: Vec<Note>,
     pub(crate) changes: Vec<(SeqNo, Change)>,
+    pub(crate) ranges: Vec<DeletedRange>,
 }
 
 impl Replay {
@@ -38,6 +41,12 @@ impl Replay {
             let seq = frame.first_seq.plus(i as u64);
             match operation? {
                 Operation::Entry { user, kind, value } => self.note(user, seq, kind, value),
+                Operation::DeleteRange { lower, upper } => self.ranges.push(DeletedRange {
+                    keyspace: lower.keyspace,
+                    lower: lower.bytes.into(),
+                    upper: upper.map(Into::into),
+                    seq,
+                }),
                 Operation::CreateKeyspace { id, name, options } => {
                     let name = String::from_utf8(name.to_vec()).map_err(|_| {
                         terrace_base::Error::corruption("a keyspace's name is not UTF-8")

@@ -39,6 +39,8 @@ pub struct Stats {
     pub memtable_bytes: u64,
     /// Sorted pieces that hold them.
     pub memtable_pieces: usize,
+    /// Deletes of ranges whose keys compaction has not worked off yet.
+    pub range_deletes: usize,
     /// Bytes of the segments that the log lies in.
     pub log_bytes: u64,
     /// Bytes of tables.
@@ -141,6 +143,7 @@ impl Engine {
                 + view.sealed.iter().map(|run| run.entries).sum::<u64>(),
             memtable_bytes: view.sealed_bytes(),
             memtable_pieces: 1 + view.sealed.len(),
+            range_deletes: view.range_deletes(),
             log_bytes: self
                 .versions
                 .lock()

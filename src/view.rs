@@ -29,6 +29,14 @@ impl View {
     pub(crate) fn sealed_bytes(&self) -> u64 {
         self.sealed.iter().map(|run| run.bytes).sum()
     }
+
+    /// How many range deletes are in force.
+    pub(crate) fn range_deletes(&self) -> usize {
+        let sealed = self.sealed.iter().map(|run| run.ranges.ranges().len());
+        self.active.ranges().ranges().len()
+            + sealed.sum::<usize>()
+            + self.version.deleted().ranges().len()
+    }
 }
 
 /// The present view.

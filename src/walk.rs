@@ -18,7 +18,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use terrace_base::key::{EXPIRY_LEN, split_expiry};
 use terrace_base::{
-    Error, InternalIterator, KeyRef, KeyspaceId, MergingIterator, Result, SeqNo, UserKey, ValueKind,
+    Error, InternalIterator, KeyRef, KeyspaceId, MergingIterator, RangeSet, Result, SeqNo, UserKey,
+    ValueKind,
 };
 use terrace_compaction::RunIter;
 
@@ -26,64 +27,56 @@ use crate::bounds::OwnedBounds;
 use crate::context::{Context, ReadPoint};
 use crate::flush::MemIter;
 use crate::iter::Scan;
+use crate::undeleted::Undeleted;
 use crate::view::View;
 
 /// One sorted source.
 #[derive(Debug)]
-enum Source {
+pub(crate) enum Source {
     Mem(MemIter),
     Run(RunIter),
 }
 
-macro_rules! each {
-    ($enum:ident, $self:ident, $it:ident => $call:expr, $a:ident, $b:ident) => {
-        match $self {
-            $enum::$a($it) => $call,
-            $enum::$b($it) => $call,
-        }
-    };
-}
-
 macro_rules! internal_iterator {
-    ($enum:ident, $a:ident, $b:ident) => {
+    ($enum:ident, $($variant:ident),+) => {
         impl InternalIterator for $enum {
             fn seek(&mut self, target: KeyRef<'_>) -> Result<()> {
-                each!($enum, self, it => it.seek(target), $a, $b)
+                match self { $($enum::$variant(it) => it.seek(target)),+ }
             }
             fn seek_for_prev(&mut self, target: KeyRef<'_>) -> Result<()> {
-                each!($enum, self, it => it.seek_for_prev(target), $a, $b)
+                match self { $($enum::$variant(it) => it.seek_for_prev(target)),+ }
             }
             fn first(&mut self) -> Result<()> {
-                each!($enum, self, it => it.first(), $a, $b)
+                match self { $($enum::$variant(it) => it.first()),+ }
             }
             fn last(&mut self) -> Result<()> {
-                each!($enum, self, it => it.last(), $a, $b)
+                match self { $($enum::$variant(it) => it.last()),+ }
             }
             #[inline]
             fn next(&mut self) -> Result<()> {
-                each!($enum, self, it => it.next(), $a, $b)
+                match self { $($enum::$variant(it) => it.next()),+ }
             }
             #[inline]
             fn prev(&mut self) -> Result<()> {
-                each!($enum, self, it => it.prev(), $a, $b)
+                match self { $($enum::$variant(it) => it.prev()),+ }
             }
             #[inline]
             fn valid(&self) -> bool {
-                each!($enum, self, it => it.valid(), $a, $b)
+                match self { $($enum::$variant(it) => it.valid()),+ }
             }
             #[inline]
             fn key(&self) -> KeyRef<'_> {
-                each!($enum, self, it => it.key(), $a, $b)
+                match self { $($enum::$variant(it) => it.key()),+ }
             }
             #[inline]
             fn value(&self) -> &[u8] {
-                each!($enum, self, it => it.value(), $a, $b)
+                match self { $($enum::$variant(it) => it.value()),+ }
             }
             fn key_bytes(&self) -> Bytes {
-                each!($enum, self, it => it.key_bytes(), $a, $b)
+                match self { $($enum::$variant(it) => it.key_bytes()),+ }
             }
             fn value_bytes(&self) -> Bytes {
-                each!($enum, self, it => it.value_bytes(), $a, $b)
+                match self { $($enum::$variant(it) => it.value_bytes()),+ }
             }
         }
     };
@@ -96,9 +89,11 @@ internal_iterator!(Source, Mem, Run);
 enum Sources {
     One(Source),
     Many(MergingIterator<Source>),
+    /// Where range deletes touch the range.
+    Undeleted(MergingIterator<Undeleted>),
 }
 
-internal_iterator!(Sources, One, Many);
+internal_iterator!(Sources, One, Many, Undeleted);
 
 impl Sources {
     /// True if the entry is in a block of `keyspace` that needs no look at versions.
@@ -146,7 +141,7 @@ impl Walk {
     /// The entries that `scan` names; on none of them yet.
     pub(crate) fn new(scan: &Scan) -> Walk {
         Walk {
-            sources: sources(&scan.view, scan.keyspace, &scan.bounds),
+            sources: sources(scan),
             keyspace: scan.keyspace,
             at: scan.at,
             context: scan.context.clone(),
@@ -447,13 +442,9 @@ impl Walk {
     }
 }
 
-/// The pieces and runs that can hold an entry of the range.
-fn sources(view: &View, keyspace: KeyspaceId, bounds: &OwnedBounds) -> Sources {
-    let mut all = Vec::new();
-    if !view.active.is_empty() {
-        all.push(Source::Mem(MemIter::List(view.active.cursor())));
-    }
-    all.extend(view.sealed.iter().map(|run| Source::Mem(run.iter())));
+/// The pieces and runs that can hold an entry of the range, without what range deletes hide.
+fn sources(scan: &Scan) -> Sources {
+    let (view, keyspace, bounds) = (&scan.view, scan.keyspace, &scan.bounds);
     let lower: &[u8] = match &bounds.lower {
         Bound::Included(key) | Bound::Excluded(key) => key,
         Bound::Unbounded => &[],
@@ -463,11 +454,28 @@ fn sources(view: &View, keyspace: KeyspaceId, bounds: &OwnedBounds) -> Sources {
         Bound::Included(key) | Bound::Excluded(key) => UserKey::new(keyspace, key),
         Bound::Unbounded => UserKey::new(KeyspaceId(keyspace.0.saturating_add(1)), &[]),
     };
+    let deleted = deleted_within(view, smallest, largest);
+    // Each with the sequence number that none of its entries is above.
+    let mut all = Vec::new();
+    if !view.active.is_empty() {
+        let cursor = view.active.cursor();
+        all.push((Source::Mem(MemIter::List(cursor)), SeqNo::MAX));
+    }
+    let sealed = view.sealed.iter();
+    all.extend(sealed.map(|run| (Source::Mem(run.iter()), run.last_seq)));
     if smallest <= largest {
         let runs = view.version.runs_newest_first().map(|(_, run)| run);
         let touching = runs.filter(|run| !run.overlapping(smallest, largest).is_empty());
-        all.extend(touching.map(|run: &Arc<_>| Source::Run(RunIter::new(run.clone()))));
+        all.extend(
+            touching.map(|run: &Arc<_>| (Source::Run(RunIter::new(run.clone())), run.max_seq())),
+        );
     }
+    if let Some(deleted) = deleted {
+        let at = scan.at.seq;
+        let wrap = |(source, newest)| Undeleted::new(source, newest, deleted.clone(), at);
+        return Sources::Undeleted(MergingIterator::new(all.into_iter().map(wrap).collect()));
+    }
+    let mut all: Vec<Source> = all.into_iter().map(|(source, _)| source).collect();
     match (all.len(), all.pop()) {
         (1, Some(only)) => Sources::One(only),
         (_, last) => {
@@ -475,4 +483,18 @@ fn sources(view: &View, keyspace: KeyspaceId, bounds: &OwnedBounds) -> Sources {
             Sources::Many(MergingIterator::new(all))
         }
     }
+}
+
+/// The range deletes of `view` that touch keys from `smallest` to `largest`, if there are any.
+fn deleted_within(
+    view: &View,
+    smallest: UserKey<'_>,
+    largest: UserKey<'_>,
+) -> Option<Arc<RangeSet>> {
+    let active = view.active.has_ranges().then(|| view.active.ranges());
+    let sealed = view.sealed.iter().map(|run| &run.ranges);
+    let sets = active.iter().chain(sealed).chain([view.version.deleted()]);
+    let mut touching = sets.filter(|set| set.touches(smallest, largest)).peekable();
+    touching.peek()?;
+    Some(Arc::new(RangeSet::union(touching.map(|set| &**set))))
 }

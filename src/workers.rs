@@ -153,9 +153,9 @@ fn compact(engine: &Engine) -> Result<Duration> {
             engine.files.remove_obsolete()?;
             if idle {
                 engine.trim_log(0)?;
-                if engine.reclaim_once()? {
-                    continue;
-                }
+            }
+            if (idle || engine.has_many_ranges()) && engine.reclaim_once()? {
+                continue;
             }
             return Ok(IDLE);
         }

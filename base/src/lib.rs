@@ -19,6 +19,7 @@ pub mod iterator;
 pub mod key;
 pub mod merging;
 pub mod prefetch;
+pub mod range_set;
 pub mod vfs;
 
 pub use clock::{Clock, ManualClock, SystemClock};
@@ -28,3 +29,4 @@ pub use filename::{FileKind, FileNumber};
 pub use iterator::InternalIterator;
 pub use key::{KeyRef, KeyspaceId, OwnedKey, OwnedUserKey, SeqNo, UserKey, ValueKind};
 pub use merging::MergingIterator;
+pub use range_set::{DeletedRange, RangeSet};

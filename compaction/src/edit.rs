@@ -18,6 +18,8 @@
 //!  18  keyspace-  id, seq
 //!  20  next       keyspace id                          ids below it were used
 //!  22  last seq   seq
+//!  28  range      keyspace, lower: slice, bounded: u8 (0, 1), upper: slice, seq      deleted: see `range_set`
+//!  30  range-     seq                                 nothing that it hid is left
 //!
 //! table    := number, id: u64, size, entries, tombstones, min seq, max seq,
 //!             keyspace, smallest: slice, keyspace, largest: slice,
@@ -42,7 +44,9 @@
 #![deny(clippy::indexing_slicing)]
 
 use terrace_base::coding::{put_slice, put_u64, put_varint};
-use terrace_base::{Decoder, Error, FileNumber, KeyspaceId, OwnedUserKey, Result, SeqNo, UserKey};
+use terrace_base::{
+    Decoder, DeletedRange, Error, FileNumber, KeyspaceId, OwnedUserKey, Result, SeqNo, UserKey,
+};
 use terrace_sstable::{Compression, TableInfo};
 
 use crate::table_file::TableMeta;
@@ -59,6 +63,8 @@ const KEYSPACE_CREATED: u64 = 16;
 const KEYSPACE_DROPPED: u64 = 18;
 const NEXT_KEYSPACE: u64 = 20;
 const LAST_SEQ: u64 = 22;
+const RANGE_DELETED: u64 = 28;
+const RANGE_FORGOTTEN: u64 = 30;
 
 /// A table that joins the tree.
 #[derive(Clone, PartialEq)]
@@ -151,6 +157,10 @@ pub struct VersionEdit {
     pub next_keyspace: Option<u32>,
     /// The last sequence number known to be used.
     pub last_seq: Option<SeqNo>,
+    /// Ranges of keys deleted.
+    pub ranges_deleted: Vec<DeletedRange>,
+    /// Range deletes that hide nothing any more, by when they were written.
+    pub ranges_forgotten: Vec<SeqNo>,
 }
 
 impl VersionEdit {
@@ -190,6 +200,12 @@ impl VersionEdit {
         self.encode_keyspaces(out);
         if let Some(seq) = self.last_seq {
             put_numbers(out, LAST_SEQ, &[seq.get()]);
+        }
+        for range in &self.ranges_deleted {
+            put_field(out, RANGE_DELETED, |body| put_range(body, range));
+        }
+        for seq in &self.ranges_forgotten {
+            put_numbers(out, RANGE_FORGOTTEN, &[seq.get()]);
         }
     }
 
@@ -260,6 +276,8 @@ impl VersionEdit {
             }
             NEXT_KEYSPACE => once(&mut self.next_keyspace, body.varint_u32()?)?,
             LAST_SEQ => once(&mut self.last_seq, seq(body)?)?,
+            RANGE_DELETED => self.ranges_deleted.push(range(body)?),
+            RANGE_FORGOTTEN => self.ranges_forgotten.push(seq(body)?),
             _ => return skip(tag).map(|()| false),
         }
         Ok(true)
@@ -333,6 +351,35 @@ fn table(body: &mut Decoder<'_>) -> Result<TableMeta> {
         body.slice()?;
     }
     Ok(TableMeta { number, info })
+}
+
+fn put_range(body: &mut Vec<u8>, range: &DeletedRange) {
+    put_varint(body, u64::from(range.keyspace.0));
+    put_slice(body, &range.lower);
+    body.push(u8::from(range.upper.is_some()));
+    put_slice(body, range.upper.as_deref().unwrap_or_default());
+    put_varint(body, range.seq.get());
+}
+
+fn range(body: &mut Decoder<'_>) -> Result<DeletedRange> {
+    let keyspace = KeyspaceId(body.varint_u32()?);
+    let lower = body.slice()?;
+    let (bounded, upper) = (body.u8()?, body.slice()?);
+    let upper = match bounded {
+        0 if upper.is_empty() => None,
+        1 if upper > lower => Some(upper.into()),
+        _ => {
+            return Err(Error::corruption(
+                "a deleted range has no end, or an end before its start",
+            ));
+        }
+    };
+    Ok(DeletedRange {
+        keyspace,
+        lower: lower.into(),
+        upper,
+        seq: seq(body)?,
+    })
 }
 
 fn keyspace(body: &mut Decoder<'_>) -> Result<KeyspaceRecord> {

@@ -12,17 +12,21 @@
 //! keyspace- 2 19
 //! next-keyspace 4
 //! last-seq 20
+//! range 3:a,f seq=21                  up to the keyspace's end where nothing follows the comma
+//! range- 21
 //! ```
 
 use std::fmt;
 
-use terrace_base::{Error, FileNumber, KeyspaceId, Result, SeqNo};
+use terrace_base::{DeletedRange, Error, FileNumber, KeyspaceId, Result, SeqNo, UserKey};
 
 use crate::edit::{
     AddedTable, Flushed, KeyspaceRecord, MovedTable, RemovedTable, SegmentRecord, VersionEdit,
 };
 use crate::table_file::TableMeta;
-use crate::text::{Short, parse_escaped, parse_hex, parse_number, write_escaped};
+use crate::text::{
+    Short, parse_escaped, parse_hex, parse_key, parse_number, write_escaped, write_key,
+};
 
 impl fmt::Debug for AddedTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -83,6 +87,10 @@ impl fmt::Debug for VersionEdit {
         lines.extend(dropped.map(|(id, seq)| format!("keyspace- {} {seq}", id.0)));
         lines.extend(self.next_keyspace.map(|id| format!("next-keyspace {id}")));
         lines.extend(self.last_seq.map(|seq| format!("last-seq {seq}")));
+        let ranges = self.ranges_deleted.iter();
+        lines.extend(ranges.map(|range| RangeLine(range).to_string()));
+        let forgotten = self.ranges_forgotten.iter();
+        lines.extend(forgotten.map(|seq| format!("range- {seq}")));
         f.write_str(&lines.join("\n"))
     }
 }
@@ -144,10 +152,38 @@ impl VersionEdit {
             }
             ["next-keyspace", id] => self.next_keyspace = Some(parse_id(id)?),
             ["last-seq", seq] => self.last_seq = Some(parse_seq(seq)?),
+            ["range", bounds, seq] => self.ranges_deleted.push(parse_range(bounds, seq)?),
+            ["range-", seq] => self.ranges_forgotten.push(parse_seq(seq)?),
             _ => return Err(Error::invalid("no part of an edit looks so")),
         }
         Ok(())
     }
+}
+
+/// Prints as the line of a deleted range.
+pub(crate) struct RangeLine<'a>(pub &'a DeletedRange);
+
+impl fmt::Display for RangeLine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let range = self.0;
+        f.write_str("range ")?;
+        write_key(f, UserKey::new(range.keyspace, &range.lower))?;
+        f.write_str(",")?;
+        write_escaped(f, range.upper.as_deref().unwrap_or_default())?;
+        write!(f, " seq={}", range.seq)
+    }
+}
+
+fn parse_range(bounds: &str, seq: &str) -> Result<DeletedRange> {
+    let wrong = || Error::invalid(format!("`{bounds}` is no range like 3:a,f"));
+    let (lower, upper) = bounds.split_once(',').ok_or_else(wrong)?;
+    let (lower, upper) = (parse_key(lower)?, parse_escaped(upper)?);
+    Ok(DeletedRange {
+        keyspace: lower.keyspace,
+        lower: lower.bytes,
+        upper: (!upper.is_empty()).then(|| upper.into()),
+        seq: parse_seq(named("seq=", seq)?)?,
+    })
 }
 
 fn named<'a>(name: &str, word: &'a str) -> Result<&'a str> {

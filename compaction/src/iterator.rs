@@ -1,10 +1,11 @@
 //! A [`CompactionIter`] goes through sorted entries and drops what no reader can see.
 //!
-//! An entry goes for one of three reasons, tried in this order:
+//! An entry goes for one of four reasons, tried in this order:
 //!
 //! 1. *Dropped keyspace*: its keyspace is gone, and no snapshot is older than that.
 //! 2. *Shadowed*: a newer version of its key lies in the same stripe (see [`Stripes`]).
-//! 3. *Tombstone*: nothing that it hides can return. It lies in the oldest stripe, so that rule 2 takes every older
+//! 3. *Range delete*: a newer delete of a range that covers it lies in the same stripe.
+//! 4. *Tombstone*: nothing that it hides can return. It lies in the oldest stripe, so that rule 2 takes every older
 //!    version of its key out of the input, and no older run outside the input can hold the key.
 //!
 //! A tombstone that goes still shadows: the versions below it must not come back.
@@ -18,7 +19,7 @@
 use std::cmp::Ordering;
 
 use terrace_base::{
-    Error, InternalIterator, KeyRef, KeyspaceId, Result, SeqNo, UserKey, ValueKind,
+    Error, InternalIterator, KeyRef, KeyspaceId, RangeSet, Result, SeqNo, UserKey, ValueKind,
 };
 
 use crate::stripes::Stripes;
@@ -32,6 +33,8 @@ pub enum Dropped {
     Tombstone,
     /// Its keyspace is gone.
     DroppedKeyspace,
+    /// A newer delete of a range covers it.
+    RangeDeleted,
 }
 
 /// How many entries went, by reason.
@@ -43,12 +46,14 @@ pub struct DropCounts {
     pub tombstones: u64,
     /// The keyspace is gone.
     pub dropped_keyspace: u64,
+    /// Covered by the delete of a range.
+    pub range_deleted: u64,
 }
 
 impl DropCounts {
     /// All of them.
     pub fn total(&self) -> u64 {
-        self.shadowed + self.tombstones + self.dropped_keyspace
+        self.shadowed + self.tombstones + self.dropped_keyspace + self.range_deleted
     }
 
     fn count(&mut self, why: Dropped) {
@@ -56,6 +61,7 @@ impl DropCounts {
             Dropped::Shadowed => &mut self.shadowed,
             Dropped::Tombstone => &mut self.tombstones,
             Dropped::DroppedKeyspace => &mut self.dropped_keyspace,
+            Dropped::RangeDeleted => &mut self.range_deleted,
         } += 1;
     }
 }
@@ -72,12 +78,29 @@ pub enum Step {
 }
 
 /// What decides about entries.
-#[derive(Clone)]
-pub(crate) struct Rules<'a> {
+#[derive(Clone, Copy)]
+pub struct Rules<'a> {
+    /// The snapshots and what is visible.
     pub stripes: &'a Stripes,
+    /// Keyspaces that are gone, each from its sequence number on.
     pub dropped_keyspaces: &'a [(KeyspaceId, SeqNo)],
+    /// Ranges of keys that are deleted.
+    pub deleted: &'a RangeSet,
+    /// The oldest snapshot, if there is one.
     pub oldest_snapshot: Option<SeqNo>,
+    /// May an older run outside the input hold the key? If unsure: yes.
     pub may_exist_below: &'a dyn Fn(UserKey<'_>) -> bool,
+}
+
+impl std::fmt::Debug for Rules<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Rules")
+            .field("stripes", &self.stripes)
+            .field("dropped_keyspaces", &self.dropped_keyspaces)
+            .field("deleted", &self.deleted)
+            .field("oldest_snapshot", &self.oldest_snapshot)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The entries of `I` that somebody can still see.
@@ -102,23 +125,11 @@ struct Last {
 }
 
 impl<'a, I: InternalIterator> CompactionIter<'a, I> {
-    /// Goes through `input` from its first entry. `may_exist_below` says whether an older run outside
-    /// `input` may hold a key. A keyspace in `dropped_keyspaces` is gone from its sequence number on.
-    pub fn new(
-        input: I,
-        stripes: &'a Stripes,
-        dropped_keyspaces: &'a [(KeyspaceId, SeqNo)],
-        oldest_snapshot: Option<SeqNo>,
-        may_exist_below: &'a dyn Fn(UserKey<'_>) -> bool,
-    ) -> CompactionIter<'a, I> {
+    /// Goes through `input` from its first entry.
+    pub fn new(input: I, rules: Rules<'a>) -> CompactionIter<'a, I> {
         CompactionIter {
             input,
-            rules: Rules {
-                stripes,
-                dropped_keyspaces,
-                oldest_snapshot,
-                may_exist_below,
-            },
+            rules,
             last: None,
             keyspace: None,
             key: Vec::new(),
@@ -203,6 +214,9 @@ impl<'a, I: InternalIterator> CompactionIter<'a, I> {
         if hidden_in == Some(stripe) {
             return Ok(Some(Dropped::Shadowed));
         }
+        if is_range_deleted(&self.rules, key, stripe) {
+            return Ok(Some(Dropped::RangeDeleted));
+        }
         let hides_nothing = key.kind == ValueKind::Tombstone
             && stripe == 0
             && !(self.rules.may_exist_below)(key.user);
@@ -225,6 +239,16 @@ impl<'a, I: InternalIterator> CompactionIter<'a, I> {
             ))),
         }
     }
+}
+
+/// True if a delete of a range hides `key` from every reader that could see it.
+fn is_range_deleted(rules: &Rules<'_>, key: KeyRef<'_>, stripe: usize) -> bool {
+    if rules.deleted.is_empty() {
+        return false;
+    }
+    let fragment = rules.deleted.fragment(key.user);
+    let hidden_by = fragment.and_then(|fragment| fragment.oldest_above(key.seq));
+    hidden_by.is_some_and(|seq| rules.stripes.of(seq) == stripe)
 }
 
 /// True if the entries of `id` go. Asked once for each stretch of a keyspace.

@@ -9,13 +9,10 @@
 //! says the inputs hold, so that an input that ended early cannot pass for a short one.
 
 use terrace_base::vfs::File;
-use terrace_base::{
-    Error, ErrorKind, FileNumber, InternalIterator, KeyRef, KeyspaceId, Result, SeqNo, UserKey,
-};
+use terrace_base::{Error, ErrorKind, FileNumber, InternalIterator, KeyRef, Result, UserKey};
 use terrace_sstable::{Compression, FileSink, TableWriter, WriterOptions};
 
-use crate::iterator::{CompactionIter, DropCounts, Step};
-use crate::stripes::Stripes;
+use crate::iterator::{CompactionIter, DropCounts, Rules, Step};
 use crate::table_file::TableMeta;
 
 /// How many entries go by between two looks at [`MergeOptions::should_stop`].
@@ -23,14 +20,8 @@ const STOP_INTERVAL: u64 = 256;
 
 /// What a merge needs to know.
 pub struct MergeOptions<'a> {
-    /// The snapshots and what is visible.
-    pub stripes: Stripes,
-    /// Keyspaces that are gone, each from its sequence number on.
-    pub dropped_keyspaces: &'a [(KeyspaceId, SeqNo)],
-    /// The oldest snapshot, if there is one.
-    pub oldest_snapshot: Option<SeqNo>,
-    /// May an older run outside this job hold the key? If unsure: yes.
-    pub may_exist_below: &'a dyn Fn(UserKey<'_>) -> bool,
+    /// What decides which entries go.
+    pub rules: Rules<'a>,
     /// Tables are cut at this size.
     pub target_size: u64,
     /// Of the new tables.
@@ -44,9 +35,7 @@ pub struct MergeOptions<'a> {
 impl std::fmt::Debug for MergeOptions<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("MergeOptions")
-            .field("stripes", &self.stripes)
-            .field("dropped_keyspaces", &self.dropped_keyspaces)
-            .field("oldest_snapshot", &self.oldest_snapshot)
+            .field("rules", &self.rules)
             .field("target_size", &self.target_size)
             .field("compression", &self.compression)
             .field("block_size", &self.block_size)
@@ -81,13 +70,7 @@ pub fn merge<I: InternalIterator>(
     options: &MergeOptions<'_>,
     outputs: &mut dyn Outputs,
 ) -> Result<MergeResult> {
-    let mut entries = CompactionIter::new(
-        input,
-        &options.stripes,
-        options.dropped_keyspaces,
-        options.oldest_snapshot,
-        options.may_exist_below,
-    );
+    let mut entries = CompactionIter::new(input, options.rules);
     let mut writer = RunWriter {
         options,
         outputs,

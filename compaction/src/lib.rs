@@ -36,7 +36,7 @@ mod version;
 pub use edit::{
     AddedTable, Flushed, KeyspaceRecord, MovedTable, RemovedTable, SegmentRecord, VersionEdit,
 };
-pub use iterator::{CompactionIter, DropCounts, Dropped, Step};
+pub use iterator::{CompactionIter, DropCounts, Dropped, Rules, Step};
 pub use job::{MergeOptions, MergeResult, Outputs, merge};
 pub use picker::{
     Compaction, CompactionKind, KeyRange, OlderRuns, PickOptions, Targets, debt, pick, pick_range,

@@ -53,6 +53,30 @@ impl RunIter {
             .is_some_and(|(_, table)| table.plain_below(keyspace, at))
     }
 
+    /// The table that the iterator is in.
+    pub fn table(&self) -> Option<&Arc<TableFile>> {
+        let (i, _) = self.current.as_ref()?;
+        self.run.tables().get(*i)
+    }
+
+    /// Moves to the first entry of the next table.
+    pub fn next_table(&mut self) -> Result<()> {
+        if let Some((i, _)) = &self.current {
+            let next = i + 1;
+            self.enter(next, |table| table.first())?;
+        }
+        self.skip_forward()
+    }
+
+    /// Moves to the last entry of the table before.
+    pub fn prev_table(&mut self) -> Result<()> {
+        match self.current.as_ref().map(|(i, _)| i.checked_sub(1)) {
+            Some(Some(before)) => self.enter(before, |table| table.last()).map(|_| ())?,
+            _ => self.current = None,
+        }
+        self.skip_backward()
+    }
+
     /// Enters table `i` by `place`; false if there is none. The iterator is left invalid on failure.
     fn enter(
         &mut self,

@@ -16,15 +16,21 @@
 //! L0: run 12: 000107:[a#90-z#99](size=4M)
 //! L0: run 11: 000105:[c#70-k#89]
 //! L6: run 0: 000100:[a#1-j#60] 000101:[k#2-z#59]
+//! range c,f seq=95
 //! ```
+//!
+//! The last line is a range delete. Those in force belong to the tree as a whole, not to tables: a delete of a
+//! million keys is one line here, a table moves without it, and no table needs bounds for what is not in it.
+//! Each stays until no table holds an entry that it hides.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
-use terrace_base::{Error, FileNumber, Result};
+use terrace_base::{DeletedRange, Error, FileNumber, RangeSet, Result};
 
 use crate::edit::{AddedTable, VersionEdit};
+use crate::edit_text::RangeLine;
 use crate::run::Run;
 use crate::table_file::{TableFile, TableMeta, TableStore};
 
@@ -54,6 +60,7 @@ impl Level {
 #[derive(Clone, Default)]
 pub struct Version {
     levels: [Level; LEVELS],
+    deleted: Arc<RangeSet>,
 }
 
 /// A level taken apart for a change: run ids with their tables.
@@ -77,6 +84,12 @@ impl Version {
     #[inline]
     pub fn levels(&self) -> &[Level] {
         &self.levels
+    }
+
+    /// The range deletes in force. What they hide may still be in tables.
+    #[inline]
+    pub fn deleted(&self) -> &Arc<RangeSet> {
+        &self.deleted
     }
 
     /// Every run with its level, newest first: the order in which a reader asks them.
@@ -154,15 +167,17 @@ impl Version {
         Ok(())
     }
 
-    /// All tables as additions: the first edit of a new manifest.
+    /// All tables and range deletes as additions: the first edit of a new manifest.
     pub fn as_edit(&self) -> VersionEdit {
         let added = self.tables().map(|(level, run, table)| AddedTable {
             level,
             run,
             meta: table.meta().clone(),
         });
+        let ranges = self.deleted.ranges().iter();
         VersionEdit {
             added: added.collect(),
+            ranges_deleted: ranges.map(|range| (**range).clone()).collect(),
             ..VersionEdit::default()
         }
     }
@@ -171,6 +186,11 @@ impl Version {
     pub fn parse(text: &str, store: &Arc<dyn TableStore>) -> Result<Version> {
         let mut edit = VersionEdit::default();
         for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
+            if line.starts_with("range ") {
+                edit.ranges_deleted
+                    .extend(VersionEdit::parse(line)?.ranges_deleted);
+                continue;
+            }
             let wrong = || Error::invalid(format!("`{line}` is no line like L0: run 1: <tables>"));
             let (level, rest) = line
                 .strip_prefix('L')
@@ -192,6 +212,8 @@ impl Version {
 struct Builder<'a> {
     base: &'a Version,
     open: [Option<OpenLevel>; LEVELS],
+    /// The range deletes, if they change.
+    ranges: Option<Vec<Arc<DeletedRange>>>,
 }
 
 impl<'a> Builder<'a> {
@@ -199,6 +221,7 @@ impl<'a> Builder<'a> {
         Builder {
             base,
             open: Default::default(),
+            ranges: None,
         }
     }
 
@@ -257,11 +280,35 @@ impl<'a> Builder<'a> {
             let level = self.level(added.level)?;
             level.entry(added.run).or_default().push(table);
         }
+        self.apply_ranges(edit)
+    }
+
+    fn apply_ranges(&mut self, edit: &VersionEdit) -> Result<()> {
+        if edit.ranges_deleted.is_empty() && edit.ranges_forgotten.is_empty() {
+            return Ok(());
+        }
+        let base = self.base;
+        let ranges = self
+            .ranges
+            .get_or_insert_with(|| base.deleted.ranges().to_vec());
+        for seq in &edit.ranges_forgotten {
+            let at = ranges.iter().position(|range| range.seq == *seq);
+            let at = at.ok_or_else(|| {
+                broken(format!(
+                    "an edit forgets a range delete at {seq}; there is none"
+                ))
+            })?;
+            ranges.remove(at);
+        }
+        ranges.extend(edit.ranges_deleted.iter().cloned().map(Arc::new));
         Ok(())
     }
 
     fn finish(self) -> Version {
         let mut next = self.base.clone();
+        if let Some(ranges) = self.ranges {
+            next.deleted = Arc::new(RangeSet::new(ranges));
+        }
         for (open, level) in self.open.into_iter().zip(&mut next.levels) {
             let Some(open) = open else { continue };
             // Newest first: the ids of level 0 rise with time.
@@ -343,6 +390,9 @@ impl fmt::Debug for Version {
         for (i, (n, run)) in self.runs_newest_first().enumerate() {
             let line = if i == 0 { "" } else { "\n" };
             write!(f, "{line}L{n}: {run:?}")?;
+        }
+        for range in self.deleted.ranges() {
+            write!(f, "\n{}", RangeLine(range))?;
         }
         Ok(())
     }

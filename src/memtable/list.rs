@@ -24,9 +24,13 @@ use std::sync::{Arc, Mutex};
 use crossbeam_epoch as epoch;
 use crossbeam_skiplist::base::SkipList;
 use terrace_base::key::split_trailer;
-use terrace_base::{InternalIterator, KeyRef, KeyspaceId, Result, SeqNo, UserKey, ValueKind};
+use terrace_base::{
+    DeletedRange, InternalIterator, KeyRef, KeyspaceId, RangeSet, Result, SeqNo, UserKey, ValueKind,
+};
 
 use super::filter::Filter;
+use super::{LIST_BYTES, LIST_RANGES};
+use crate::sync::ArcCell;
 use crate::sync::AtomicU64;
 use crate::sync::Ordering::{Acquire, Relaxed, Release};
 
@@ -142,6 +146,9 @@ pub(crate) struct List {
     /// Read only to free them; pushed to once per 256 KiB.
     chunks: Mutex<Vec<Box<[MaybeUninit<u8>]>>>,
     entries: AtomicU64,
+    /// The range deletes, and how many, so that a get need not look at them where there are none.
+    ranges: ArcCell<RangeSet>,
+    range_count: AtomicU64,
 }
 
 impl fmt::Debug for List {
@@ -155,8 +162,19 @@ impl List {
         self.entries.load(Acquire) as usize
     }
 
+    /// True if neither an entry nor a range delete was written.
     pub(crate) fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.len() == 0 && !self.has_ranges()
+    }
+
+    #[inline]
+    pub(crate) fn has_ranges(&self) -> bool {
+        self.range_count.load(Acquire) > 0
+    }
+
+    /// The range deletes written so far. They must be asked for after the sequence number at which is read.
+    pub(crate) fn ranges(&self) -> Arc<RangeSet> {
+        self.ranges.load_full()
     }
 
     /// The newest version of `key` at or below `at`, if there is one. The value lies in the arena, which lives
@@ -220,6 +238,8 @@ impl ListWriter {
             filter: Filter::new(),
             chunks: Mutex::new(Vec::new()),
             entries: AtomicU64::new(0),
+            ranges: ArcCell::new(Arc::default()),
+            range_count: AtomicU64::new(0),
         };
         ListWriter {
             list: Arc::new(list),
@@ -250,6 +270,23 @@ impl ListWriter {
         let entries = self.list.entries.load(Relaxed) + 1;
         self.list.entries.store(entries, Release);
         self.bytes += key.user.bytes.len() + value.len() + NODE_OVERHEAD;
+    }
+
+    /// Deletes a range of keys. The sequence number is new to the list.
+    pub(crate) fn delete_range(&mut self, range: DeletedRange) {
+        self.bytes += range.lower.len() + range.upper.as_ref().map_or(0, |upper| upper.len()) + 128;
+        let ranges = self.list.ranges().with(range);
+        let count = ranges.ranges().len() as u64;
+        self.list.ranges.store(Arc::new(ranges));
+        self.list.range_count.store(count, Release);
+    }
+
+    /// True once it is to be sealed: it has so many entries, or as much as fits the processor's cache.
+    #[inline]
+    pub(crate) fn is_full(&self, entries: usize) -> bool {
+        self.list.len() >= entries
+            || self.bytes >= LIST_BYTES
+            || self.list.range_count.load(Relaxed) >= LIST_RANGES as u64
     }
 
     fn copy_in(&mut self, key: &[u8], value: &[u8]) -> *const u8 {

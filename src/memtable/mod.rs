@@ -15,7 +15,7 @@ mod list;
 
 use std::sync::Arc;
 
-use terrace_base::SeqNo;
+use terrace_base::{RangeSet, SeqNo};
 use terrace_sstable::Table;
 use terrace_wal::Lsn;
 
@@ -24,7 +24,9 @@ pub(crate) use list::{List, ListCursor, ListWriter, pin};
 /// Entries at which a list is sealed.
 pub(crate) const LIST_ENTRIES: usize = 16 * 1024;
 /// Bytes at which a list is sealed.
-pub(crate) const LIST_BYTES: usize = 2 << 20;
+const LIST_BYTES: usize = 2 << 20;
+/// Range deletes at which a list is sealed: each makes a new set of all.
+const LIST_RANGES: usize = 256;
 
 /// How a sealed piece is held.
 #[derive(Clone, Debug)]
@@ -45,6 +47,8 @@ pub(crate) struct MemRun {
     pub(crate) last_seq: SeqNo,
     /// The log position behind its last frame.
     pub(crate) end_lsn: Lsn,
+    /// The range deletes written in this stretch.
+    pub(crate) ranges: Arc<RangeSet>,
     /// Memory that it holds.
     pub(crate) bytes: u64,
     pub(crate) entries: u64,

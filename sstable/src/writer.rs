@@ -5,7 +5,7 @@
 //! versions of the last key would exceed it, they move to the next block together, and only a key that
 //! fills a block alone goes on in a block that *continues*.
 
-use terrace_base::error::{Error, Result};
+use terrace_base::error::{Error, ErrorKind, Result};
 use terrace_base::hash::key_hash;
 use terrace_base::key::{
     KeyRef, KeyspaceId, MAX_KEY_LEN, MAX_VALUE_LEN, OwnedUserKey, SeqNo, UserKey, ValueKind,
@@ -130,7 +130,8 @@ impl<S: Sink> TableWriter<S> {
             return Err(Error::invalid("a key or value is too long"));
         }
         if key.kind != ValueKind::Put {
-            key.kind.check_len(value.len())?;
+            let fits = key.kind.check_len(value.len());
+            fits.map_err(|error| error.wrap(ErrorKind::Invalid, "an entry cannot be stored"))?;
         }
         if self.entries == 0 {
             self.first_key = Some(key.user.to_owned());

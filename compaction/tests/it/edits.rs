@@ -1,7 +1,7 @@
 //! Edits: encoding, hostile bytes, text.
 
 use proptest::prelude::*;
-use terrace_base::{ErrorKind, FileNumber, KeyspaceId, OwnedUserKey, SeqNo, UserKey};
+use terrace_base::{DeletedRange, ErrorKind, FileNumber, KeyspaceId, OwnedUserKey, SeqNo, UserKey};
 use terrace_compaction::*;
 use terrace_sstable::{Compression, TableInfo};
 
@@ -44,6 +44,18 @@ fn numbers() -> impl Strategy<Value = FileNumber> {
 }
 
 prop_compose! {
+    fn range()(
+        keyspace in any::<u32>(),
+        lower in prop::collection::vec(any::<u8>(), 0..4),
+        more in prop::option::of(prop::collection::vec(any::<u8>(), 1..4)),
+        seq in seq(),
+    ) -> DeletedRange {
+        let upper = more.map(|more| [&lower[..], &more].concat().into());
+        DeletedRange { keyspace: KeyspaceId(keyspace), lower: lower.into(), upper, seq }
+    }
+}
+
+prop_compose! {
     fn edit()(
         added in prop::collection::vec((0..LEVELS, any::<u64>(), meta()), 0..4),
         removed in prop::collection::vec((0..LEVELS, numbers()), 0..4),
@@ -56,6 +68,8 @@ prop_compose! {
         dropped in prop::collection::vec((any::<u32>(), seq()), 0..3),
         next_keyspace in prop::option::of(any::<u32>()),
         last_seq in prop::option::of(seq()),
+        ranges_deleted in prop::collection::vec(range(), 0..3),
+        ranges_forgotten in prop::collection::vec(seq(), 0..3),
     ) -> VersionEdit {
         VersionEdit {
             added: added.into_iter().map(|(level, run, meta)| AddedTable { level, run, meta }).collect(),
@@ -69,6 +83,8 @@ prop_compose! {
             keyspaces_dropped: dropped.into_iter().map(|(id, seq)| (KeyspaceId(id), seq)).collect(),
             next_keyspace,
             last_seq,
+            ranges_deleted,
+            ranges_forgotten,
         }
     }
 }
@@ -138,7 +154,7 @@ fn unknown_fields_are_skipped_if_odd_and_unsupported_if_even() {
     let mut bytes = encoded(&known);
     bytes.extend_from_slice(&[25, 2, 0xff, 0xff]);
     assert_eq!(VersionEdit::decode(&bytes).unwrap(), known);
-    for reserved in [24, 26, 28, 0] {
+    for reserved in [24, 26, 32, 0] {
         let kind = VersionEdit::decode(&[reserved, 0]).unwrap_err().kind();
         assert_eq!(kind, ErrorKind::Unsupported);
     }

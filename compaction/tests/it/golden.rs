@@ -9,7 +9,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use goldenscript::{Argument, Command, Context};
-use terrace_base::{Error, FileNumber, KeyspaceId, OwnedKey, SeqNo};
+use terrace_base::{Error, FileNumber, KeyspaceId, OwnedKey, RangeSet, SeqNo};
 use terrace_compaction::*;
 use terrace_sstable::Compression;
 
@@ -174,10 +174,10 @@ fn edit(args: &[&str]) -> Answer {
     Ok(out)
 }
 
-/// `merge a#9,PUT a#5,DEL snapshots=7 visible=9 below=a dropped=3@7`: what stays, and why the rest goes.
+/// `merge a#9,PUT a#5,DEL snapshots=7 visible=9 below=a dropped=3@7 range=a,f@8`: what stays, and why the rest goes.
 fn merge_entries(command: &Command) -> Answer {
     let (mut entries, mut snapshots, mut visible) = (Vec::new(), Vec::new(), SeqNo::new(100));
-    let (mut below, mut dropped) = (HashSet::new(), Vec::new());
+    let (mut below, mut dropped, mut deleted) = (HashSet::new(), Vec::new(), Vec::new());
     for entry in positional(command) {
         entries.push((OwnedKey::parse(entry)?, Vec::new()));
     }
@@ -195,6 +195,11 @@ fn merge_entries(command: &Command) -> Answer {
                 let (id, seq) = value.split_once('@').ok_or("dropped=id@seq")?;
                 dropped.push((KeyspaceId(id.parse()?), SeqNo::new(seq.parse()?)));
             }
+            "range" => {
+                let (bounds, seq) = value.split_once('@').ok_or("range=from,to@seq")?;
+                let edit = VersionEdit::parse(&format!("range {bounds} seq={seq}"))?;
+                deleted.extend(edit.ranges_deleted.into_iter().map(Arc::new));
+            }
             name => return Err(format!("no argument is called {name}").into()),
         }
     }
@@ -202,7 +207,14 @@ fn merge_entries(command: &Command) -> Answer {
     let oldest = snapshots.iter().min().copied();
     let may_exist = |key: terrace_base::UserKey<'_>| below.contains(&format!("{key:?}"));
     let input = Sorted::raw(entries);
-    let mut iter = CompactionIter::new(input, &stripes, &dropped, oldest, &may_exist);
+    let rules = Rules {
+        stripes: &stripes,
+        dropped_keyspaces: &dropped,
+        deleted: &RangeSet::new(deleted),
+        oldest_snapshot: oldest,
+        may_exist_below: &may_exist,
+    };
+    let mut iter = CompactionIter::new(input, rules);
     let mut out = String::new();
     loop {
         match iter.advance() {

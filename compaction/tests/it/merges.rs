@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 
 use proptest::prelude::*;
 use terrace_base::{
-    ErrorKind, InternalIterator, KeyspaceId, MergingIterator, OwnedKey, OwnedUserKey, SeqNo,
-    UserKey, ValueKind,
+    ErrorKind, InternalIterator, KeyspaceId, MergingIterator, OwnedKey, OwnedUserKey, RangeSet,
+    SeqNo, UserKey, ValueKind,
 };
 use terrace_compaction::*;
 use terrace_sstable::Compression;
@@ -129,8 +129,14 @@ proptest! {
         let older = OlderRuns::default();
         let stripes = Stripes::new(&[], now);
         let may_exist = |key: UserKey<'_>| older.may_hold(key);
-        let mut iter = CompactionIter::new(
-            MergingIterator::new(all), &stripes, &tree.dropped, None, &may_exist);
+        let rules = Rules {
+            stripes: &stripes,
+            dropped_keyspaces: &tree.dropped,
+            deleted: &RangeSet::default(),
+            oldest_snapshot: None,
+            may_exist_below: &may_exist,
+        };
+        let mut iter = CompactionIter::new(MergingIterator::new(all), rules);
         let mut seen = HashSet::new();
         while let Some((key, value)) = iter.next_kept().unwrap() {
             prop_assert_eq!(key.kind, ValueKind::Put);
@@ -156,8 +162,14 @@ proptest! {
         let snapshots: Vec<SeqNo> = snapshots.into_iter().map(SeqNo::new).filter(|s| *s <= visible).collect();
         let stripes = Stripes::new(&snapshots, visible);
         let never = |_: UserKey<'_>| false;
-        let mut iter = CompactionIter::new(
-            Sorted::new(entries.clone()), &stripes, &[], snapshots.first().copied(), &never);
+        let rules = Rules {
+            stripes: &stripes,
+            dropped_keyspaces: &[],
+            deleted: &RangeSet::default(),
+            oldest_snapshot: snapshots.first().copied(),
+            may_exist_below: &never,
+        };
+        let mut iter = CompactionIter::new(Sorted::new(entries.clone()), rules);
         let mut kept = Vec::new();
         while let Some((key, _)) = iter.next_kept().unwrap() {
             kept.push(key.to_owned());
@@ -184,20 +196,33 @@ proptest! {
     }
 }
 
+/// Every version is in a stripe of its own.
+fn apart() -> Stripes {
+    let snapshots: Vec<SeqNo> = (0..2000).map(SeqNo::new).collect();
+    Stripes::new(&snapshots, SeqNo::new(2000))
+}
+
+fn rules<'a>(
+    stripes: &'a Stripes,
+    deleted: &'a RangeSet,
+    may_exist_below: &'a dyn Fn(UserKey<'_>) -> bool,
+) -> Rules<'a> {
+    Rules {
+        stripes,
+        dropped_keyspaces: &[],
+        deleted,
+        oldest_snapshot: Some(SeqNo::ZERO),
+        may_exist_below,
+    }
+}
+
 fn options<'a>(
     target_size: u64,
-    may_exist_below: &'a dyn Fn(UserKey<'_>) -> bool,
+    rules: Rules<'a>,
     should_stop: &'a dyn Fn() -> bool,
 ) -> MergeOptions<'a> {
     MergeOptions {
-        // Every version is in a stripe of its own.
-        stripes: Stripes::new(
-            &(0..2000).map(SeqNo::new).collect::<Vec<_>>(),
-            SeqNo::new(2000),
-        ),
-        dropped_keyspaces: &[],
-        oldest_snapshot: Some(SeqNo::ZERO),
-        may_exist_below,
+        rules,
         target_size,
         compression: Compression::None,
         block_size: 4096,
@@ -222,7 +247,9 @@ fn puts(keyspaces: u32, keys: u8, versions: u64, value: usize) -> Sorted {
 #[test]
 fn tables_are_cut_between_user_keys() {
     let store = Store::new();
-    let options = options(1_000, &|_| true, &|| false);
+    let (stripes, deleted) = (apart(), RangeSet::default());
+    let all = |_: UserKey<'_>| true;
+    let options = options(1_000, rules(&stripes, &deleted, &all), &|| false);
     let result = merge(puts(1, 10, 50, 100), &options, &mut Files(&store)).unwrap();
     assert_eq!((result.read, result.written), (500, 500));
     assert_eq!(result.tables.len(), 10, "each key fills a table by itself");
@@ -241,14 +268,18 @@ fn tables_are_cut_between_user_keys() {
 fn a_table_that_is_half_full_ends_with_its_keyspace() {
     let store = Store::new();
     let size_of = |entries| {
-        let options = options(u64::MAX, &|_| true, &|| false);
+        let (stripes, deleted) = (apart(), RangeSet::default());
+        let all = |_: UserKey<'_>| true;
+        let options = options(u64::MAX, rules(&stripes, &deleted, &all), &|| false);
         merge(entries, &options, &mut Files(&store))
             .unwrap()
             .bytes_written
     };
     let one = size_of(puts(1, 100, 1, 200));
     let keyspaces = |target| {
-        let options = options(target, &|_| true, &|| false);
+        let (stripes, deleted) = (apart(), RangeSet::default());
+        let all = |_: UserKey<'_>| true;
+        let options = options(target, rules(&stripes, &deleted, &all), &|| false);
         let result = merge(puts(3, 100, 1, 200), &options, &mut Files(&store)).unwrap();
         let ids =
             |table: &TableMeta| [&table.info.smallest, &table.info.largest].map(|k| k.keyspace.0);
@@ -266,15 +297,21 @@ fn a_merge_stops_when_told_to() {
         looks.set(looks.get() + 1);
         looks.get() > 2
     };
-    let options = options(u64::MAX, &|_| true, &stop);
+    let (stripes, deleted) = (apart(), RangeSet::default());
+    let all = |_: UserKey<'_>| true;
+    let options = options(u64::MAX, rules(&stripes, &deleted, &all), &stop);
     let error = merge(puts(1, 200, 10, 1), &options, &mut Files(&store)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Closed);
     // Also while everything it meets is dropped.
     looks.set(0);
+    let stripes = Stripes::new(&[], SeqNo::MAX);
     let options = MergeOptions {
-        stripes: Stripes::new(&[], SeqNo::MAX),
-        dropped_keyspaces: &[(KeyspaceId(0), SeqNo::MAX)],
-        oldest_snapshot: None,
+        rules: Rules {
+            stripes: &stripes,
+            dropped_keyspaces: &[(KeyspaceId(0), SeqNo::MAX)],
+            oldest_snapshot: None,
+            ..options.rules
+        },
         ..options
     };
     let error = merge(puts(1, 200, 10, 1), &options, &mut Files(&store)).unwrap_err();

@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use terrace_base::vfs::{File, Fs, LockGuard, Metadata, OpenMode, Vfs, VfsFile};
 use terrace_base::{
-    FileKind, FileNumber, InternalIterator, KeyRef, KeyspaceId, OwnedKey, OwnedUserKey, Result,
-    SeqNo, UserKey, ValueKind,
+    FileKind, FileNumber, InternalIterator, KeyRef, KeyspaceId, OwnedKey, OwnedUserKey, RangeSet,
+    Result, SeqNo, UserKey, ValueKind,
 };
 use terrace_compaction::*;
 use terrace_sstable::{BlockCache, Compression, IoMode, Table};
@@ -325,11 +325,16 @@ impl Tree {
         older: &OlderRuns,
         compression: Compression,
     ) -> Result<MergeResult> {
+        let stripes = self.stripes();
+        let may_hold = |key: UserKey<'_>| older.may_hold(key);
         let options = MergeOptions {
-            stripes: self.stripes(),
-            dropped_keyspaces: &self.dropped,
-            oldest_snapshot: self.snapshots.iter().min().copied(),
-            may_exist_below: &|key| older.may_hold(key),
+            rules: Rules {
+                stripes: &stripes,
+                dropped_keyspaces: &self.dropped,
+                deleted: &RangeSet::default(),
+                oldest_snapshot: self.snapshots.iter().min().copied(),
+                may_exist_below: &may_hold,
+            },
             target_size: self.target_size,
             compression,
             block_size: 8192,

@@ -1,0 +1,184 @@
+//! The sources of a walk without what range deletes hide.
+//!
+//! A walk over a range that no delete touches does not come here. Else each source is wrapped in an [`Undeleted`],
+//! which goes on while its entry is hidden. Where all that lies around is older than the delete, which is how a range that
+//! was deleted in one piece looks until compaction has been there, it does not step but jumps: behind the delete, or
+//! behind the table if that ends first. So a scan over a million deleted keys costs a few seeks.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use terrace_base::range_set::Fragment;
+use terrace_base::{InternalIterator, KeyRef, KeyspaceId, RangeSet, Result, SeqNo, UserKey};
+
+use crate::walk::Source;
+
+/// A source without the entries that range deletes hide from a reader.
+#[derive(Debug)]
+pub(crate) struct Undeleted {
+    source: Source,
+    /// No entry of the source is newer; a run says it of each table.
+    newest: SeqNo,
+    deleted: Arc<RangeSet>,
+    at: SeqNo,
+}
+
+/// Where a jump leads: to the other end of the deleted stretch.
+enum Jump {
+    Step,
+    /// To this key, or to the end if there is none.
+    To(Option<(KeyspaceId, Vec<u8>)>),
+    /// Out of the table.
+    Table,
+}
+
+impl Undeleted {
+    pub(crate) fn new(
+        source: Source,
+        newest: SeqNo,
+        deleted: Arc<RangeSet>,
+        at: SeqNo,
+    ) -> Undeleted {
+        Undeleted {
+            source,
+            newest,
+            deleted,
+            at,
+        }
+    }
+
+    /// The fragment that hides the source's entry, and the delete that does.
+    fn hidden(&self) -> Option<(&Fragment, SeqNo)> {
+        if !self.source.valid() {
+            return None;
+        }
+        let key = self.source.key();
+        let fragment = self.deleted.fragment(key.user)?;
+        let delete = fragment.newest(self.at)?;
+        (delete > key.seq).then_some((fragment, delete))
+    }
+
+    fn jump_ahead(&self, fragment: &Fragment, delete: SeqNo) -> Jump {
+        let keyspace = self.source.key().user.keyspace;
+        let target = match fragment.upper() {
+            Some(upper) => Some(UserKey::new(keyspace, upper)),
+            None => keyspace
+                .0
+                .checked_add(1)
+                .map(|next| UserKey::new(KeyspaceId(next), &[])),
+        };
+        if let Source::Run(run) = &self.source
+            && let Some(table) = run.table()
+        {
+            let info = table.info();
+            return match target {
+                _ if info.max_seq > delete => Jump::Step,
+                Some(target) if target <= info.largest.as_ref() => jump_to(target),
+                _ => Jump::Table,
+            };
+        }
+        match target {
+            _ if self.newest > delete => Jump::Step,
+            Some(target) => jump_to(target),
+            None => Jump::To(None),
+        }
+    }
+
+    fn jump_back(&self, fragment: &Fragment, delete: SeqNo) -> Jump {
+        let target = UserKey::new(self.source.key().user.keyspace, fragment.lower());
+        if let Source::Run(run) = &self.source
+            && let Some(table) = run.table()
+        {
+            let info = table.info();
+            return match info.max_seq > delete {
+                true => Jump::Step,
+                false if target > info.smallest.as_ref() => jump_to(target),
+                false => Jump::Table,
+            };
+        }
+        match self.newest > delete {
+            true => Jump::Step,
+            false => jump_to(target),
+        }
+    }
+
+    /// From where the source stands, onwards to an entry that is not hidden.
+    fn settle_ahead(&mut self) -> Result<()> {
+        while let Some((fragment, delete)) = self.hidden() {
+            match (self.jump_ahead(fragment, delete), &mut self.source) {
+                (Jump::Table, Source::Run(run)) => run.next_table()?,
+                (Jump::To(Some((keyspace, key))), source) => {
+                    source.seek(KeyRef::lookup(UserKey::new(keyspace, &key), SeqNo::MAX))?;
+                }
+                (Jump::To(None), source) => {
+                    source.last()?;
+                    source.next()?;
+                }
+                (_, source) => source.next()?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The same backwards.
+    fn settle_back(&mut self) -> Result<()> {
+        while let Some((fragment, delete)) = self.hidden() {
+            match (self.jump_back(fragment, delete), &mut self.source) {
+                (Jump::Table, Source::Run(run)) => run.prev_table()?,
+                (Jump::To(Some((keyspace, key))), source) => {
+                    // No entry has the highest number: this is before all versions of the key.
+                    source
+                        .seek_for_prev(KeyRef::lookup(UserKey::new(keyspace, &key), SeqNo::MAX))?;
+                }
+                (_, source) => source.prev()?,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn jump_to(key: UserKey<'_>) -> Jump {
+    Jump::To(Some((key.keyspace, key.bytes.to_vec())))
+}
+
+impl InternalIterator for Undeleted {
+    fn seek(&mut self, target: KeyRef<'_>) -> Result<()> {
+        self.source.seek(target)?;
+        self.settle_ahead()
+    }
+    fn seek_for_prev(&mut self, target: KeyRef<'_>) -> Result<()> {
+        self.source.seek_for_prev(target)?;
+        self.settle_back()
+    }
+    fn first(&mut self) -> Result<()> {
+        self.source.first()?;
+        self.settle_ahead()
+    }
+    fn last(&mut self) -> Result<()> {
+        self.source.last()?;
+        self.settle_back()
+    }
+    fn next(&mut self) -> Result<()> {
+        self.source.next()?;
+        self.settle_ahead()
+    }
+    fn prev(&mut self) -> Result<()> {
+        self.source.prev()?;
+        self.settle_back()
+    }
+    fn valid(&self) -> bool {
+        self.source.valid()
+    }
+    fn key(&self) -> KeyRef<'_> {
+        self.source.key()
+    }
+    fn value(&self) -> &[u8] {
+        self.source.value()
+    }
+    fn key_bytes(&self) -> Bytes {
+        self.source.key_bytes()
+    }
+    fn value_bytes(&self) -> Bytes {
+        self.source.value_bytes()
+    }
+}
