@@ -16,4 +16,3 @@ mod log_damage;
 mod machine;
 mod opening;
 mod regressions;
-mod workload;
