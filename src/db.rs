@@ -297,7 +297,7 @@ impl Engine {
         }
         let removed = self.files.remove_obsolete();
         if !self.committer.close_log(self.versions.end())? {
-            self.versions.mark()?;
+            self.versions.mark_closed()?;
         }
         removed
     }

@@ -60,6 +60,8 @@ pub(crate) struct Manifest {
     frames: FrameFile,
     /// Number of the last edit.
     pub(crate) last_edit: u64,
+    /// It was created here, and the edit that it began with is its only one.
+    lone: bool,
     buffer: Vec<u8>,
 }
 
@@ -102,9 +104,11 @@ impl Manifest {
             salt,
             frames,
             last_edit: edit_number - 1,
+            lone: false,
             buffer: Vec::new(),
         };
         manifest.append(edit)?;
+        manifest.lone = true;
         Ok(manifest)
     }
 
@@ -125,6 +129,7 @@ impl Manifest {
             salt,
             frames,
             last_edit,
+            lone: false,
             buffer: Vec::new(),
         })
     }
@@ -143,8 +148,17 @@ impl Manifest {
     }
 
     /// Says behind the last edit that it is durable.
-    pub(crate) fn mark(&mut self) -> Result<()> {
+    fn mark(&mut self) -> Result<()> {
         self.frames.mark()
+    }
+
+    /// Says behind the last edit that the database was closed. The mark behind a lone edit only says that
+    /// `CURRENT` names the manifest, so it gets an empty one for company.
+    pub(crate) fn mark_closed(&mut self) -> Result<()> {
+        if self.lone {
+            self.append(&VersionEdit::default())?;
+        }
+        self.mark()
     }
 
     /// Appends an edit and makes it durable; its number. After an error nothing may be appended any more.
@@ -154,6 +168,7 @@ impl Manifest {
         self.frames.append(self.last_edit + 1, &self.buffer)?;
         self.frames.sync()?;
         self.last_edit += 1;
+        self.lone = false;
         Ok(self.last_edit)
     }
 

@@ -190,10 +190,11 @@ impl VersionSet {
             .map_or(0, |manifest| manifest.last_edit)
     }
 
-    /// Marks the manifest's end for the next open.
-    pub(crate) fn mark(&self) -> Result<()> {
+    /// Says in the manifest that the database was closed.
+    pub(crate) fn mark_closed(&self) -> Result<()> {
         let mut inner = self.lock();
-        match inner.manifest.as_mut().map_or(Ok(()), Manifest::mark) {
+        let manifest = inner.manifest.as_mut();
+        match manifest.map_or(Ok(()), Manifest::mark_closed) {
             Ok(()) => Ok(()),
             Err(error) => Err(self.fail(&mut inner, error)),
         }

@@ -5,37 +5,46 @@
 //! database that is read-only says why, goes on reading and writes nothing more.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use terrace::vfs::{Call, CrashPolicy, Fault, FaultVfs, ImageKind, MemVfs, Op as Calls, Site, Vfs};
 use terrace::{Db, Durability, Error, ErrorKind, Options};
+use terrace_kit::{
+    Allowed, Crash, Generator, Op, Oracle, Profile, Random, Recovery, Runner, Scenario,
+};
 
-use crate::workload::{DIR, Op, Run, dump, hash_of, operations, small_options};
+const DIR: &str = "/data/db";
 
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
 
 /// Writes of a generated workload between calls that bring every kind of file work.
 fn workload(seed: u64) -> Vec<Op> {
-    let mut writes = operations(seed, 400)
-        .into_iter()
-        .filter(|op| matches!(op, Op::Write(..)));
+    let mut profile = Profile::crashes();
+    (
+        profile.maintenance,
+        profile.pins,
+        profile.reads,
+        profile.reopens,
+    ) = (0, 0, 0, 0);
+    let mut writes = Generator::new(seed, profile);
     let mut some = |count: usize| writes.by_ref().take(count).collect::<Vec<_>>();
+    let reopen = Op::Reopen(2 * seed);
     [
-        vec![Op::Create(1)],
+        vec![Op::CreateKeyspace(1)],
         some(6),
-        vec![Op::Flush, Op::Read, Op::Snapshot],
+        vec![Op::Flush, Op::Check, Op::TakeSnapshot],
         some(5),
-        vec![Op::Flush, Op::Create(2)],
+        vec![Op::Flush, Op::CreateKeyspace(2)],
         some(6),
-        vec![Op::Idle, Op::Read, Op::Reopen, Op::Read],
+        vec![Op::WaitIdle, Op::Check, reopen.clone()],
         some(4),
-        vec![Op::Sync, Op::Drop(1)],
+        vec![Op::Sync, Op::DropKeyspace(1)],
         some(3),
-        vec![Op::Compact, Op::Reopen],
+        vec![Op::CompactAll, reopen],
         some(3),
     ]
     .concat()
@@ -69,35 +78,36 @@ fn run_with_fault(
         }
     };
     faulty.arm_when(when, case.fault, case.sticky);
-    let mut run = Run::seeded(faulty.clone(), seed);
+    let mut runner = Runner::closed(Scenario::by_hand(faulty.clone()));
     let mut ended = None;
-    let mut ops = vec![Op::Open];
-    ops.extend(workload(seed));
-    for op in ops {
-        let Err(error) = run.apply(&op) else { continue };
+    let ops: Vec<Op> = workload(seed);
+    for n in 0..=ops.len() {
+        let done = match n.checked_sub(1).and_then(|n| ops.get(n)) {
+            None => runner.open(2 * seed),
+            Some(op) => runner.apply(op),
+        };
+        let Err(trouble) = done else { continue };
+        let Some(error) = trouble.error().cloned() else {
+            panic!("{what}: step {n}: {trouble}");
+        };
         let fits = matches!(
             error.kind(),
             ErrorKind::Io | ErrorKind::NoSpace | ErrorKind::ReadOnly
         );
-        assert!(fits, "{what}: {op:?}: {error}");
-        assert!(faulty.injected() > 0, "{what}: {op:?}: {error}");
-        if run.db.is_none() || case.sticky || error.kind() == ErrorKind::ReadOnly {
+        assert!(fits, "{what}: step {n}: {error}");
+        assert!(faulty.injected() > 0, "{what}: step {n}: {error}");
+        if runner.db().is_err() || case.sticky || error.kind() == ErrorKind::ReadOnly {
             ended = Some(error);
             break;
         }
     }
+    faulty.disarm();
     if let Some(error) = &ended {
-        faulty.disarm();
-        check_ended(&run, &disk, error, &what);
+        check_ended(&runner, &disk, error, &what);
     } else {
-        faulty.disarm();
-        let found = dump(run.db.as_ref().expect("open")).unwrap_or_else(|e| panic!("{what}: {e}"));
-        assert!(
-            found == **run.history().latest(),
-            "{what}: wrong answers after a fault"
-        );
+        runner.check().unwrap_or_else(|e| panic!("{what}: {e}"));
     }
-    check_images(&run, &disk, seed, &what);
+    check_images(&runner, &disk, seed, &what);
     sites.1.extend(faulty.injected_sites());
     if faulty.injected() == 0 {
         sites.0.extend(faulty.sites());
@@ -106,16 +116,11 @@ fn run_with_fault(
 }
 
 /// A database that met an error it cannot go on from.
-fn check_ended(run: &Run, disk: &MemVfs, error: &Error, what: &str) {
-    let Some(db) = &run.db else { return };
-    let found = dump(db).unwrap_or_else(|e| panic!("{what}: reads end with {error}: {e}"));
-    let history = run.history();
-    let at = history.find(hash_of(&found), history.after_kill());
-    assert!(
-        at.is_some(),
-        "{what}: {}",
-        history.explain(&found, history.after_kill())
-    );
+fn check_ended(runner: &Runner, disk: &MemVfs, error: &Error, what: &str) {
+    let Ok(db) = runner.db() else { return };
+    let allowed = runner.progress().after(ImageKind::Kill);
+    Oracle::check(db, runner.model(), allowed)
+        .unwrap_or_else(|e| panic!("{what}: reads end with {error}: {e}"));
     if error.kind() != ErrorKind::ReadOnly {
         return;
     }
@@ -145,43 +150,30 @@ fn check_ended(run: &Run, disk: &MemVfs, error: &Error, what: &str) {
     );
 }
 
-/// What a crash at the end leaves is what was acknowledged.
-fn check_images(run: &Run, disk: &MemVfs, seed: u64, what: &str) {
-    let history = run.history();
-    for (kind, policy) in [
-        (ImageKind::Kill, CrashPolicy::KeepAll),
-        (ImageKind::Cut, CrashPolicy::DropAll),
-        (ImageKind::Cut, CrashPolicy::KeepAll),
-        (ImageKind::Cut, CrashPolicy::RandomBlocks),
+/// What a crash at the end leaves is what was acknowledged, and goes on from there.
+fn check_images(runner: &Runner, disk: &MemVfs, seed: u64, what: &str) {
+    let progress = runner.progress();
+    let scenario = Scenario::by_hand(MemVfs::new(seed));
+    let recovery = Recovery {
+        scenario: &scenario,
+        seed: 2 * seed,
+        model: runner.model(),
+    };
+    for crash in [
+        Crash::KILL,
+        Crash::cut(CrashPolicy::DropAll),
+        Crash::cut(CrashPolicy::KeepAll),
+        Crash::cut(CrashPolicy::RandomBlocks),
     ] {
-        let image = disk.image(kind, policy, seed);
-        let bounds = match kind {
-            ImageKind::Kill => history.after_kill(),
-            ImageKind::Cut => history.after_cut(),
-        };
-        let db = run.options.clone().vfs(image.clone()).open(Path::new(DIR));
-        let db = db.unwrap_or_else(|e| panic!("{what}, then {kind:?} {policy:?}: {e}"));
-        let found = dump(&db).unwrap_or_else(|e| panic!("{what}, then {kind:?} {policy:?}: {e}"));
-        let at = history.find(hash_of(&found), bounds);
-        assert!(
-            at.is_some(),
-            "{what}, then {kind:?} {policy:?}: {}",
-            history.explain(&found, bounds)
-        );
-        if kind == ImageKind::Kill {
-            // What was read is on the disk now, also if a sync had failed before.
-            let again = image.image(ImageKind::Cut, CrashPolicy::DropAll, seed);
-            let db = run
-                .options
-                .clone()
-                .vfs(again)
-                .open(Path::new(DIR))
-                .expect(what);
-            assert!(
-                dump(&db).expect(what) == found,
-                "{what}: lost after a kill and a cut"
-            );
-        }
+        let image = crash.image(disk, seed);
+        let (db, found) = recovery
+            .check(&image, &Allowed::by(&progress, crash.kind))
+            .unwrap_or_else(|e| panic!("{what}, then {crash}: {e}"));
+        // What was read is on the disk now, also if a sync had failed before.
+        let random = &mut Random::new(seed);
+        recovery
+            .go_on(&image, &db, found, progress.last_seq(), random, &mut |_| ())
+            .unwrap_or_else(|e| panic!("{what}, then {crash}: {e}"));
     }
 }
 
@@ -305,9 +297,8 @@ fn a_failed_directory_sync_ends_writes() {
     for at in 1.. {
         let disk = MemVfs::crashable(1);
         let faulty = FaultVfs::new(disk.clone());
-        let db = small_options(faulty.clone(), 1)
-            .open(Path::new(DIR))
-            .unwrap();
+        let options = Scenario::by_hand(faulty.clone()).options(1);
+        let db = options.durability(Durability::Sync).open(DIR).unwrap();
         let count = AtomicU64::new(0);
         faulty.arm_when(
             move |call| {
@@ -367,7 +358,7 @@ fn a_table_that_cannot_be_written_is_shown_and_tried_again_under_a_new_number() 
             t.list_entries = 64;
             t.memtable_bytes = Some(8 << 10);
         });
-        let db = options.open(Path::new(DIR)).unwrap();
+        let db = options.open(DIR).unwrap();
         let met: Arc<Mutex<Vec<PathBuf>>> = Arc::default();
         let seen = met.clone();
         let table = move |call: &Call| {
@@ -393,11 +384,11 @@ fn a_table_that_cannot_be_written_is_shown_and_tried_again_under_a_new_number() 
         let tried: Vec<PathBuf> = met.lock().unwrap().clone();
         let distinct: BTreeSet<&PathBuf> = tried.iter().collect();
         assert_eq!(distinct.len(), tried.len(), "a number was used twice");
-        let found = dump(&db).unwrap();
+        let found = Oracle::read(&db).unwrap();
         assert_eq!(found["default"].len(), 401);
         let image = disk.image(ImageKind::Cut, CrashPolicy::DropAll, 1);
-        let db = options.clone().vfs(image).open(Path::new(DIR)).unwrap();
-        assert!(dump(&db).unwrap() == found);
+        let db = options.clone().vfs(image).open(DIR).unwrap();
+        assert!(Oracle::read(&db).unwrap() == found);
     }
 }
 
@@ -409,7 +400,7 @@ fn of_several_writers_whose_sync_fails_none_is_acknowledged_and_lost() {
         let shared: Arc<dyn Vfs> = faulty.clone();
         let options = Options::new().memory(4 << 20).vfs(shared);
         let options = options.tune(|t| t.segment_bytes = (16 << 10, Some(16 << 10)));
-        let db = options.open(Path::new(DIR)).unwrap();
+        let db = options.open(DIR).unwrap();
         db.put("first", "0").unwrap();
         let count = AtomicU64::new(0);
         faulty.arm_when(
@@ -454,7 +445,7 @@ fn of_several_writers_whose_sync_fails_none_is_acknowledged_and_lost() {
             (ImageKind::Kill, CrashPolicy::KeepAll),
         ] {
             let image = disk.image(kind, policy, at);
-            let db = options.clone().vfs(image).open(Path::new(DIR)).unwrap();
+            let db = options.clone().vfs(image).open(DIR).unwrap();
             for (key, value) in &kept {
                 let found = db.get(key).unwrap();
                 assert_eq!(

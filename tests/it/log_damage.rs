@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use terrace::vfs::{CrashPolicy, ImageKind, MemVfs, Vfs};
-use terrace::{Compression, Durability, ErrorKind, IoMode, Options, Result};
+use terrace::{Compression, Db, Durability, ErrorKind, IoMode, Options, Result};
+use terrace_kit::{Contents, Generator, Op, Oracle, Profile, Runner, Scenario};
 
-use crate::workload::{DIR, Op, Run, State, dump, operations, small_options};
+const DIR: &str = "/data/db";
 
 /// The files of a database, by name.
 type Disk = BTreeMap<PathBuf, Vec<u8>>;
@@ -32,6 +33,13 @@ fn vfs_of(disk: &Disk) -> Arc<MemVfs> {
     vfs
 }
 
+fn read(db: &Db) -> Result<Contents> {
+    Oracle::read(db).map_err(|trouble| match trouble.error() {
+        Some(error) => error.clone(),
+        None => panic!("{trouble}"),
+    })
+}
+
 fn options() -> Options {
     Options::new()
         .memory(4 << 20)
@@ -46,7 +54,7 @@ fn options() -> Options {
 }
 
 /// Opens and reads a copy of `disk`. A failed open leaves every file as it was.
-fn outcome(disk: &Disk, options: &Options) -> Result<State> {
+fn outcome(disk: &Disk, options: &Options) -> Result<Contents> {
     let vfs = vfs_of(disk);
     let shared: Arc<dyn Vfs> = vfs.clone();
     let db = match options.clone().vfs(shared).open(Path::new(DIR)) {
@@ -60,11 +68,11 @@ fn outcome(disk: &Disk, options: &Options) -> Result<State> {
             return Err(error);
         }
     };
-    dump(&db)
+    read(&db)
 }
 
 /// True for an error that names damage, false for the right answers, a panic for anything else.
-fn refused(disk: &Disk, options: &Options, wanted: &State, what: &str) -> bool {
+fn refused(disk: &Disk, options: &Options, wanted: &Contents, what: &str) -> bool {
     match outcome(disk, options) {
         Ok(found) => {
             assert!(found == *wanted, "{what}: wrong answers");
@@ -79,11 +87,11 @@ fn refused(disk: &Disk, options: &Options, wanted: &State, what: &str) -> bool {
 }
 
 /// A database with a log of one segment, states and all; `close`: it ended well.
-fn small_log(close: bool) -> (Disk, Vec<State>) {
+fn small_log(close: bool) -> (Disk, Vec<Contents>) {
     let vfs = MemVfs::crashable(11);
     let shared: Arc<dyn Vfs> = vfs.clone();
     let db = options().vfs(shared).open(Path::new(DIR)).unwrap();
-    let mut states = vec![dump(&db).unwrap()];
+    let mut states = vec![read(&db).unwrap()];
     for n in 0..20u32 {
         let mut batch = terrace::Batch::new();
         batch.put(format!("key{n:02}"), format!("value {n}"));
@@ -99,7 +107,7 @@ fn small_log(close: bool) -> (Disk, Vec<State>) {
             Durability::Buffered
         });
         db.write(batch).unwrap();
-        states.push(dump(&db).unwrap());
+        states.push(read(&db).unwrap());
     }
     if close {
         db.close().unwrap();
@@ -181,7 +189,7 @@ fn expected(frames: &[Frame], whole: impl Fn(&Frame) -> bool) -> Option<usize> {
 
 fn check_log_damage(
     disk: &Disk,
-    states: &[State],
+    states: &[Contents],
     segment: &Path,
     wanted: Option<usize>,
     what: &str,
@@ -262,7 +270,7 @@ fn an_exchanged_or_cut_or_missing_segment_is_damage() {
                     db.flush().unwrap();
                 }
             }
-            let wanted = dump(&db).unwrap();
+            let wanted = read(&db).unwrap();
             let disk = if close {
                 db.close().unwrap();
                 disk_of(&vfs)
@@ -312,7 +320,7 @@ fn an_exchanged_or_cut_or_missing_segment_is_damage() {
     }
 }
 
-fn closed_database() -> (Disk, State) {
+fn closed_database() -> (Disk, Contents) {
     let vfs = MemVfs::crashable(3);
     let shared: Arc<dyn Vfs> = vfs.clone();
     let db = options().vfs(shared).open(Path::new(DIR)).unwrap();
@@ -327,7 +335,7 @@ fn closed_database() -> (Disk, State) {
             db.flush().unwrap();
         }
     }
-    let state = dump(&db).unwrap();
+    let state = read(&db).unwrap();
     db.close().unwrap();
     (disk_of(&vfs), state)
 }
@@ -458,31 +466,32 @@ fn an_old_manifest_put_back_is_seen() {
     let (mut refusals, mut tried) = (0, 0);
     for seed in 100..130 {
         let vfs = MemVfs::crashable(seed);
-        let mut run = Run::seeded(vfs.clone(), seed);
-        run.open().unwrap();
+        let scenario = Scenario::by_hand(vfs.clone());
+        let mut runner = Runner::new(scenario.clone(), seed).unwrap();
         let mut copies: Vec<Disk> = Vec::new();
-        let ops = operations(seed, 40);
-        for (n, op) in ops.iter().enumerate() {
-            run.apply(op).unwrap();
+        for (n, op) in Generator::new(seed, Profile::crashes())
+            .take(40)
+            .enumerate()
+        {
+            runner.apply(&op).unwrap();
             if n % 13 == 12 {
                 // The process is killed, and the next goes on from what it left.
-                let image = vfs_kill(&mut run, &vfs, seed);
-                copies.push(names_of_state(&image));
-            } else if !matches!(op, Op::Snapshot | Op::Release) {
+                kill(&mut runner, &vfs, seed);
+            }
+            if !matches!(op, Op::TakeSnapshot | Op::DropSnapshot(_)) {
                 copies.push(names_of_state(&vfs));
             }
         }
-        let wanted = (**run.history().latest()).clone();
-        run.db.take().unwrap().close().unwrap();
+        let wanted = read(runner.db().unwrap()).unwrap();
+        runner.close(true).unwrap();
         let disk = disk_of(&vfs);
         for (at, copy) in copies.iter().enumerate() {
             let mut bad = disk.clone();
             bad.extend(copy.clone());
-            let options = small_options(vfs.clone(), seed);
             tried += 1;
             refusals += usize::from(refused(
                 &bad,
-                &options,
+                &scenario.options(seed),
                 &wanted,
                 &format!("seed {seed}, copy {at}"),
             ));
@@ -502,17 +511,14 @@ fn names_of_state(vfs: &MemVfs) -> Disk {
 }
 
 /// Leaves the database without closing it, and opens what is found then in the same file system.
-fn vfs_kill(run: &mut Run, vfs: &Arc<MemVfs>, seed: u64) -> Arc<MemVfs> {
+fn kill(runner: &mut Runner, vfs: &Arc<MemVfs>, seed: u64) {
     let image = vfs.image(ImageKind::Kill, CrashPolicy::KeepAll, seed);
-    if let Some(db) = run.forget() {
-        db.close().unwrap();
-    }
+    runner.close(true).unwrap();
     for (path, _) in vfs.files() {
         vfs.remove(path);
     }
     for (path, bytes) in disk_of(&image) {
         vfs.write_file(path, bytes);
     }
-    run.open().unwrap();
-    vfs.clone()
+    runner.open(seed).unwrap();
 }

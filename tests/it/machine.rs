@@ -7,9 +7,9 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
 use terrace::vfs::{MemVfs, Vfs};
-use terrace_kit::{Mode, Op, Profile, Runner, Scenario};
+use terrace_kit::{Mode, Op, Outcome, Profile, Runner, Scenario};
 
-fn run(scenario: Scenario, seed: u64, ops: &[Op]) -> Result<(), String> {
+fn run(scenario: Scenario, seed: u64, ops: &[Op]) -> Outcome {
     let mut runner = Runner::new(scenario, seed)?;
     runner.run(ops.iter().cloned())?;
     runner.check()?;
@@ -46,7 +46,7 @@ fn machine(
     let result = TestRunner::new_with_rng(config, rng).run(&(number, list), |(start, numbers)| {
         let ops: Vec<Op> = numbers.iter().map(|n| profile.op(*n)).collect();
         let (scenario, _dir) = scenario(start);
-        run(scenario, start, &ops).map_err(TestCaseError::fail)
+        run(scenario, start, &ops).map_err(|trouble| TestCaseError::fail(String::from(trouble)))
     });
     match result {
         Ok(()) => {}

@@ -17,4 +17,3 @@ mod machine;
 mod opening;
 mod ranges;
 mod regressions;
-mod workload;

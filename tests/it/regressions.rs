@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use terrace::vfs::{Fault, FaultVfs, MemVfs, Op, Vfs};
-use terrace::{Db, Durability, ErrorKind, Options};
+use terrace::{Compression, Db, Durability, ErrorKind, Options};
 use terrace_kit::{Mode, Scenario};
 
 /// Its slices were made of a null pointer when it was the first of a list.
@@ -189,4 +189,44 @@ fn a_compaction_that_fails_does_not_fail_a_flush() {
     }
     db.wait_idle().unwrap();
     assert_eq!(db.count(..).unwrap(), 27);
+}
+
+/// A close that wrote no frame left its mark in the manifest; behind the one edit of a manifest that had just been
+/// rewritten that told nothing, and the next open took the end for a crash.
+#[test]
+fn a_close_behind_a_rewritten_manifest_is_a_clean_end() {
+    let vfs = MemVfs::new(1);
+    let options = |table_bytes| {
+        let options = Options::new().compression(Compression::None);
+        options.vfs(vfs.clone()).tune(|tuning| {
+            tuning.manual = true;
+            tuning.manifest_bytes = 1;
+            tuning.table_bytes = table_bytes;
+        })
+    };
+    let db = options(1 << 20).open("/db").unwrap();
+    for round in 0..2 {
+        for i in 0..256u32 {
+            db.put(i.to_be_bytes(), [round; 4000]).unwrap();
+        }
+        db.flush().unwrap();
+    }
+    db.close().unwrap();
+
+    // One compaction, whose edit names so many tables that the manifest is written anew.
+    let manifest = || {
+        let names = vfs.files().into_iter().map(|(path, _)| path);
+        let mut manifests = names.filter(|path| path.to_string_lossy().contains("MANIFEST"));
+        manifests.next()
+    };
+    let db = options(4096).open("/db").unwrap();
+    let old = manifest();
+    db.compact_all().unwrap();
+    db.close().unwrap();
+    assert_ne!(manifest(), old);
+
+    let calls = vfs.mutations();
+    let db = options(4096).open("/db").unwrap();
+    assert_eq!(vfs.mutations(), calls, "a clean open has written");
+    assert_eq!(db.count(..).unwrap(), 256);
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use terrace::{Bytes, Durability, MAX_KEY_LEN};
 
 use crate::KEYSPACES;
-use crate::op::{End, How, Move, Op, Range, Read, Value, Write};
+use crate::op::{Action, End, How, Move, Op, Range, Read, Value, Write};
 
 /// Random numbers from a seed (SplitMix64).
 #[derive(Clone, Debug)]
@@ -57,8 +57,10 @@ pub struct Profile {
     pub reads: usize,
     /// Weight of closing and opening again.
     pub reopens: usize,
-    /// One value in so many has 100 KiB.
+    /// One value in so many is large.
     pub large_one_in: usize,
+    /// Bytes of a large value.
+    pub large: usize,
     /// One key in so many has the greatest length.
     pub longest_key_one_in: usize,
     /// Whether writes may be Buffered or Interval.
@@ -76,6 +78,7 @@ impl Default for Profile {
             reads: 24,
             reopens: 1,
             large_one_in: 300,
+            large: 100 << 10,
             longest_key_one_in: 2000,
             mixed_durability: true,
         }
@@ -93,6 +96,24 @@ impl Profile {
             large_one_in: 1000,
             maintenance: 4,
             ..Profile::default()
+        }
+    }
+
+    /// For crashes at every call: a few dozen operations go through everything, and large values are larger than
+    /// a log segment.
+    pub fn crashes() -> Profile {
+        Profile {
+            keys: 16,
+            keyspaces: 3,
+            writes: 66,
+            maintenance: 20,
+            pins: 6,
+            reads: 3,
+            reopens: 5,
+            large_one_in: 64,
+            large: 20_000,
+            longest_key_one_in: 1 << 40,
+            mixed_durability: true,
         }
     }
 
@@ -219,11 +240,14 @@ impl Profile {
     }
 
     fn one(&self, r: &mut Random) -> Write {
-        let value = (!r.one_in(4)).then(|| self.value(r));
+        let action = match r.one_in(4) {
+            true => Action::Delete,
+            false => Action::Put(self.value(r)),
+        };
         Write {
             keyspace: self.keyspace(r),
             key: self.key(r),
-            value,
+            action,
         }
     }
 
@@ -254,7 +278,7 @@ impl Profile {
 
     fn value(&self, r: &mut Random) -> Value {
         let len = match r.below(20) {
-            _ if r.one_in(self.large_one_in) => 100 << 10,
+            _ if r.one_in(self.large_one_in) => self.large,
             0..=1 => 0,
             2..=13 => 1 + r.below(100),
             14..=16 => 500 + r.below(30),

@@ -6,26 +6,35 @@
 //!                                  └────> Model     what it must answer;  Oracle: which prefix it is
 //! ```
 //!
+//! Crash tests put a [`Watch`] on the file system below, which takes what a crash may leave at each of its calls, and
+//! a [`Recovery`] of each must end in a state that [`Progress`] allows.
+//!
 //! Everything follows from numbers: the same seed gives the same operations, and a failure prints them.
 
+mod crash;
+mod digest;
 mod generate;
 mod model;
 mod op;
 mod oracle;
+mod pins;
+mod progress;
 mod reads;
 mod runner;
 mod scenario;
 mod ticket;
+mod trouble;
 
+pub use crash::{Allowed, Crash, Moment, Recovery, Watch, no_file_left_over};
+pub use digest::digest;
 pub use generate::{Generator, Profile, Random};
 pub use model::{Change, Commit, Entry, Map, Model, State};
-pub use op::{End, How, Move, Op, Range, Read, Value, Write};
+pub use op::{Action, End, How, Move, Op, Range, Read, Value, Write};
 pub use oracle::{Contents, Oracle};
-pub use runner::{Progress, Runner};
+pub use progress::Progress;
+pub use runner::Runner;
 pub use scenario::{Mode, Scenario};
-
-/// Why a check failed.
-pub type Outcome<T = ()> = Result<T, String>;
+pub use trouble::{Outcome, Trouble};
 
 /// Names of keyspaces, as operations number them; 0 is the default one.
 pub const KEYSPACES: [&str; 4] = ["default", "users", "a/b\\c ü\u{1F980}\0", " "];

@@ -2,9 +2,12 @@
 //! of them can be had.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use terrace::{Bytes, SeqNo};
+
+use crate::digest;
 
 /// A value and the version that it must have, if that is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,12 +26,14 @@ pub type Map = BTreeMap<Bytes, Entry>;
 pub struct State {
     /// The keyspaces by name; the default one is always there.
     pub keyspaces: BTreeMap<String, Arc<Map>>,
+    digest: u64,
 }
 
 impl Default for State {
     fn default() -> State {
         State {
             keyspaces: BTreeMap::from([("default".into(), Arc::default())]),
+            digest: digest::name("default"),
         }
     }
 }
@@ -56,30 +61,61 @@ pub struct Commit {
 }
 
 impl State {
+    /// A number that states with the same keyspaces, keys and values have in common, and no others.
+    pub fn digest(&self) -> u64 {
+        self.digest
+    }
+
     /// Takes a commit in.
     pub fn apply(&mut self, commit: &Commit) {
-        let count = commit.changes.len() as u64;
-        for (i, change) in commit.changes.iter().enumerate() {
-            let behind = count - 1 - i as u64;
-            let version = commit.last.map(|last| SeqNo::new(last.get() - behind));
-            match change {
+        for change in &commit.changes {
+            let before = self.digest;
+            self.digest = match change {
                 Change::Create(name) => {
                     self.keyspaces.insert(name.clone(), Arc::default());
+                    before.wrapping_add(digest::name(name))
                 }
-                Change::Drop(name) => {
-                    self.keyspaces.remove(name);
-                }
-                Change::Put(name, key, value) => {
-                    let value = value.clone();
-                    if let Some(map) = self.keyspaces.get_mut(name) {
-                        Arc::make_mut(map).insert(key.clone(), Entry { value, version });
-                    }
-                }
-                Change::Delete(name, key) => {
-                    if let Some(map) = self.keyspaces.get_mut(name) {
-                        Arc::make_mut(map).remove(key);
-                    }
-                }
+                Change::Drop(name) => match self.keyspaces.remove(name) {
+                    Some(map) => before.wrapping_sub(digest::keyspace(name, map.iter())),
+                    None => before,
+                },
+                Change::Put(name, key, value) => self.set(name, key, Some(value)),
+                Change::Delete(name, key) => self.set(name, key, None),
+            };
+        }
+        self.number(commit);
+    }
+
+    /// Sets or removes a key, and returns the digest that follows.
+    fn set(&mut self, name: &str, key: &Bytes, value: Option<&Bytes>) -> u64 {
+        let Some(map) = self.keyspaces.get_mut(name) else {
+            return self.digest;
+        };
+        let map = Arc::make_mut(map);
+        let entry = |value: &Bytes| digest::entry(name, key, value);
+        let old = match value {
+            Some(value) => {
+                let (value, version) = (value.clone(), None);
+                map.insert(key.clone(), Entry { value, version })
+            }
+            None => map.remove(key),
+        };
+        let (old, new) = (
+            old.map_or(0, |old| entry(&old.value)),
+            value.map_or(0, entry),
+        );
+        self.digest.wrapping_sub(old).wrapping_add(new)
+    }
+
+    /// Gives the entries that the last commit set their versions.
+    fn number(&mut self, commit: &Commit) {
+        let Some(last) = commit.last else { return };
+        for (behind, change) in commit.changes.iter().rev().enumerate().rev() {
+            if let Change::Put(name, key, _) = change
+                && let Some(map) = self.keyspaces.get_mut(name)
+                && let Some(entry) = Arc::make_mut(map).get_mut(key)
+            {
+                entry.version = Some(SeqNo::new(last.get() - behind as u64));
             }
         }
     }
@@ -94,47 +130,55 @@ impl State {
 const EVERY: usize = 64;
 
 /// The commits in order.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Model {
     log: Vec<Commit>,
     /// The state after `i * EVERY` commits.
     kept: Vec<State>,
+    /// The digest of the state after `i` commits.
+    digests: Vec<u64>,
     now: State,
+}
+
+impl Default for Model {
+    fn default() -> Model {
+        let now = State::default();
+        Model {
+            log: Vec::new(),
+            kept: vec![now.clone()],
+            digests: vec![now.digest()],
+            now,
+        }
+    }
 }
 
 impl Model {
     /// No commits.
     pub fn new() -> Model {
-        Model {
-            kept: vec![State::default()],
-            ..Model::default()
-        }
+        Model::default()
     }
 
     /// Appends a commit.
     pub fn commit(&mut self, commit: Commit) {
         self.now.apply(&commit);
         self.log.push(commit);
+        self.digests.push(self.now.digest());
+        self.keep();
+    }
+
+    fn keep(&mut self) {
         if self.log.len().is_multiple_of(EVERY) {
+            self.kept.truncate(self.log.len() / EVERY);
             self.kept.push(self.now.clone());
         }
     }
 
     /// Says which sequence number the last commit got.
     pub fn confirm(&mut self, last: SeqNo) {
-        let Some(mut commit) = self.log.pop() else {
-            return;
-        };
-        commit.last = Some(last);
-        // Applying it once more changes versions only: a commit's changes are idempotent, unless it creates.
-        let creates = |change: &Change| matches!(change, Change::Create(_) | Change::Drop(_));
-        if !commit.changes.iter().any(creates) {
-            self.now.apply(&commit);
-        }
-        self.log.push(commit);
-        if self.log.len().is_multiple_of(EVERY) {
-            self.kept.pop();
-            self.kept.push(self.now.clone());
+        if let Some(commit) = self.log.last_mut() {
+            commit.last = Some(last);
+            self.now.number(commit);
+            self.keep();
         }
     }
 
@@ -142,8 +186,21 @@ impl Model {
     pub fn truncate(&mut self, len: usize) {
         let now = self.state_after(len);
         self.log.truncate(len);
+        self.digests.truncate(self.log.len() + 1);
         self.kept.truncate(self.log.len() / EVERY + 1);
         self.now = now;
+    }
+
+    /// The most commits within `allowed` after which the state has this digest.
+    pub fn find(&self, digest: u64, allowed: RangeInclusive<usize>) -> Option<usize> {
+        let mut allowed = *allowed.start()..=(*allowed.end()).min(self.len());
+        allowed.rfind(|&n| self.digests.get(n) == Some(&digest))
+    }
+
+    /// The digest of the state after the first `n` commits, or after all if there are fewer.
+    pub fn digest_after(&self, n: usize) -> u64 {
+        let digest = self.digests.get(n).copied();
+        digest.unwrap_or(self.now.digest())
     }
 
     /// How many commits there are.
@@ -201,6 +258,8 @@ mod tests {
         }
         for (n, state) in states.iter().enumerate() {
             assert_eq!(model.state_after(n), *state, "after {n}");
+            assert_eq!(model.find(state.digest(), n..=n), Some(n));
+            assert_eq!(model.find(state.digest(), n + 1..=300), None);
         }
         model.truncate(130);
         assert_eq!((model.len(), model.now()), (130, &states[130]));

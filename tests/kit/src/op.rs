@@ -78,6 +78,15 @@ impl KeyBounds for Range {
     }
 }
 
+/// What becomes of a key.
+#[derive(Clone, Copy, Debug)]
+pub enum Action {
+    /// It gets a value.
+    Put(Value),
+    /// It is removed.
+    Delete,
+}
+
 /// One write of a batch.
 #[derive(Clone, Debug)]
 pub struct Write {
@@ -85,8 +94,8 @@ pub struct Write {
     pub keyspace: usize,
     /// The key.
     pub key: Bytes,
-    /// `None` deletes.
-    pub value: Option<Value>,
+    /// What becomes of it.
+    pub action: Action,
 }
 
 /// How a batch is handed over.

@@ -6,8 +6,9 @@ use std::ops::RangeInclusive;
 
 use terrace::{Bytes, Db, Keyspace};
 
-use crate::Outcome;
+use crate::digest::digest;
 use crate::model::{Model, State};
+use crate::trouble::{Outcome, Trouble, failed};
 
 /// What a database holds: the entries of each keyspace.
 pub type Contents = BTreeMap<String, BTreeMap<Bytes, Bytes>>;
@@ -22,15 +23,11 @@ impl Oracle {
     /// # Errors
     /// Any error of the database, and any two answers that differ.
     pub fn read(db: &Db) -> Outcome<Contents> {
-        let names = db
-            .keyspaces()
-            .map_err(|error| format!("keyspaces: {error:?}"))?;
         let mut contents = Contents::new();
-        for name in names {
-            let keyspace = db
-                .keyspace(&name)
-                .map_err(|error| format!("keyspace {name:?}: {error:?}"))?;
-            let map = read_keyspace(&keyspace).map_err(|e| format!("keyspace {name:?}: {e}"))?;
+        for name in failed("keyspaces", db.keyspaces())? {
+            let place = |trouble: Trouble| trouble.within(format_args!("keyspace {name:?}"));
+            let keyspace = failed("keyspace", db.keyspace(&name)).map_err(place)?;
+            let map = read_keyspace(&keyspace).map_err(place)?;
             contents.insert(name, map);
         }
         Ok(contents)
@@ -45,46 +42,52 @@ impl Oracle {
     pub fn check(db: &Db, model: &Model, allowed: RangeInclusive<usize>) -> Outcome<usize> {
         let contents = Oracle::read(db)?;
         absent_keys(db, model, &contents)?;
-        let (least, most) = (*allowed.start(), (*allowed.end()).min(model.len()));
-        let mut nearest: Option<(usize, Vec<String>)> = None;
-        for n in (least..=most).rev() {
-            let differences = differences(&contents, &model.state_after(n));
-            if differences.is_empty() {
-                return Ok(n);
-            }
-            if nearest
-                .as_ref()
-                .is_none_or(|(_, best)| differences.len() < best.len())
-            {
-                nearest = Some((n, differences));
-            }
+        Oracle::place(&contents, model, allowed)
+    }
+
+    /// Says after how many commits of `model` these contents are what must be there; the most, if they are so
+    /// after several.
+    ///
+    /// # Errors
+    /// If they are no state after `allowed` many commits: how they differ from the nearest.
+    pub fn place(
+        contents: &Contents,
+        model: &Model,
+        allowed: RangeInclusive<usize>,
+    ) -> Outcome<usize> {
+        let digest = digest(contents);
+        if let Some(n) = model.find(digest, allowed.clone()) {
+            return Ok(n);
         }
-        let elsewhere = (0..=model.len())
-            .rev()
-            .find(|&n| differences(&contents, &model.state_after(n)).is_empty());
+        let (least, most) = (*allowed.start(), (*allowed.end()).min(model.len()));
+        let against = |n: usize| (n, differences(contents, &model.state_after(n)));
+        let nearest = (least..=most).rev().map(against);
+        let nearest = nearest.min_by_key(|(_, differences)| differences.len());
         let (n, differences) = nearest.unwrap_or_default();
         let shown: Vec<String> = differences.iter().take(8).cloned().collect();
         Err(format!(
-            "not the state after {least} to {most} commits (after {elsewhere:?} of {}); from that after {n} it \
+            "not the state after {least} to {most} commits (after {:?} of {}); from that after {n} it \
              differs in {} places: {}",
+            model.find(digest, 0..=model.len()),
             model.len(),
             differences.len(),
             shown.join("; ")
-        ))
+        )
+        .into())
     }
 }
 
 fn read_keyspace(keyspace: &Keyspace) -> Outcome<BTreeMap<Bytes, Bytes>> {
     let forwards: Result<Vec<_>, _> = keyspace.iter().collect();
-    let forwards = forwards.map_err(|error| format!("a scan failed: {error:?}"))?;
+    let forwards = failed("a scan", forwards)?;
     if let Some(pair) = forwards.windows(2).find(|pair| match pair {
         [a, b] => a.0 >= b.0,
         _ => false,
     }) {
-        return Err(format!("a scan is out of order: {}", brief(&pair)));
+        return Err(format!("a scan is out of order: {}", brief(&pair)).into());
     }
     let backwards: Result<Vec<_>, _> = keyspace.iter().rev().collect();
-    let mut backwards = backwards.map_err(|error| format!("a backward scan failed: {error:?}"))?;
+    let mut backwards = failed("a backward scan", backwards)?;
     backwards.reverse();
     if forwards != backwards {
         let at = forwards.iter().zip(&backwards).position(|(a, b)| a != b);
@@ -92,18 +95,15 @@ fn read_keyspace(keyspace: &Keyspace) -> Outcome<BTreeMap<Bytes, Bytes>> {
             "{} entries forwards and {} backwards; they differ from number {at:?} on",
             forwards.len(),
             backwards.len()
-        ));
+        )
+        .into());
     }
     for (key, value) in &forwards {
-        let got = keyspace
-            .get(key)
-            .map_err(|error| format!("get {key:?}: {error:?}"))?;
+        let got = failed("get", keyspace.get(key))?;
         if got.as_ref() != Some(value) {
-            return Err(format!(
-                "get {key:?} says {}, a scan {}",
-                brief(&got),
-                brief(value)
-            ));
+            return Err(
+                format!("get {key:?} says {}, a scan {}", brief(&got), brief(value)).into(),
+            );
         }
     }
     Ok(forwards.into_iter().collect())
@@ -123,15 +123,14 @@ fn absent_keys(db: &Db, model: &Model, contents: &Contents) -> Outcome {
         if map.contains_key(key) || !asked.insert((name, key)) {
             continue;
         }
-        let keyspace = db.keyspace(name).map_err(|error| format!("{error:?}"))?;
-        let got = keyspace
-            .get(key)
-            .map_err(|error| format!("get {key:?}: {error:?}"))?;
+        let keyspace = failed("keyspace", db.keyspace(name))?;
+        let got = failed("get", keyspace.get(key))?;
         if got.is_some() {
             return Err(format!(
                 "get {key:?} in {name:?} says {}, a scan that there is none",
                 brief(&got)
-            ));
+            )
+            .into());
         }
     }
     Ok(())

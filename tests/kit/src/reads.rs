@@ -6,20 +6,17 @@ use terrace::{Bytes, Cursor, Iter, Readable, Result};
 
 use crate::model::{Entry, Map};
 use crate::op::{End, Move, Range, Read};
-use crate::{Outcome, oracle::brief};
+use crate::oracle::brief;
+use crate::trouble::{Outcome, Trouble, failed};
 
 type Pair = (Bytes, Bytes);
-
-fn failed<T>(what: &str, result: Result<T>) -> Outcome<T> {
-    result.map_err(|error| format!("{what} failed: {error:?}"))
-}
 
 fn same<T: PartialEq + std::fmt::Debug>(what: impl FnOnce() -> String, got: T, want: T) -> Outcome {
     if got == want {
         return Ok(());
     }
     let (got, want) = (brief(&got), brief(&want));
-    Err(format!("{}: got {got}, want {want}", what()))
+    Err(format!("{}: got {got}, want {want}", what()).into())
 }
 
 /// The entries of `map` within `range`, in order.
@@ -121,7 +118,8 @@ fn scan(iter: Iter, mut want: Vec<Pair>, end: End, what: impl FnOnce() -> String
         want.len(),
         brief(&got.get(at)),
         brief(&want.get(at))
-    ))
+    )
+    .into())
 }
 
 fn keys<R: Readable>(db: &R, map: &Map, range: &Range, bits: u64) -> Outcome {
@@ -212,9 +210,9 @@ impl KeptCursor {
                 _ => 1,
             };
             for time in 0..times {
-                let context =
-                    |e| format!("move {i} ({one:?}, time {time}) of a cursor, {moves:?}: {e}");
-                self.go(one).map_err(context)?;
+                let place = || format!("move {i} ({one:?}, time {time}) of a cursor, {moves:?}");
+                self.go(one)
+                    .map_err(|trouble: Trouble| trouble.within(place()))?;
             }
         }
         Ok(())

@@ -3,51 +3,19 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use terrace::{
-    Batch, Db, Durability, ErrorKind, Keyspace, KeyspaceOptions, SeqNo, Snapshot, Ticket,
-};
+use terrace::{Batch, Db, Durability, ErrorKind, Keyspace, KeyspaceOptions, SeqNo, Ticket};
 
-use crate::model::{Change, Commit, Model, State};
-use crate::op::{How, Op, Write};
+use crate::KEYSPACES;
+use crate::model::{Change, Commit, Model};
+use crate::op::{Action, How, Op, Write};
 use crate::oracle::Oracle;
-use crate::reads::{self, KeptCursor, KeptIter};
+use crate::pins::Pins;
+use crate::progress::Progress;
+use crate::reads;
 use crate::scenario::Scenario;
 use crate::ticket::block_on;
-use crate::{KEYSPACES, Outcome};
-
-/// How far the commits have come: what a crash at this moment may and must leave. A hook of the file system
-/// may read it while an operation runs.
-#[derive(Debug, Default)]
-pub struct Progress {
-    begun: AtomicUsize,
-    returned: AtomicUsize,
-    durable: AtomicUsize,
-}
-
-impl Progress {
-    /// Commits handed to the database: no more may be found.
-    pub fn begun(&self) -> usize {
-        self.begun.load(Ordering::SeqCst)
-    }
-
-    /// Commits that returned: those survive the death of the process.
-    pub fn returned(&self) -> usize {
-        self.returned.load(Ordering::SeqCst)
-    }
-
-    /// Commits acknowledged as durable: those survive a power cut.
-    pub fn durable(&self) -> usize {
-        self.durable.load(Ordering::SeqCst)
-    }
-}
-
-struct Kept {
-    snapshot: Snapshot,
-    state: State,
-    handles: BTreeMap<String, Keyspace>,
-}
+use crate::trouble::{Outcome, Trouble, failed};
 
 /// A database and its model side by side.
 pub struct Runner {
@@ -60,19 +28,13 @@ pub struct Runner {
     handles: BTreeMap<String, Keyspace>,
     /// Handles of keyspaces that were dropped.
     stale: Vec<Keyspace>,
-    snapshots: Vec<Kept>,
-    iters: Vec<KeptIter>,
-    cursors: Vec<KeptCursor>,
+    pins: Pins,
 }
 
 impl fmt::Debug for Runner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Runner({:?}, {} commits)", self.db, self.model.len())
     }
-}
-
-fn failed<T>(what: &str, result: terrace::Result<T>) -> Outcome<T> {
-    result.map_err(|error| format!("{what} failed: {error:?}"))
 }
 
 fn name_of(keyspace: usize) -> &'static str {
@@ -88,7 +50,14 @@ impl Runner {
     /// # Errors
     /// The database's.
     pub fn new(scenario: Scenario, seed: u64) -> Outcome<Runner> {
-        let mut runner = Runner {
+        let mut runner = Runner::closed(scenario);
+        runner.open(seed)?;
+        Ok(runner)
+    }
+
+    /// One whose database, which must be new, is yet to be opened.
+    pub fn closed(scenario: Scenario) -> Runner {
+        Runner {
             scenario,
             db: None,
             default_durability: Durability::Sync,
@@ -96,18 +65,26 @@ impl Runner {
             progress: Arc::default(),
             handles: BTreeMap::new(),
             stale: Vec::new(),
-            snapshots: Vec::new(),
-            iters: Vec::new(),
-            cursors: Vec::new(),
-        };
-        runner.open(seed)?;
-        Ok(runner)
+            pins: Pins::default(),
+        }
     }
 
-    fn open(&mut self, seed: u64) -> Outcome {
+    /// Opens the database with options that follow from `seed`, and takes the handles of its keyspaces.
+    ///
+    /// # Errors
+    /// The database's, and other keyspaces than there must be.
+    pub fn open(&mut self, seed: u64) -> Outcome {
         let db = failed("open", self.scenario.open(seed))?;
         self.default_durability = self.scenario.durability(seed);
-        self.handles.insert(name_of(0).into(), Keyspace::clone(&db));
+        let names = failed("keyspaces", db.keyspaces())?;
+        let want: Vec<String> = self.model.now().keyspaces.keys().cloned().collect();
+        if names != want {
+            return Err(format!("after opening: {names:?}, not {want:?}").into());
+        }
+        for name in names {
+            let handle = failed("keyspace", db.keyspace(&name))?;
+            self.handles.insert(name, handle);
+        }
         self.db = Some(db);
         Ok(())
     }
@@ -132,25 +109,46 @@ impl Runner {
         self.progress.clone()
     }
 
+    /// Where and how it is opened.
+    pub fn scenario(&self) -> &Scenario {
+        &self.scenario
+    }
+
     /// Does all of them.
     ///
     /// # Errors
     /// That of the first that fails or answers wrongly, with its number.
     pub fn run(&mut self, ops: impl IntoIterator<Item = Op>) -> Outcome {
         for (i, op) in ops.into_iter().enumerate() {
-            self.apply(&op).map_err(|error| {
+            self.apply(&op).map_err(|trouble| {
                 let op = crate::oracle::brief(&op);
-                format!("operation {i}, {op}: {error}")
+                trouble.within(format_args!("operation {i}, {op}"))
             })?;
         }
         Ok(())
     }
 
-    /// Does one operation and compares what it answers.
+    /// Does one operation and compares what it answers. After an error of the database what was to be written
+    /// may or may not be there if it is read-only now; else it must not be.
     ///
     /// # Errors
     /// The database's, and differences from the model.
     pub fn apply(&mut self, op: &Op) -> Outcome {
+        let before = self.model.len();
+        let done = self.do_one(op);
+        if let Err(trouble) = &done
+            && trouble.kind().is_some_and(|k| k != ErrorKind::ReadOnly)
+        {
+            let kept = self.progress.returned().max(before);
+            if self.model.len() > kept {
+                self.model.truncate(kept);
+                self.progress.begin(kept);
+            }
+        }
+        done
+    }
+
+    fn do_one(&mut self, op: &Op) -> Outcome {
         match op {
             Op::One(write) => self.one(write),
             Op::Batch(writes, durability, how) => self.batch(writes, *durability, *how),
@@ -162,43 +160,55 @@ impl Runner {
                 }
                 None => self.stale_handles(),
             },
-            Op::TakeSnapshot => self.take_snapshot(),
-            Op::ReadSnapshot(at, n, read) => match pick(&self.snapshots, *at) {
-                Some(kept) => kept.look(name_of(*n), |snapshot, map| {
-                    reads::check(snapshot, map, read)
-                }),
+            Op::Flush => self.work("flush", Db::flush),
+            Op::Compact(n, range) => match self.handles.get(name_of(*n)).cloned() {
+                Some(keyspace) => self.work("compact", |_| keyspace.compact(range)),
                 None => Ok(()),
             },
-            Op::CheckSnapshot(at) => pick(&self.snapshots, *at).map_or(Ok(()), Kept::check),
-            Op::DropSnapshot(at) => {
-                take(&mut self.snapshots, *at);
-                Ok(())
-            }
-            Op::KeepIter(..) | Op::StepIter(..) | Op::KeepCursor(_) | Op::MoveCursor(..) => {
-                self.kept(op)
-            }
-            Op::Flush => failed("flush", self.db()?.flush()).map(|()| self.all_durable()),
-            Op::Compact(n, range) => match self.handles.get(name_of(*n)) {
-                Some(keyspace) => {
-                    failed("compact", keyspace.compact(range)).map(|()| self.all_durable())
-                }
-                None => Ok(()),
-            },
-            Op::CompactAll => {
-                failed("compact_all", self.db()?.compact_all()).map(|()| self.all_durable())
-            }
-            Op::WaitIdle => {
-                failed("wait_idle", self.db()?.wait_idle()).map(|()| self.all_durable())
-            }
-            Op::Sync => failed("sync", self.db()?.sync()).map(|()| self.all_durable()),
+            Op::CompactAll => self.work("compact_all", Db::compact_all),
+            Op::WaitIdle => self.work("wait_idle", Db::wait_idle),
+            Op::Sync => self.work("sync", Db::sync),
             Op::Check => self.check(),
             Op::Reopen(seed) => self.reopen(*seed),
+            _ => self.pin(op),
         }
     }
 
-    fn all_durable(&self) {
-        let all = self.model.len();
-        self.progress.durable.store(all, Ordering::SeqCst);
+    /// What makes all that returned durable.
+    fn work(&mut self, what: &str, work: impl FnOnce(&Db) -> terrace::Result<()>) -> Outcome {
+        failed(what, work(self.db()?))?;
+        self.progress.all_durable();
+        Ok(())
+    }
+
+    fn pin(&mut self, op: &Op) -> Outcome {
+        let now = self.model.now();
+        match op {
+            Op::TakeSnapshot => {
+                let db = self.db.as_ref().ok_or("the database is not open")?;
+                self.pins.take_snapshot(db, now, &self.handles);
+            }
+            Op::ReadSnapshot(at, n, read) => {
+                return self.pins.read_snapshot(*at, name_of(*n), read);
+            }
+            Op::CheckSnapshot(at) => return self.pins.check_snapshot(*at),
+            Op::DropSnapshot(at) => self.pins.drop_snapshot(*at),
+            Op::KeepIter(n, range) => {
+                if let Some(keyspace) = self.handles.get(name_of(*n)) {
+                    self.pins
+                        .keep_iter(keyspace, &now.map(keyspace.name()), range);
+                }
+            }
+            Op::KeepCursor(n) => {
+                if let Some(keyspace) = self.handles.get(name_of(*n)) {
+                    self.pins.keep_cursor(keyspace, &now.map(keyspace.name()));
+                }
+            }
+            Op::StepIter(at, steps, bits) => return self.pins.step_iter(*at, *steps, *bits),
+            Op::MoveCursor(at, moves) => return self.pins.move_cursor(*at, moves),
+            _ => {}
+        }
+        Ok(())
     }
 
     /// Notes a commit that is about to be handed over.
@@ -207,38 +217,35 @@ impl Runner {
             changes,
             last: None,
         });
-        let begun = self.model.len();
-        self.progress.begun.store(begun, Ordering::SeqCst);
+        self.progress.begin(self.model.len());
     }
 
     /// Notes that the last commit returned.
-    fn end(&mut self, last: Option<SeqNo>, durability: Durability) {
+    fn end(&mut self, last: Option<SeqNo>, durability: Durability) -> Outcome {
+        let visible = self.db()?.stats().visible;
         if let Some(last) = last {
             self.model.confirm(last);
+            if visible < last {
+                return Err(format!("{last:?} returned, and only {visible:?} is visible").into());
+            }
         }
-        let returned = self.model.len();
-        self.progress.returned.store(returned, Ordering::SeqCst);
+        self.progress.end(self.model.len(), visible.get());
         if durability == Durability::Sync {
-            self.all_durable();
+            self.progress.all_durable();
         }
+        Ok(())
     }
 
     fn one(&mut self, write: &Write) -> Outcome {
         let keyspace = self.handle(name_of(write.keyspace))?;
-        self.begin(vec![change(write)]);
-        let last = match write.value {
-            Some(value) => keyspace.put(&write.key, value.bytes()),
+        let value = value_of(write);
+        self.begin(vec![change(write, value.clone())]);
+        let last = match value {
+            Some(value) => keyspace.put(&write.key, value),
             None => keyspace.delete(&write.key),
         };
         let last = failed("a write", last)?;
-        self.end(Some(last), self.default_durability);
-        let visible = self.db()?.stats().visible;
-        if visible < last {
-            return Err(format!(
-                "{last:?} returned, and only {visible:?} is visible"
-            ));
-        }
-        Ok(())
+        self.end(Some(last), self.default_durability)
     }
 
     fn batch(&mut self, writes: &[Write], durability: Option<Durability>, how: How) -> Outcome {
@@ -246,61 +253,62 @@ impl Runner {
         if let Some(durability) = durability {
             batch.durability(durability);
         }
+        let mut changes = Vec::with_capacity(writes.len());
         for write in writes {
-            let value = write.value.map(crate::op::Value::bytes);
-            let name = name_of(write.keyspace);
-            match (write.keyspace % KEYSPACES.len(), value) {
-                (0, Some(value)) => {
-                    batch.put(&write.key, value);
-                }
-                (0, None) => {
-                    batch.delete(&write.key);
-                }
-                (_, Some(value)) => {
-                    batch.keyspace(&self.handle(name)?).put(&write.key, value);
-                }
-                (_, None) => {
-                    batch.keyspace(&self.handle(name)?).delete(&write.key);
-                }
+            let value = value_of(write);
+            changes.push(change(write, value.clone()));
+            if write.keyspace % KEYSPACES.len() == 0 {
+                match value {
+                    Some(value) => batch.put(&write.key, value),
+                    None => batch.delete(&write.key),
+                };
+                continue;
             }
+            let keyspace = self.handle(name_of(write.keyspace))?;
+            let mut part = batch.keyspace(&keyspace);
+            match value {
+                Some(value) => part.put(&write.key, value),
+                None => part.delete(&write.key),
+            };
         }
         if batch.len() != writes.len() {
-            return Err(format!("a batch of {} says {}", writes.len(), batch.len()));
+            return Err(format!("a batch of {} says {}", writes.len(), batch.len()).into());
         }
         let durability = durability.unwrap_or(self.default_durability);
         if !writes.is_empty() {
-            self.begin(writes.iter().map(change).collect());
+            self.begin(changes);
         }
-        let db = self.db()?.clone();
-        let last = match how {
-            How::Write => failed("write", db.write(batch))?,
-            How::Wait => failed("wait", failed("submit", db.submit(batch))?.wait())?,
-            How::Poll => {
-                let ticket = failed("submit", db.submit(batch))?;
-                self.poll(ticket)?
-            }
+        let last = self.hand_over(batch, how)?;
+        match writes.is_empty() {
+            true => Ok(()),
+            false => self.end(Some(last), durability),
+        }
+    }
+
+    fn hand_over(&self, batch: Batch, how: How) -> Outcome<SeqNo> {
+        let db = self.db()?;
+        match how {
+            How::Write => failed("write", db.write(batch)),
+            How::Wait => failed("wait", failed("submit", db.submit(batch))?.wait()),
+            How::Poll => self.poll(failed("submit", db.submit(batch))?),
             How::Forget => {
                 drop(failed("submit", db.submit(batch))?);
                 // It comes by itself; the model goes on when it is there.
                 failed("sync", db.sync())?;
-                db.stats().visible
+                Ok(db.stats().visible)
             }
-        };
-        if !writes.is_empty() {
-            self.end(Some(last), durability);
         }
-        Ok(())
     }
 
     /// Polls until the ticket is done. In manual mode nobody completes it: somebody has to sync.
     fn poll(&self, ticket: Ticket) -> Outcome<SeqNo> {
         let manual = self.scenario.mode == crate::Mode::Manual;
-        let db = self.db()?.clone();
+        let db = self.db()?;
         let help = || match manual {
             true => failed("sync", db.sync()),
             false => Ok(()),
         };
-        block_on(ticket, help)?.map_err(|error| format!("a ticket failed: {error:?}"))
+        failed("a ticket", block_on(ticket, help)?)
     }
 
     /// The handle of a keyspace, created if it is not there.
@@ -308,10 +316,8 @@ impl Runner {
         if !self.handles.contains_key(name) {
             self.create(name)?;
         }
-        self.handles
-            .get(name)
-            .cloned()
-            .ok_or_else(|| format!("no handle of {name:?}"))
+        let handle = self.handles.get(name).cloned();
+        handle.ok_or_else(|| format!("no handle of {name:?}").into())
     }
 
     fn create(&mut self, name: &str) -> Outcome {
@@ -331,8 +337,7 @@ impl Runner {
         };
         let created = failed("creating a keyspace", created)?;
         self.handles.insert(name.into(), created);
-        self.end(None, self.default_durability);
-        Ok(())
+        self.end(None, self.default_durability)
     }
 
     fn drop_keyspace(&mut self, name: &str) -> Outcome {
@@ -347,10 +352,10 @@ impl Runner {
         }
         self.begin(vec![Change::Drop(name.into())]);
         failed("dropping a keyspace", db.drop_keyspace(name))?;
-        self.end(None, self.default_durability);
         if let Some(handle) = self.handles.remove(name) {
             self.stale.push(handle);
         }
+        self.end(None, self.default_durability)?;
         self.stale_handles()
     }
 
@@ -369,61 +374,6 @@ impl Runner {
         Ok(())
     }
 
-    fn take_snapshot(&mut self) -> Outcome {
-        if self.snapshots.len() >= 12 {
-            self.snapshots.remove(0);
-        }
-        let snapshot = self.db()?.snapshot();
-        self.snapshots.push(Kept {
-            snapshot,
-            state: self.model.now().clone(),
-            handles: self.handles.clone(),
-        });
-        Ok(())
-    }
-
-    fn kept(&mut self, op: &Op) -> Outcome {
-        match op {
-            Op::KeepIter(n, range) => {
-                if let Some(keyspace) = self.handles.get(name_of(*n)) {
-                    let map = self.model.now().map(keyspace.name());
-                    let kept = KeptIter::new(keyspace.range(range), &map, range);
-                    self.iters.push(kept);
-                }
-            }
-            Op::KeepCursor(n) => {
-                if let Some(keyspace) = self.handles.get(name_of(*n)) {
-                    let map = self.model.now().map(keyspace.name());
-                    self.cursors.push(KeptCursor::new(keyspace.cursor(), &map));
-                }
-            }
-            Op::StepIter(at, steps, bits) => {
-                if let Some(mut iter) = take(&mut self.iters, *at) {
-                    iter.step(*steps, *bits)
-                        .map_err(|error| format!("a kept iterator: {error}"))?;
-                    self.iters.push(iter);
-                }
-            }
-            Op::MoveCursor(at, moves) => {
-                if let Some(mut cursor) = take(&mut self.cursors, *at) {
-                    cursor
-                        .make(moves)
-                        .map_err(|error| format!("a kept cursor: {error}"))?;
-                    self.cursors.push(cursor);
-                }
-            }
-            _ => {}
-        }
-        // Memory is bounded, and the oldest pins go.
-        if self.iters.len() > 12 {
-            self.iters.remove(0);
-        }
-        if self.cursors.len() > 12 {
-            self.cursors.remove(0);
-        }
-        Ok(())
-    }
-
     /// Compares everything, snapshots included.
     ///
     /// # Errors
@@ -432,9 +382,7 @@ impl Runner {
         let all = self.model.len();
         let db = self.db()?;
         Oracle::check(db, &self.model, all..=all)?;
-        for kept in &self.snapshots {
-            kept.check()?;
-        }
+        self.pins.check_snapshots()?;
         failed("health", db.health())
     }
 
@@ -446,15 +394,6 @@ impl Runner {
     pub fn reopen(&mut self, seed: u64) -> Outcome {
         self.close(seed.is_multiple_of(2))?;
         self.open(seed)?;
-        let names = failed("keyspaces", self.db()?.keyspaces())?;
-        let want: Vec<String> = self.model.now().keyspaces.keys().cloned().collect();
-        if names != want {
-            return Err(format!("after opening again: {names:?}, not {want:?}"));
-        }
-        for name in names {
-            let handle = failed("keyspace", self.db()?.keyspace(&name))?;
-            self.handles.insert(name, handle);
-        }
         self.check()
     }
 
@@ -463,75 +402,56 @@ impl Runner {
     /// # Errors
     /// The database's, and calls that still answer.
     pub fn close(&mut self, by_call: bool) -> Outcome {
-        let Some(db) = self.db.take() else {
+        let Some(db) = self.leave() else {
             return Ok(());
         };
         if by_call {
             failed("close", db.close())?;
             expect("a put after close", db.put("k", "v"), ErrorKind::Closed)?;
             expect("a get after close", db.get("k"), ErrorKind::Closed)?;
-            for kept in &self.snapshots {
-                expect("a snapshot", kept.snapshot.get("k"), ErrorKind::Closed)?;
-            }
+            self.pins.closed()?;
             failed("a second close", db.close())?;
         }
+        self.pins.drop_snapshots();
         drop(db);
+        self.progress.all_durable();
+        Ok(())
+    }
+
+    /// Lets go of the database and its keyspaces and returns the last handle, snapshots apart.
+    pub fn leave(&mut self) -> Option<Db> {
         self.handles.clear();
         self.stale.clear();
-        self.snapshots.clear();
-        self.all_durable();
-        Ok(())
+        self.db.take()
     }
 }
 
-impl Kept {
-    fn look(&self, name: &str, with: impl FnOnce(&Snapshot, &crate::Map) -> Outcome) -> Outcome {
-        match self.handles.get(name) {
-            Some(handle) => {
-                let snapshot = self.snapshot.keyspace(handle);
-                with(&snapshot, &self.state.map(name))
-                    .map_err(|error| format!("a snapshot, at {name:?}: {error}"))
-            }
-            None => Ok(()),
-        }
-    }
-
-    fn check(&self) -> Outcome {
-        use crate::op::{End, Range, Read};
-        for name in self.handles.keys() {
-            self.look(name, |snapshot, map| {
-                reads::check(snapshot, map, &Read::Scan(Range::ALL, End::Front))?;
-                reads::check(snapshot, map, &Read::Scan(Range::ALL, End::Back))?;
-                map.keys()
-                    .try_for_each(|key| reads::check(snapshot, map, &Read::Get(key.clone())))
-            })?;
-        }
-        Ok(())
+fn value_of(write: &Write) -> Option<terrace::Bytes> {
+    match write.action {
+        Action::Put(value) => Some(value.bytes()),
+        Action::Delete => None,
     }
 }
 
-fn change(write: &Write) -> Change {
+fn change(write: &Write, value: Option<terrace::Bytes>) -> Change {
     let name = name_of(write.keyspace).to_string();
-    match write.value {
-        Some(value) => Change::Put(name, write.key.clone(), value.bytes()),
+    match value {
+        Some(value) => Change::Put(name, write.key.clone(), value),
         None => Change::Delete(name, write.key.clone()),
     }
 }
 
-fn expect<T: fmt::Debug>(what: &str, got: terrace::Result<T>, kind: ErrorKind) -> Outcome {
+pub(crate) fn expect<T: fmt::Debug>(
+    what: &str,
+    got: terrace::Result<T>,
+    kind: ErrorKind,
+) -> Outcome {
     match got {
         Err(error) if error.kind() == kind => Ok(()),
-        other => Err(format!("{what}: {other:?} instead of {kind:?}")),
-    }
-}
-
-fn pick<T>(all: &[T], at: usize) -> Option<&T> {
-    all.get(at % all.len().max(1))
-}
-
-fn take<T>(all: &mut Vec<T>, at: usize) -> Option<T> {
-    match all.len() {
-        0 => None,
-        len => Some(all.remove(at % len)),
+        Err(error) => Err(Trouble::failed(
+            format_args!("{what}, where {kind:?} was due,"),
+            error,
+        )),
+        Ok(got) => Err(format!("{what}: {got:?} instead of {kind:?}").into()),
     }
 }

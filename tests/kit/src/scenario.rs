@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use terrace::clock::{Clock, ManualClock};
 use terrace::vfs::Vfs;
 use terrace::{Compression, Db, Durability, IoMode, Options};
 
@@ -26,6 +27,8 @@ pub struct Scenario {
     pub dir: PathBuf,
     /// The file system; the operating system's if `None`.
     pub vfs: Option<Arc<dyn Vfs>>,
+    /// The clock; the operating system's if `None`.
+    pub clock: Option<Arc<dyn Clock>>,
     /// Who does the background's work.
     pub mode: Mode,
     /// Whether the default durability may be another than `Sync`.
@@ -38,8 +41,27 @@ impl Scenario {
         Scenario {
             dir: "/db".into(),
             vfs: Some(vfs),
+            clock: None,
             mode,
             mixed_durability: true,
+        }
+    }
+
+    /// A database at `/data/db` of which everything follows from the operations: driven by hand, and no time
+    /// passes.
+    pub fn by_hand(vfs: Arc<dyn Vfs>) -> Scenario {
+        Scenario {
+            dir: "/data/db".into(),
+            clock: Some(Arc::new(ManualClock::new(Duration::from_secs(1 << 30)))),
+            ..Scenario::on(vfs, Mode::Manual)
+        }
+    }
+
+    /// The same on another file system.
+    pub fn elsewhere(&self, vfs: Arc<dyn Vfs>) -> Scenario {
+        Scenario {
+            vfs: Some(vfs),
+            ..self.clone()
         }
     }
 
@@ -48,6 +70,7 @@ impl Scenario {
         Scenario {
             dir: dir.into(),
             vfs: None,
+            clock: None,
             mode,
             mixed_durability: true,
         }
@@ -86,8 +109,13 @@ impl Scenario {
                 tuning.table_bytes = 16 << 10;
                 tuning.base_level_bytes = 64 << 10;
                 tuning.level0_runs = 2 + r.below(3);
+                tuning.manifest_bytes = [1 << 10, 4 << 10, 1 << 20][r.below(3)];
                 tuning.manual = self.mode == Mode::Manual;
             });
+        let options = match &self.clock {
+            Some(clock) => options.clock(clock.clone()),
+            None => options,
+        };
         match &self.vfs {
             Some(vfs) => options.vfs(vfs.clone()),
             None => options,
