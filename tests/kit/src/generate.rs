@@ -240,13 +240,19 @@ impl Profile {
     }
 
     fn one(&self, r: &mut Random) -> Write {
-        let action = match r.one_in(4) {
-            true => Action::Delete,
-            false => Action::Put(self.value(r)),
+        let key = self.key(r);
+        let action = match r.below(40) {
+            0..10 => Action::Delete,
+            10 => match self.key(r) {
+                end if end > key => Action::DeleteRange(Some(end)),
+                _ if r.one_in(4) => Action::DeleteRange(None),
+                _ => Action::Delete,
+            },
+            _ => Action::Put(self.value(r)),
         };
         Write {
             keyspace: self.keyspace(r),
-            key: self.key(r),
+            key,
             action,
         }
     }

@@ -49,6 +49,8 @@ pub enum Change {
     Put(String, Bytes, Bytes),
     /// A key is removed.
     Delete(String, Bytes),
+    /// All keys from one on are removed, up to before another one if it is given.
+    DeleteRange(String, Bytes, Option<Bytes>),
 }
 
 /// What is there whole or not at all.
@@ -81,6 +83,15 @@ impl State {
                 },
                 Change::Put(name, key, value) => self.set(name, key, Some(value)),
                 Change::Delete(name, key) => self.set(name, key, None),
+                Change::DeleteRange(name, lower, upper) => {
+                    let map = self.map(name);
+                    let keys = map.range(lower.clone()..).map(|(key, _)| key);
+                    let within = keys.take_while(|key| upper.as_ref().is_none_or(|end| *key < end));
+                    for key in within {
+                        self.digest = self.set(name, key, None);
+                    }
+                    self.digest
+                }
             };
         }
         self.number(commit);

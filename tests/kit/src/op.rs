@@ -79,12 +79,14 @@ impl KeyBounds for Range {
 }
 
 /// What becomes of a key.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Action {
     /// It gets a value.
     Put(Value),
     /// It is removed.
     Delete,
+    /// It is removed, and all keys up to before another one: to the end, if none is given.
+    DeleteRange(Option<Bytes>),
 }
 
 /// One write of a batch.

@@ -238,11 +238,12 @@ impl Runner {
 
     fn one(&mut self, write: &Write) -> Outcome {
         let keyspace = self.handle(name_of(write.keyspace))?;
-        let value = value_of(write);
-        self.begin(vec![change(write, value.clone())]);
-        let last = match value {
-            Some(value) => keyspace.put(&write.key, value),
-            None => keyspace.delete(&write.key),
+        self.begin(vec![change(write)]);
+        let last = match &write.action {
+            Action::Put(value) => keyspace.put(&write.key, value.bytes()),
+            Action::Delete => keyspace.delete(&write.key),
+            Action::DeleteRange(Some(end)) => keyspace.delete_range(&write.key..end),
+            Action::DeleteRange(None) => keyspace.delete_range(&write.key..),
         };
         let last = failed("a write", last)?;
         self.end(Some(last), self.default_durability)
@@ -255,20 +256,23 @@ impl Runner {
         }
         let mut changes = Vec::with_capacity(writes.len());
         for write in writes {
-            let value = value_of(write);
-            changes.push(change(write, value.clone()));
+            changes.push(change(write));
             if write.keyspace % KEYSPACES.len() == 0 {
-                match value {
-                    Some(value) => batch.put(&write.key, value),
-                    None => batch.delete(&write.key),
+                match &write.action {
+                    Action::Put(value) => batch.put(&write.key, value.bytes()),
+                    Action::Delete => batch.delete(&write.key),
+                    Action::DeleteRange(Some(end)) => batch.delete_range(&write.key..end),
+                    Action::DeleteRange(None) => batch.delete_range(&write.key..),
                 };
                 continue;
             }
             let keyspace = self.handle(name_of(write.keyspace))?;
             let mut part = batch.keyspace(&keyspace);
-            match value {
-                Some(value) => part.put(&write.key, value),
-                None => part.delete(&write.key),
+            match &write.action {
+                Action::Put(value) => part.put(&write.key, value.bytes()),
+                Action::Delete => part.delete(&write.key),
+                Action::DeleteRange(Some(end)) => part.delete_range(&write.key..end),
+                Action::DeleteRange(None) => part.delete_range(&write.key..),
             };
         }
         if batch.len() != writes.len() {
@@ -426,18 +430,12 @@ impl Runner {
     }
 }
 
-fn value_of(write: &Write) -> Option<terrace::Bytes> {
-    match write.action {
-        Action::Put(value) => Some(value.bytes()),
-        Action::Delete => None,
-    }
-}
-
-fn change(write: &Write, value: Option<terrace::Bytes>) -> Change {
-    let name = name_of(write.keyspace).to_string();
-    match value {
-        Some(value) => Change::Put(name, write.key.clone(), value),
-        None => Change::Delete(name, write.key.clone()),
+fn change(write: &Write) -> Change {
+    let (name, key) = (name_of(write.keyspace).to_string(), write.key.clone());
+    match &write.action {
+        Action::Put(value) => Change::Put(name, key, value.bytes()),
+        Action::Delete => Change::Delete(name, key),
+        Action::DeleteRange(end) => Change::DeleteRange(name, key, end.clone()),
     }
 }
 
