@@ -10,6 +10,7 @@
 //!            | 3 | keyspace | key | operand      merge
 //!            | 4 | keyspace | key | value        put until a time, which the value begins with
 //!            | 7 | keyspace | lower | bounded: u8 (0, 1) | upper      delete a range of keys
+//!            | 34 | time: varint                      the database's clock, in milliseconds since 1970
 //!            | 32 | keyspace | name | options    create a keyspace
 //!            | 33 | keyspace                     drop a keyspace
 //! keyspace  := varint
@@ -26,11 +27,12 @@
 
 use std::sync::Arc;
 
-use terrace_base::coding::{put_slice, put_varint};
-use terrace_base::key::{MAX_KEY_LEN, MAX_VALUE_LEN};
+use terrace_base::coding::{put_slice, put_u64, put_varint};
+use terrace_base::key::{EXPIRY_LEN, MAX_KEY_LEN, MAX_VALUE_LEN};
 use terrace_base::{Decoder, Error, KeyspaceId, Result, SeqNo, UserKey, ValueKind};
 
 use crate::bounds::{KeyBounds, half_open};
+use crate::expiry::{Deadline, Expiry};
 use crate::keyspace::{Keyspace, KeyspaceState};
 use crate::options::Durability;
 
@@ -40,6 +42,7 @@ pub const MAX_BATCH_LEN: u64 = 1 << 30;
 const DELETE_RANGE: u8 = 7;
 const CREATE_KEYSPACE: u8 = 32;
 const DROP_KEYSPACE: u8 = 33;
+const CLOCK: u8 = 34;
 
 /// One operation of a payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +66,8 @@ pub(crate) enum Operation<'a> {
     DropKeyspace {
         id: KeyspaceId,
     },
+    /// How far the database's clock had come.
+    Clock(u64),
 }
 
 /// Reads the operations of a payload; after an error it ends.
@@ -83,6 +88,9 @@ impl<'a> Operations<'a> {
     fn read(&mut self) -> Result<Operation<'a>> {
         let d = &mut self.decoder;
         let code = d.u8()?;
+        if code == CLOCK {
+            return Ok(Operation::Clock(d.varint()?));
+        }
         let id = KeyspaceId(d.varint_u32()?);
         Ok(match code {
             1..=4 => {
@@ -151,6 +159,13 @@ pub(crate) fn encode_create(out: &mut Vec<u8>, id: KeyspaceId, name: &str, optio
     put_varint(out, u64::from(id.0));
     put_slice(out, name.as_bytes());
     put_slice(out, options);
+}
+
+/// The operation that says how far the clock has come.
+pub(crate) fn encode_clock(time: u64) -> Vec<u8> {
+    let mut out = vec![CLOCK];
+    put_varint(&mut out, time);
+    out
 }
 
 /// Appends the operation that drops a keyspace.
@@ -252,6 +267,8 @@ pub struct Batch {
     pub(crate) payload: Vec<u8>,
     pub(crate) count: u32,
     pub(crate) durability: Option<Durability>,
+    /// Where in the payload a time of expiry stands, and when it is.
+    pub(crate) deadlines: Vec<(usize, Deadline)>,
     /// The keyspaces that the batch names, other than a default one.
     pub(crate) keyspaces: Vec<Arc<KeyspaceState>>,
     pub(crate) wrong: Option<Error>,
@@ -268,6 +285,7 @@ impl Batch {
         self.payload.clear();
         self.keyspaces.clear();
         (self.count, self.durability, self.wrong) = (0, None, None);
+        self.deadlines.clear();
     }
 
     /// How many operations there are.
@@ -298,6 +316,17 @@ impl Batch {
         self
     }
 
+    /// Sets `key` to `value` in the default keyspace, until a time.
+    pub fn put_expiring(
+        &mut self,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+        expiry: Expiry,
+    ) -> &mut Self {
+        self.add_put_expiring(KeyspaceId(0), key.as_ref(), value.as_ref(), expiry);
+        self
+    }
+
     /// Removes `key` from the default keyspace.
     pub fn delete(&mut self, key: impl AsRef<[u8]>) -> &mut Self {
         self.add_delete(KeyspaceId(0), key.as_ref());
@@ -324,6 +353,38 @@ impl Batch {
             self.payload.extend_from_slice(framing.before_value());
             self.payload.extend_from_slice(value);
         }
+    }
+
+    fn add_put_expiring(&mut self, id: KeyspaceId, key: &[u8], value: &[u8], expiry: Expiry) {
+        let Some(deadline) = expiry.deadline() else {
+            return self.add_put(id, key, value);
+        };
+        if self.admit(key.len(), value.len()) {
+            let user = UserKey::new(id, key);
+            let framing = Framing::new(user, ValueKind::PutExpiring, EXPIRY_LEN + value.len());
+            self.payload.extend_from_slice(framing.before_key());
+            self.payload.extend_from_slice(key);
+            self.payload.extend_from_slice(framing.before_value());
+            self.deadlines.push((self.payload.len(), deadline));
+            put_u64(&mut self.payload, 0);
+            self.payload.extend_from_slice(value);
+        }
+    }
+
+    /// Writes the times of expiry into the payload, and returns the first of them.
+    pub(crate) fn date(&mut self, now: u64) -> u64 {
+        let mut first = u64::MAX;
+        for (at, deadline) in &self.deadlines {
+            let time = match deadline {
+                Deadline::After(time) => now.saturating_add(*time),
+                Deadline::At(time) => *time,
+            };
+            first = first.min(time);
+            if let Some(place) = self.payload.get_mut(*at..at + EXPIRY_LEN) {
+                place.copy_from_slice(&time.to_le_bytes());
+            }
+        }
+        first
     }
 
     fn add_delete(&mut self, id: KeyspaceId, key: &[u8]) {
@@ -384,6 +445,18 @@ pub struct BatchKeyspace<'a> {
 }
 
 impl BatchKeyspace<'_> {
+    /// Sets `key` to `value`, until a time.
+    pub fn put_expiring(
+        &mut self,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+        expiry: Expiry,
+    ) -> &mut Self {
+        let (key, value) = (key.as_ref(), value.as_ref());
+        self.batch.add_put_expiring(self.id, key, value, expiry);
+        self
+    }
+
     /// Sets `key` to `value`.
     pub fn put(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> &mut Self {
         self.batch.add_put(self.id, key.as_ref(), value.as_ref());
@@ -412,6 +485,8 @@ pub(crate) struct Write<'a> {
     pub(crate) entries: Entries<'a>,
     /// Bytes of the payload.
     pub(crate) len: usize,
+    /// Operations in front that `entries` leaves out: they change no entry.
+    pub(crate) lead: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -450,6 +525,17 @@ impl<'a> Write<'a> {
             count,
             entries,
             len,
+            lead: 0,
+        }
+    }
+
+    /// The write of a batch whose payload follows `lead`, the bytes of an operation without effect on entries.
+    pub(crate) fn of_batch(batch: &'a Batch, parts: &'a [&'a [u8]; 2]) -> Write<'a> {
+        let lead = u32::from(!parts[0].is_empty());
+        let count = batch.count.saturating_add(lead);
+        Write {
+            lead,
+            ..Write::new(parts, count, Entries::Payload(&batch.payload))
         }
     }
 
@@ -477,8 +563,9 @@ impl<'a> Write<'a> {
                 },
             ),
             Entries::Payload(payload) => {
-                for (i, operation) in Operations::new(payload, self.count).enumerate() {
-                    let seq = first.plus(i as u64);
+                let count = self.count - self.lead;
+                for (i, operation) in Operations::new(payload, count).enumerate() {
+                    let seq = first.plus(u64::from(self.lead) + i as u64);
                     match operation? {
                         Operation::Entry { user, kind, value } => {
                             let hash = key_hash(user);
@@ -495,7 +582,9 @@ impl<'a> Write<'a> {
                         Operation::DeleteRange { lower, upper } => {
                             apply(seq, Effect::DeletedRange { lower, upper });
                         }
-                        Operation::CreateKeyspace { .. } | Operation::DropKeyspace { .. } => {}
+                        Operation::CreateKeyspace { .. }
+                        | Operation::DropKeyspace { .. }
+                        | Operation::Clock(_) => {}
                     }
                 }
             }

@@ -96,7 +96,7 @@ impl Engine {
 
     /// Removes the table `number`, if it goes as a `whole`, or writes it again; false if it is being merged: then the
     /// result is to be looked at.
-    fn rewrite(&self, number: FileNumber, whole: bool) -> Result<bool> {
+    pub(crate) fn rewrite(&self, number: FileNumber, whole: bool) -> Result<bool> {
         let options = self.pick_options(true);
         let step =
             self.claim(|version, busy| rewrite_in_place(version, &options, busy, number, whole));

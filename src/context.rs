@@ -5,6 +5,7 @@
 //! their own, and come here.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use terrace_base::{Clock, SeqNo};
@@ -13,7 +14,16 @@ use terrace_base::{Clock, SeqNo};
 #[derive(Debug)]
 pub(crate) struct Context {
     clock: Arc<dyn Clock>,
+    /// What [`Context::now`] said last: entries that were seen to expire stay expired when the clock is set back.
+    latest: AtomicU64,
+    /// The time that the log knows.
+    stamped: AtomicU64,
+    /// When the first entry of the memtable expires that nobody has taken notice of.
+    next_expiry: AtomicU64,
 }
+
+/// The log learns the time at most once in so many milliseconds.
+const STAMPS: u64 = 1000;
 
 /// What a reader sees: everything up to a sequence number, as of a time.
 #[derive(Clone, Copy, Debug)]
@@ -24,13 +34,47 @@ pub(crate) struct ReadPoint {
 }
 
 impl Context {
-    pub(crate) fn new(clock: Arc<dyn Clock>) -> Context {
-        Context { clock }
+    /// `latest` is the latest time that the database is known to have seen before.
+    pub(crate) fn new(clock: Arc<dyn Clock>, latest: u64) -> Context {
+        Context {
+            clock,
+            latest: AtomicU64::new(latest),
+            stamped: AtomicU64::new(latest),
+            next_expiry: AtomicU64::new(u64::MAX),
+        }
     }
 
-    /// The time by which entries expire, in milliseconds since 1970.
+    /// True if the log is to be told that it is `now`.
+    pub(crate) fn stamp_is_due(&self, now: u64) -> bool {
+        let due = now >= self.stamped.load(Ordering::Relaxed).saturating_add(STAMPS);
+        if due {
+            self.stamped.store(now, Ordering::Relaxed);
+        }
+        due
+    }
+
+    /// An entry was written that expires at `time`.
+    pub(crate) fn note_expiry(&self, time: u64) {
+        self.next_expiry.fetch_min(time, Ordering::AcqRel);
+    }
+
+    /// True, once, if an entry of the memtable has expired.
+    pub(crate) fn has_expired_in_memory(&self) -> bool {
+        let next = self.next_expiry.load(Ordering::Acquire);
+        let expired = next < u64::MAX && next <= self.now();
+        if expired {
+            self.next_expiry.store(u64::MAX, Ordering::Release);
+        }
+        expired
+    }
+
+    /// The time by which entries expire, in milliseconds since 1970. It never runs backwards.
     pub(crate) fn now(&self) -> u64 {
-        millis(self.clock.wall())
+        let wall = millis(self.clock.wall());
+        if wall <= self.latest.load(Ordering::Acquire) {
+            return self.latest.load(Ordering::Acquire);
+        }
+        self.latest.fetch_max(wall, Ordering::AcqRel).max(wall)
     }
 
     /// True if what expires at `time` is gone for a reader at `at`.

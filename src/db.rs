@@ -164,16 +164,16 @@ impl Db {
     /// # Errors
     /// `Invalid` for the first wrong argument in the batch, with nothing written; else as for
     /// [`Keyspace::put`].
-    pub fn write(&self, batch: Batch) -> Result<SeqNo> {
-        self.writer().write_batch(&batch)
+    pub fn write(&self, mut batch: Batch) -> Result<SeqNo> {
+        self.writer().write_batch(&mut batch)
     }
 
     /// Hands a batch to the log without waiting for it to be durable. Reads see it when the ticket is done.
     ///
     /// # Errors
     /// As for [`Db::write`].
-    pub fn submit(&self, batch: Batch) -> Result<Ticket> {
-        let receipt = self.writer().submit_batch(&batch)?;
+    pub fn submit(&self, mut batch: Batch) -> Result<Ticket> {
+        let receipt = self.writer().submit_batch(&mut batch)?;
         Ok(Ticket::new(self.shared().clone(), receipt))
     }
 

@@ -189,19 +189,20 @@ impl Engine {
         Ok(last)
     }
 
-    pub(crate) fn write_batch(&self, batch: &Batch) -> Result<SeqNo> {
+    pub(crate) fn write_batch(&self, batch: &mut Batch) -> Result<SeqNo> {
         self.check_batch(batch)?;
         if batch.count == 0 {
             self.check_open()?;
             return Ok(self.committer.visible());
         }
-        let parts = [batch.payload.as_slice()];
-        let write = Write::new(&parts, batch.count, Entries::Payload(&batch.payload));
+        let clock = self.date(batch);
+        let parts = [clock.as_deref().unwrap_or_default(), &batch.payload];
+        let write = Write::of_batch(batch, &parts);
         self.write(&write, batch.durability, &batch.keyspaces)
     }
 
     /// Appends a batch without waiting for it to be durable.
-    pub(crate) fn submit_batch(&self, batch: &Batch) -> Result<Receipt> {
+    pub(crate) fn submit_batch(&self, batch: &mut Batch) -> Result<Receipt> {
         self.check_batch(batch)?;
         if batch.count == 0 {
             self.check_open()?;
@@ -215,8 +216,9 @@ impl Engine {
         self.views.pacer.pace(self, batch.payload.len())?;
         self.committer
             .wait_for_room(self.options.largest_segment())?;
-        let parts = [batch.payload.as_slice()];
-        let write = Write::new(&parts, batch.count, Entries::Payload(&batch.payload));
+        let clock = self.date(batch);
+        let parts = [clock.as_deref().unwrap_or_default(), &batch.payload];
+        let write = Write::of_batch(batch, &parts);
         let durability = batch.durability.unwrap_or(self.options.durability);
         let receipt = self
             .committer
@@ -427,7 +429,7 @@ impl Engine {
                 idle.is_none()
             })?;
         }
-        while self.reclaim_once()? {}
+        while self.reclaim_once()? || self.expire_once()? {}
         self.trim_log(0)?;
         self.files.remove_obsolete()
     }
@@ -435,7 +437,7 @@ impl Engine {
     /// Flushes, and pushes every table that overlaps `range` down into the last level.
     pub(crate) fn compact_range(&self, range: &KeyRange<'_>) -> Result<()> {
         self.flush()?;
-        while self.compact_range_once(range)? || self.reclaim_once()? {}
+        while self.compact_range_once(range)? || self.reclaim_once()? || self.expire_once()? {}
         self.files.remove_obsolete()
     }
 

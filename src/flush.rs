@@ -274,9 +274,10 @@ impl Engine {
         let (snapshots, visible) = self.committer.snapshots.list(self.committer.visible_cell());
         dropped.retain(|&(_, at)| at <= visible);
         Horizon {
-            stripes: Stripes::new(&snapshots, visible),
+            // The time is asked for after the snapshots: none of them can be from later.
+            stripes: Stripes::at(&snapshots, visible, self.context.now()),
             visible,
-            oldest_snapshot: snapshots.first().copied(),
+            oldest_snapshot: snapshots.first().map(|(seq, _)| *seq),
             dropped,
         }
     }
@@ -399,6 +400,7 @@ impl Engine {
                 })
                 .collect(),
             flushed: Some(flushed),
+            clock: Some(self.context.now()),
             ranges_deleted: ranges
                 .ranges()
                 .iter()

@@ -16,6 +16,7 @@ use terrace_compaction::{KeyRange, KeyspaceRecord, VersionEdit};
 use crate::batch::{Batch, Entries, Framing, Write, check_lengths};
 use crate::bounds::KeyBounds;
 use crate::db::{Db, Handle};
+use crate::expiry::Expiry;
 use crate::snapshot::Snapshot;
 use crate::sync::{Mutex, MutexGuard, lock};
 
@@ -278,6 +279,21 @@ impl Keyspace {
         self.write_one(key.as_ref(), Some(value.as_ref()))
     }
 
+    /// Sets `key` to `value` until a time, from which on it is absent; the write's sequence number. See [`Expiry`].
+    ///
+    /// # Errors
+    /// As for [`Keyspace::put`].
+    pub fn put_expiring(
+        &self,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+        expiry: Expiry,
+    ) -> Result<SeqNo> {
+        let mut batch = Batch::new();
+        batch.keyspace(self).put_expiring(key, value, expiry);
+        self.handle.writer().write_batch(&mut batch)
+    }
+
     /// Removes `key`, which need not exist; the write's sequence number.
     ///
     /// # Errors
@@ -307,7 +323,7 @@ impl Keyspace {
     pub fn delete_range(&self, range: impl KeyBounds) -> Result<SeqNo> {
         let mut batch = Batch::new();
         batch.keyspace(self).delete_range(range);
-        self.handle.writer().write_batch(&batch)
+        self.handle.writer().write_batch(&mut batch)
     }
 
     /// Removes every key; the write's sequence number.

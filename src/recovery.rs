@@ -246,6 +246,7 @@ impl Opening<'_> {
             read.last_edit,
             &mut |frame| replay.add(&frame),
         )?;
+        state.clock = state.clock.max(replay.clock);
         let last_table = state
             .version
             .tables()
@@ -558,6 +559,12 @@ fn assemble(
     for (seq, change) in changes {
         catalogue.replay(id, seq, change);
     }
+    let context = Arc::new(Context::new(options.clock.clone(), state.clock));
+    if let Some(Form::Image(table)) = image.as_ref().map(|image| &image.form)
+        && let Some(expiries) = table.info().expiries
+    {
+        context.note_expiry(expiries.first);
+    }
     let list = ListWriter::new();
     let view = View {
         active: list.list().clone(),
@@ -598,7 +605,7 @@ fn assemble(
     let committer = Committer::new(start, views.clone(), options.clock.clone(), env);
     Arc::new(Engine {
         id,
-        context: Arc::new(Context::new(options.clock.clone())),
+        context,
         options,
         files,
         versions,

@@ -32,6 +32,8 @@ pub(crate) struct Replay {
     notes: Vec<Note>,
     pub(crate) changes: Vec<(SeqNo, Change)>,
     pub(crate) ranges: Vec<DeletedRange>,
+    /// How far the database's clock had come.
+    pub(crate) clock: u64,
 }
 
 impl Replay {
@@ -47,6 +49,7 @@ impl Replay {
                     upper: upper.map(Into::into),
                     seq,
                 }),
+                Operation::Clock(time) => self.clock = self.clock.max(time),
                 Operation::CreateKeyspace { id, name, options } => {
                     let name = String::from_utf8(name.to_vec()).map_err(|_| {
                         terrace_base::Error::corruption("a keyspace's name is not UTF-8")

@@ -61,9 +61,11 @@ impl Snapshot {
         let handle = keyspace.handle.clone();
         let engine = handle.engine();
         let visible = engine.committer.visible_cell();
+        let now = || engine.context.now();
+        let (seq, time) = engine.committer.snapshots.register(visible, now);
         let at = ReadPoint {
-            seq: engine.committer.snapshots.register(visible),
-            now: Some(engine.context.now()),
+            seq,
+            now: Some(time),
         };
         Snapshot {
             moment: Arc::new(Moment { handle, at }),

@@ -13,33 +13,43 @@ use crate::sync::{AtomicU64, Mutex, Ordering, lock};
 
 #[derive(Debug, Default)]
 pub(crate) struct SnapshotList {
-    counts: Mutex<BTreeMap<SeqNo, usize>>,
+    counts: Mutex<BTreeMap<SeqNo, Registered>>,
+}
+
+#[derive(Debug)]
+struct Registered {
+    snapshots: usize,
+    /// The time of the first of them.
+    time: u64,
 }
 
 impl SnapshotList {
-    /// Registers a snapshot of what is visible now.
-    pub(crate) fn register(&self, visible: &AtomicU64) -> SeqNo {
+    /// Registers a snapshot of what is visible now, and says at what time that is.
+    pub(crate) fn register(&self, visible: &AtomicU64, now: impl FnOnce() -> u64) -> (SeqNo, u64) {
         let mut counts = lock(&self.counts);
         let seq = SeqNo::new(visible.load(Ordering::Acquire));
-        *counts.entry(seq).or_default() += 1;
-        seq
+        let time = now();
+        let new = Registered { snapshots: 0, time };
+        counts.entry(seq).or_insert(new).snapshots += 1;
+        (seq, time)
     }
 
     pub(crate) fn release(&self, seq: SeqNo) {
         let mut counts = lock(&self.counts);
-        if let Some(count) = counts.get_mut(&seq) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(registered) = counts.get_mut(&seq) {
+            registered.snapshots -= 1;
+            if registered.snapshots == 0 {
                 counts.remove(&seq);
             }
         }
     }
 
-    /// The snapshots in rising order, and what is visible, at one moment.
-    pub(crate) fn list(&self, visible: &AtomicU64) -> (Vec<SeqNo>, SeqNo) {
+    /// The snapshots in rising order with their times, and what is visible, at one moment.
+    pub(crate) fn list(&self, visible: &AtomicU64) -> (Vec<(SeqNo, u64)>, SeqNo) {
         let counts = lock(&self.counts);
+        let snapshots = counts.iter();
         (
-            counts.keys().copied().collect(),
+            snapshots.map(|(&seq, known)| (seq, known.time)).collect(),
             SeqNo::new(visible.load(Ordering::Acquire)),
         )
     }

@@ -33,6 +33,8 @@ pub(crate) struct ManifestState {
     pub(crate) next_keyspace: u32,
     pub(crate) file_ceiling: u64,
     pub(crate) last_seq: SeqNo,
+    /// How far the clock had come, in milliseconds since 1970.
+    pub(crate) clock: u64,
 }
 
 impl ManifestState {
@@ -49,6 +51,7 @@ impl ManifestState {
             next_keyspace: 1,
             file_ceiling: 1,
             last_seq: SeqNo::ZERO,
+            clock: 0,
         }
     }
 
@@ -91,6 +94,7 @@ impl ManifestState {
         }
         self.next_keyspace = self.next_keyspace.max(edit.next_keyspace.unwrap_or(0));
         self.last_seq = self.last_seq.max(edit.last_seq.unwrap_or(SeqNo::ZERO));
+        self.clock = self.clock.max(edit.clock.unwrap_or(0));
         Ok(())
     }
 
@@ -116,6 +120,7 @@ impl ManifestState {
                 .collect(),
             next_keyspace: Some(self.next_keyspace),
             last_seq: Some(self.last_seq),
+            clock: Some(self.clock),
             ..self.version.as_edit()
         }
     }

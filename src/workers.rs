@@ -152,9 +152,13 @@ fn compact(engine: &Engine) -> Result<Duration> {
         if !engine.compact_once(idle)? {
             engine.files.remove_obsolete()?;
             if idle {
+                engine.flush_expired();
                 engine.trim_log(0)?;
             }
             if (idle || engine.has_many_ranges()) && engine.reclaim_once()? {
+                continue;
+            }
+            if engine.expire_once()? {
                 continue;
             }
             return Ok(IDLE);

@@ -19,6 +19,7 @@
 //!  20  next       keyspace id                          ids below it were used
 //!  22  last seq   seq
 //!  28  range      keyspace, lower: slice, bounded: u8 (0, 1), upper: slice, seq      deleted: see `range_set`
+//!  32  clock      milliseconds since 1970             the database's clock had come this far
 //!  30  range-     seq                                 nothing that it hid is left
 //!
 //! table    := number, id: u64, size, entries, tombstones, min seq, max seq,
@@ -28,10 +29,11 @@
 //! ```
 //!
 //! What is not said to be otherwise is a varint; `u64` is 8 bytes, little-endian. Fields may come in any
-//! order; those of tags 12, 14, 20 and 22 come once at most. An unknown tag that is odd is optional and
+//! order; those of tags 12, 14, 20, 22 and 32 come once at most. An unknown tag that is odd is optional and
 //! skipped; one that is even is needed to understand the edit: `Unsupported`. Both rules hold for the fields
-//! at the end of a table too. Reserved: edit tags 24 and 26 (a blob file added and removed); table tags 2
-//! (range tombstones), 4 (expiry) and 6 (blob files referred to). Numbers are never reused.
+//! at the end of a table too: tag 4 are the times of expiry as in its properties. Reserved: edit tags 24 and 26 (a
+//! blob file added and removed); table tags 2 (range tombstones) and 6 (blob files referred to). Numbers are never
+//! reused.
 //!
 //! # Example
 //!
@@ -47,7 +49,7 @@ use terrace_base::coding::{put_slice, put_u64, put_varint};
 use terrace_base::{
     Decoder, DeletedRange, Error, FileNumber, KeyspaceId, OwnedUserKey, Result, SeqNo, UserKey,
 };
-use terrace_sstable::{Compression, TableInfo};
+use terrace_sstable::{Compression, Expiries, TableInfo};
 
 use crate::table_file::TableMeta;
 use crate::version::LEVELS;
@@ -65,6 +67,10 @@ const NEXT_KEYSPACE: u64 = 20;
 const LAST_SEQ: u64 = 22;
 const RANGE_DELETED: u64 = 28;
 const RANGE_FORGOTTEN: u64 = 30;
+const CLOCK: u64 = 32;
+
+/// Fields at the end of a table.
+const TABLE_EXPIRIES: u64 = 4;
 
 /// A table that joins the tree.
 #[derive(Clone, PartialEq)]
@@ -161,6 +167,8 @@ pub struct VersionEdit {
     pub ranges_deleted: Vec<DeletedRange>,
     /// Range deletes that hide nothing any more, by when they were written.
     pub ranges_forgotten: Vec<SeqNo>,
+    /// How far the database's clock had come, in milliseconds since 1970.
+    pub clock: Option<u64>,
 }
 
 impl VersionEdit {
@@ -206,6 +214,9 @@ impl VersionEdit {
         }
         for seq in &self.ranges_forgotten {
             put_numbers(out, RANGE_FORGOTTEN, &[seq.get()]);
+        }
+        if let Some(time) = self.clock {
+            put_numbers(out, CLOCK, &[time]);
         }
     }
 
@@ -278,6 +289,7 @@ impl VersionEdit {
             LAST_SEQ => once(&mut self.last_seq, seq(body)?)?,
             RANGE_DELETED => self.ranges_deleted.push(range(body)?),
             RANGE_FORGOTTEN => self.ranges_forgotten.push(seq(body)?),
+            CLOCK => once(&mut self.clock, body.varint()?)?,
             _ => return skip(tag).map(|()| false),
         }
         Ok(true)
@@ -329,11 +341,14 @@ fn put_table(body: &mut Vec<u8>, meta: &TableMeta) {
     body.push(info.compression as u8);
     put_varint(body, info.raw_bytes);
     put_varint(body, info.blocks);
+    if let Some(expiries) = &info.expiries {
+        put_field(body, TABLE_EXPIRIES, |field| expiries.encode(field));
+    }
 }
 
 fn table(body: &mut Decoder<'_>) -> Result<TableMeta> {
     let number = number(body)?;
-    let info = TableInfo {
+    let mut info = TableInfo {
         id: body.u64()?,
         size: body.varint()?,
         entries: body.varint()?,
@@ -345,10 +360,20 @@ fn table(body: &mut Decoder<'_>) -> Result<TableMeta> {
         compression: Compression::from_byte(body.u8()?)?,
         raw_bytes: body.varint()?,
         blocks: body.varint()?,
+        expiries: None,
     };
     while !body.is_empty() {
-        skip(body.varint()?)?;
-        body.slice()?;
+        match body.varint()? {
+            TABLE_EXPIRIES => {
+                let mut field = Decoder::new(body.slice()?);
+                once(&mut info.expiries, Expiries::decode(&mut field)?)?;
+                field.finish()?;
+            }
+            tag => {
+                skip(tag)?;
+                body.slice()?;
+            }
+        }
     }
     Ok(TableMeta { number, info })
 }

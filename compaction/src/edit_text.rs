@@ -14,6 +14,7 @@
 //! last-seq 20
 //! range 3:a,f seq=21                  up to the keyspace's end where nothing follows the comma
 //! range- 21
+//! clock 1790000000000
 //! ```
 
 use std::fmt;
@@ -91,6 +92,7 @@ impl fmt::Debug for VersionEdit {
         lines.extend(ranges.map(|range| RangeLine(range).to_string()));
         let forgotten = self.ranges_forgotten.iter();
         lines.extend(forgotten.map(|seq| format!("range- {seq}")));
+        lines.extend(self.clock.map(|time| format!("clock {time}")));
         f.write_str(&lines.join("\n"))
     }
 }
@@ -153,6 +155,7 @@ impl VersionEdit {
             ["next-keyspace", id] => self.next_keyspace = Some(parse_id(id)?),
             ["last-seq", seq] => self.last_seq = Some(parse_seq(seq)?),
             ["range", bounds, seq] => self.ranges_deleted.push(parse_range(bounds, seq)?),
+            ["clock", time] => self.clock = Some(parse_number(time)?),
             ["range-", seq] => self.ranges_forgotten.push(parse_seq(seq)?),
             _ => return Err(Error::invalid("no part of an edit looks so")),
         }

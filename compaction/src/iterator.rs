@@ -1,6 +1,7 @@
 //! A [`CompactionIter`] goes through sorted entries and drops what no reader can see.
 //!
-//! An entry goes for one of four reasons, tried in this order:
+//! An entry whose time is over for every reader that could see it counts as a tombstone, and is written as one if it
+//! has to stay. An entry goes for one of four reasons, tried in this order:
 //!
 //! 1. *Dropped keyspace*: its keyspace is gone, and no snapshot is older than that.
 //! 2. *Shadowed*: a newer version of its key lies in the same stripe (see [`Stripes`]).
@@ -18,6 +19,7 @@
 
 use std::cmp::Ordering;
 
+use terrace_base::key::split_expiry;
 use terrace_base::{
     Error, InternalIterator, KeyRef, KeyspaceId, RangeSet, Result, SeqNo, UserKey, ValueKind,
 };
@@ -35,6 +37,8 @@ pub enum Dropped {
     DroppedKeyspace,
     /// A newer delete of a range covers it.
     RangeDeleted,
+    /// It has expired, and hides nothing.
+    Expired,
 }
 
 /// How many entries went, by reason.
@@ -48,12 +52,14 @@ pub struct DropCounts {
     pub dropped_keyspace: u64,
     /// Covered by the delete of a range.
     pub range_deleted: u64,
+    /// Tombstones that hide nothing, of entries that expired.
+    pub expired: u64,
 }
 
 impl DropCounts {
     /// All of them.
     pub fn total(&self) -> u64 {
-        self.shadowed + self.tombstones + self.dropped_keyspace + self.range_deleted
+        self.shadowed + self.tombstones + self.dropped_keyspace + self.range_deleted + self.expired
     }
 
     fn count(&mut self, why: Dropped) {
@@ -62,6 +68,7 @@ impl DropCounts {
             Dropped::Tombstone => &mut self.tombstones,
             Dropped::DroppedKeyspace => &mut self.dropped_keyspace,
             Dropped::RangeDeleted => &mut self.range_deleted,
+            Dropped::Expired => &mut self.expired,
         } += 1;
     }
 }
@@ -115,6 +122,8 @@ pub struct CompactionIter<'a, I> {
     read: u64,
     counts: DropCounts,
     started: bool,
+    /// The present entry has expired.
+    expired: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -136,6 +145,7 @@ impl<'a, I: InternalIterator> CompactionIter<'a, I> {
             read: 0,
             counts: DropCounts::default(),
             started: false,
+            expired: false,
         }
     }
 
@@ -178,7 +188,11 @@ impl<'a, I: InternalIterator> CompactionIter<'a, I> {
     /// The entry that [`CompactionIter::advance`] moved to.
     #[inline]
     pub fn entry(&self) -> (KeyRef<'_>, &[u8]) {
-        (self.input.key(), self.input.value())
+        let key = self.input.key();
+        if self.expired {
+            return (KeyRef::new(key.user, key.seq, ValueKind::Tombstone), &[]);
+        }
+        (key, self.input.value())
     }
 
     /// Moves to the next entry of the input; false at its end.
@@ -196,6 +210,7 @@ impl<'a, I: InternalIterator> CompactionIter<'a, I> {
 
     /// Why the present entry goes, or `None` if it stays.
     fn judge(&mut self) -> Result<Option<Dropped>> {
+        self.expired = false;
         let key = self.input.key();
         let hidden_in = self.hidden_in(key)?;
         let stripe = self.rules.stripes.of(key.seq);
@@ -217,10 +232,15 @@ impl<'a, I: InternalIterator> CompactionIter<'a, I> {
         if is_range_deleted(&self.rules, key, stripe) {
             return Ok(Some(Dropped::RangeDeleted));
         }
-        let hides_nothing = key.kind == ValueKind::Tombstone
-            && stripe == 0
-            && !(self.rules.may_exist_below)(key.user);
-        Ok(hides_nothing.then_some(Dropped::Tombstone))
+        self.expired = key.kind.expires()
+            && split_expiry(self.input.value())?.0 <= self.rules.stripes.time_of(stripe);
+        let hides = match key.kind {
+            ValueKind::Tombstone => Dropped::Tombstone,
+            _ if self.expired => Dropped::Expired,
+            _ => return Ok(None),
+        };
+        let hides_nothing = stripe == 0 && !(self.rules.may_exist_below)(key.user);
+        Ok(hides_nothing.then_some(hides))
     }
 
     /// The stripe of the next newer version of `key`, if there is one; an error if `key` does not come

@@ -21,16 +21,39 @@ use terrace_base::SeqNo;
 pub struct Stripes {
     /// The last sequence number of each stripe but the newest, rising.
     ends: Vec<SeqNo>,
+    /// For each of these the time of the oldest reader that sees the whole stripe: what has expired by then has expired
+    /// for all of them.
+    times: Vec<u64>,
 }
 
 impl Stripes {
-    /// Cuts at `snapshots`, in any order, and at `visible`. What is newer than `visible` hides nothing older.
+    /// Cuts at `snapshots`, in any order, and at `visible`. What is newer than `visible` hides nothing older. Nothing
+    /// expires.
     pub fn new(snapshots: &[SeqNo], visible: SeqNo) -> Stripes {
-        let mut ends = snapshots.to_vec();
-        ends.push(visible);
-        ends.sort_unstable();
-        ends.dedup();
-        Stripes { ends }
+        let snapshots: Vec<(SeqNo, u64)> = snapshots.iter().map(|&seq| (seq, 0)).collect();
+        Stripes::at(&snapshots, visible, 0)
+    }
+
+    /// The same with the time of each snapshot, and that of whoever reads at `visible` from now on, in milliseconds
+    /// since 1970.
+    pub fn at(snapshots: &[(SeqNo, u64)], visible: SeqNo, now: u64) -> Stripes {
+        let mut all = snapshots.to_vec();
+        all.push((visible, now));
+        all.sort_unstable();
+        all.dedup_by_key(|(seq, _)| *seq); // The first of each is the one with the earliest time.
+        let (ends, mut times): (Vec<SeqNo>, Vec<u64>) = all.into_iter().unzip();
+        // A reader of a later stripe sees an earlier one too: the earliest time counts.
+        let mut earliest = u64::MAX;
+        for time in times.iter_mut().rev() {
+            earliest = earliest.min(*time);
+            *time = earliest;
+        }
+        Stripes { ends, times }
+    }
+
+    /// What expires at or before this has expired for every reader of the stripe.
+    pub fn time_of(&self, stripe: usize) -> u64 {
+        self.times.get(stripe).copied().unwrap_or(0)
     }
 
     /// The stripe of `seq`; 0 is the oldest.

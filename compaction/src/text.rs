@@ -3,7 +3,7 @@
 //! ```text
 //! table := number ":[" key "#" min_seq "-" key "#" max_seq "]" ( "(" field ("," field)* ")" )?
 //! key   := ( keyspace ":" )? ( letter | digit | "_" | "." | "/" | "%" hex hex )*
-//! field := "size=" n | "entries=" n | "del=" n | "raw=" n | "blocks=" n | "id=" hex | "lz4"
+//! field := "size=" n | "entries=" n | "del=" n | "raw=" n | "blocks=" n | "id=" hex | "exp=" n "@" n "/" n "/" n | "lz4"
 //!
 //! 000100:[a#5-j#9](size=32M,entries=2000)
 //! ```
@@ -15,7 +15,7 @@
 use std::fmt;
 
 use terrace_base::{Error, FileNumber, KeyspaceId, OwnedUserKey, Result, SeqNo, UserKey};
-use terrace_sstable::{Compression, TableInfo};
+use terrace_sstable::{Compression, Expiries, TableInfo};
 
 use crate::table_file::TableMeta;
 
@@ -123,6 +123,16 @@ impl fmt::Debug for TableMeta {
             write!(f, "{open}id={:x}", info.id)?;
             open = ",";
         }
+        if let Some(expiries) = &info.expiries {
+            let Expiries {
+                entries,
+                first,
+                median,
+                last,
+            } = expiries;
+            write!(f, "{open}exp={entries}@{first}/{median}/{last}")?;
+            open = ",";
+        }
         if info.compression == Compression::Lz4 {
             write!(f, "{open}lz4")?;
             open = ",";
@@ -156,6 +166,7 @@ impl TableMeta {
             compression: Compression::None,
             raw_bytes: 1,
             blocks: 1,
+            expiries: None,
         };
         parse_fields(fields, &mut info)?;
         Ok(TableMeta {
@@ -163,6 +174,21 @@ impl TableMeta {
             info,
         })
     }
+}
+
+fn parse_expiries(text: &str) -> Result<Expiries> {
+    let wrong = || Error::invalid(format!("`{text}` is not like 3@10/15/20"));
+    let (entries, times) = text.split_once('@').ok_or_else(wrong)?;
+    let times: Vec<&str> = times.split('/').collect();
+    let [first, median, last] = times.as_slice() else {
+        return Err(wrong());
+    };
+    Ok(Expiries {
+        entries: parse_number(entries)?,
+        first: parse_number(first)?,
+        median: parse_number(median)?,
+        last: parse_number(last)?,
+    })
 }
 
 fn parse_fields(text: &str, info: &mut TableInfo) -> Result<()> {
@@ -178,6 +204,7 @@ fn parse_fields(text: &str, info: &mut TableInfo) -> Result<()> {
             Some(("del", n)) => info.tombstones = parse_number(n)?,
             Some(("raw", n)) => raw_bytes = Some(parse_number(n)?),
             Some(("blocks", n)) => info.blocks = parse_number(n)?,
+            Some(("exp", text)) => info.expiries = Some(parse_expiries(text)?),
             Some(("id", n)) => info.id = parse_hex(n)?,
             None if field == "lz4" => info.compression = Compression::Lz4,
             _ => return Err(Error::invalid(format!("`{field}` is no field of a table"))),

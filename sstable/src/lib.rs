@@ -39,7 +39,7 @@ mod writer;
 pub use block_cache::BlockCache;
 pub use iterator::TableIter;
 pub use options::{Compression, IoMode};
-pub use properties::TableInfo;
+pub use properties::{Expiries, TableInfo};
 pub use reader::Table;
 pub use sink::{FileSink, Sink};
 pub use value::{Found, Value};

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! properties := (tag:varint value:slice)* 0          slice: length as a varint, then the bytes
+//! 10 (only where entries expire): how many do, and when the first, the middle one and the last of them does
 //! 1 entries, 2 tombstones, 3 lowest sequence number, 4 highest, 7 compression, 8 bytes of keys and
 //! values, 9 blocks: varints.   5 smallest user key, 6 largest: keyspace as 4 big-endian bytes, key
 //! ```
@@ -40,6 +41,58 @@ pub struct TableInfo {
     pub raw_bytes: u64,
     /// How many blocks it has.
     pub blocks: u64,
+    /// When its entries expire, if any does.
+    pub expiries: Option<Expiries>,
+}
+
+/// When entries expire, in milliseconds since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expiries {
+    /// How many do.
+    pub entries: u64,
+    /// The first of them.
+    pub first: u64,
+    /// By then half of them have.
+    pub median: u64,
+    /// The last of them.
+    pub last: u64,
+}
+
+impl Expiries {
+    /// Sums up when entries expire, in any order; `None` if none does.
+    pub fn of(times: &mut [u64]) -> Option<Expiries> {
+        times.sort_unstable();
+        Some(Expiries {
+            entries: times.len() as u64,
+            first: *times.first()?,
+            median: *times.get((times.len() - 1) / 2)?,
+            last: *times.last()?,
+        })
+    }
+
+    /// Appends the four numbers.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        for n in [self.entries, self.first, self.median, self.last] {
+            put_varint(out, n);
+        }
+    }
+
+    /// Reads what [`Expiries::encode`] wrote.
+    pub fn decode(decoder: &mut Decoder<'_>) -> Result<Expiries> {
+        let expiries = Expiries {
+            entries: decoder.varint()?,
+            first: decoder.varint()?,
+            median: decoder.varint()?,
+            last: decoder.varint()?,
+        };
+        let rising = expiries.first <= expiries.median && expiries.median <= expiries.last;
+        if expiries.entries == 0 || !rising {
+            return Err(Error::corruption(
+                "the times of expiry contradict each other",
+            ));
+        }
+        Ok(expiries)
+    }
 }
 
 const ENTRIES: u64 = 1;
@@ -51,7 +104,8 @@ const LARGEST: u64 = 6;
 const COMPRESSION: u64 = 7;
 const RAW_BYTES: u64 = 8;
 const BLOCKS: u64 = 9;
-const KNOWN: usize = 9;
+const EXPIRIES: u64 = 10;
+const KNOWN: usize = 10;
 
 /// The key as it stands in properties and fences.
 pub(crate) fn put_user_key(out: &mut Vec<u8>, key: UserKey<'_>) {
@@ -93,6 +147,12 @@ pub(crate) fn encode(info: &TableInfo) -> Vec<u8> {
         put_varint(&mut out, tag);
         put_slice(&mut out, &value);
     }
+    if let Some(expiries) = &info.expiries {
+        value.clear();
+        expiries.encode(&mut value);
+        put_varint(&mut out, EXPIRIES);
+        put_slice(&mut out, &value);
+    }
     put_varint(&mut out, 0);
     out
 }
@@ -130,9 +190,19 @@ pub(crate) fn decode(payload: &[u8], id: u64, size: u64) -> Result<TableInfo> {
     let compression = u8::try_from(number(COMPRESSION)?)
         .map_err(|_| Error::corruption("no such compression"))
         .and_then(Compression::from_byte)?;
+    let expiries = match values.last().copied().flatten() {
+        Some(value) => {
+            let mut decoder = Decoder::new(value);
+            let expiries = Expiries::decode(&mut decoder)?;
+            decoder.finish()?;
+            Some(expiries)
+        }
+        None => None,
+    };
     let info = TableInfo {
         id,
         size,
+        expiries,
         entries: number(ENTRIES)?,
         tombstones: number(TOMBSTONES)?,
         min_seq: SeqNo::new(number(MIN_SEQ)?),
@@ -143,7 +213,12 @@ pub(crate) fn decode(payload: &[u8], id: u64, size: u64) -> Result<TableInfo> {
         raw_bytes: number(RAW_BYTES)?,
         blocks: number(BLOCKS)?,
     };
-    if info.smallest > info.largest || info.min_seq > info.max_seq || info.entries == 0 {
+    let expiring = info.expiries.map_or(0, |expiries| expiries.entries);
+    if info.smallest > info.largest
+        || info.min_seq > info.max_seq
+        || info.entries == 0
+        || expiring > info.entries
+    {
         return Err(Error::corruption("the properties contradict themselves"));
     }
     Ok(info)

@@ -2,10 +2,11 @@
 
 use terrace_base::error::{Error, Result};
 use terrace_base::hash::key_hash;
-use terrace_base::key::{OwnedUserKey, SeqNo, UserKey, ValueKind};
+use terrace_base::key::{OwnedUserKey, SeqNo, UserKey, ValueKind, split_expiry};
 
 use crate::block::{CONTINUES, RawBlock, VERSIONS};
 use crate::iterator::Scan;
+use crate::properties::Expiries;
 use crate::reader::Table;
 
 /// What the blocks add up to.
@@ -13,6 +14,7 @@ struct Sums {
     entries: u64,
     tombstones: u64,
     raw_bytes: u64,
+    expiries: Vec<u64>,
     min_seq: SeqNo,
     max_seq: SeqNo,
     /// The last key seen and its sequence number.
@@ -24,6 +26,7 @@ pub(crate) fn verify(table: &Table) -> Result<()> {
         entries: 0,
         tombstones: 0,
         raw_bytes: 0,
+        expiries: Vec::new(),
         min_seq: SeqNo::MAX,
         max_seq: SeqNo::ZERO,
         last: None,
@@ -80,6 +83,9 @@ impl Sums {
             }
             self.entries += 1;
             self.tombstones += u64::from(record.kind() == ValueKind::Tombstone);
+            if record.kind().expires() {
+                self.expiries.push(split_expiry(record.value)?.0);
+            }
             self.raw_bytes += (record.key.len() + record.value.len()) as u64;
             self.min_seq = self.min_seq.min(record.seq());
             self.max_seq = self.max_seq.max(record.seq());
@@ -105,6 +111,7 @@ impl Sums {
             || self.min_seq != info.min_seq
             || self.max_seq != info.max_seq
             || largest != Some(&info.largest)
+            || Expiries::of(&mut self.expiries.clone()) != info.expiries
         {
             return Err(Error::corruption(
                 "the properties are not those of the entries",

@@ -9,6 +9,7 @@ use terrace_base::error::{Error, ErrorKind, Result};
 use terrace_base::hash::key_hash;
 use terrace_base::key::{
     KeyRef, KeyspaceId, MAX_KEY_LEN, MAX_VALUE_LEN, OwnedUserKey, SeqNo, UserKey, ValueKind,
+    split_expiry,
 };
 
 use crate::block::{self, BlockBuilder, Packer};
@@ -16,7 +17,7 @@ use crate::fence::{Fences, MAX_DATA_LEN};
 use crate::format::{self, Section, encode_footer, seal_section};
 use crate::options::Compression;
 use crate::point_index::IndexBuilder;
-use crate::properties::{self, TableInfo};
+use crate::properties::{self, Expiries, TableInfo};
 use crate::sink::Sink;
 
 /// How a table is written.
@@ -67,6 +68,8 @@ pub struct TableWriter<S: Sink> {
     min_seq: SeqNo,
     max_seq: SeqNo,
     raw_bytes: u64,
+    /// When entries expire.
+    expiries: Vec<u64>,
 }
 
 impl<S: Sink> TableWriter<S> {
@@ -91,6 +94,7 @@ impl<S: Sink> TableWriter<S> {
             min_seq: SeqNo::MAX,
             max_seq: SeqNo::ZERO,
             raw_bytes: 0,
+            expiries: Vec::new(),
         }
     }
 
@@ -132,6 +136,9 @@ impl<S: Sink> TableWriter<S> {
         if key.kind != ValueKind::Put {
             let fits = key.kind.check_len(value.len());
             fits.map_err(|error| error.wrap(ErrorKind::Invalid, "an entry cannot be stored"))?;
+            if key.kind.expires() {
+                self.expiries.push(split_expiry(value)?.0);
+            }
         }
         if self.entries == 0 {
             self.first_key = Some(key.user.to_owned());
@@ -247,6 +254,7 @@ impl<S: Sink> TableWriter<S> {
             compression: self.options.compression,
             raw_bytes: self.raw_bytes,
             blocks: self.fences.len() as u64,
+            expiries: Expiries::of(&mut self.expiries),
         };
         let properties = properties::encode(&info);
         self.write_section(&mut sections, format::PROPERTIES, true, properties)?;

@@ -11,6 +11,7 @@ mod arguments;
 mod behaviour;
 mod concurrency;
 mod crash;
+mod expiry;
 mod faults;
 mod log_damage;
 mod machine;

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use terrace_base::{DeletedRange, ErrorKind, FileNumber, KeyspaceId, OwnedUserKey, SeqNo, UserKey};
 use terrace_compaction::*;
-use terrace_sstable::{Compression, TableInfo};
+use terrace_sstable::{Compression, Expiries, TableInfo};
 
 fn user_key() -> impl Strategy<Value = OwnedUserKey> {
     let bytes = prop::collection::vec(any::<u8>(), 0..6);
@@ -35,6 +35,12 @@ fn meta() -> impl Strategy<Value = TableMeta> {
             } else {
                 Compression::None
             },
+            expiries: (counts.2 % 2 == 1).then_some(Expiries {
+                entries: 1 + counts.2,
+                first: 5,
+                median: 5 + counts.4,
+                last: u64::MAX,
+            }),
         },
     })
 }
@@ -70,6 +76,7 @@ prop_compose! {
         last_seq in prop::option::of(seq()),
         ranges_deleted in prop::collection::vec(range(), 0..3),
         ranges_forgotten in prop::collection::vec(seq(), 0..3),
+        clock in prop::option::of(any::<u64>()),
     ) -> VersionEdit {
         VersionEdit {
             added: added.into_iter().map(|(level, run, meta)| AddedTable { level, run, meta }).collect(),
@@ -85,6 +92,7 @@ prop_compose! {
             last_seq,
             ranges_deleted,
             ranges_forgotten,
+            clock,
         }
     }
 }
@@ -154,14 +162,14 @@ fn unknown_fields_are_skipped_if_odd_and_unsupported_if_even() {
     let mut bytes = encoded(&known);
     bytes.extend_from_slice(&[25, 2, 0xff, 0xff]);
     assert_eq!(VersionEdit::decode(&bytes).unwrap(), known);
-    for reserved in [24, 26, 32, 0] {
+    for reserved in [24, 26, 34, 0] {
         let kind = VersionEdit::decode(&[reserved, 0]).unwrap_err().kind();
         assert_eq!(kind, ErrorKind::Unsupported);
     }
     // The same holds for the fields at the end of a table.
     let edit = VersionEdit::parse("add L0 run 1 000100:[a#5-j#9]").unwrap();
     let bytes = encoded(&edit);
-    for (tag, known) in [(3, true), (2, false), (4, false)] {
+    for (tag, known) in [(3, true), (2, false), (6, false)] {
         let mut longer = bytes.clone();
         longer[1] += 3;
         longer.extend_from_slice(&[tag, 1, 9]);

@@ -174,20 +174,30 @@ fn edit(args: &[&str]) -> Answer {
     Ok(out)
 }
 
-/// `merge a#9,PUT a#5,DEL snapshots=7 visible=9 below=a dropped=3@7 range=a,f@8`: what stays, and why the rest goes.
+/// Behind `@` stands when an entry expires, and the time of a snapshot.
+///
+/// `merge a#9,PUT a#5,DEL b#4,EXP@60 now=70 snapshots=7 visible=9 below=a dropped=3@7 range=a,f@8`: what stays, and why the rest goes.
 fn merge_entries(command: &Command) -> Answer {
     let (mut entries, mut snapshots, mut visible) = (Vec::new(), Vec::new(), SeqNo::new(100));
     let (mut below, mut dropped, mut deleted) = (HashSet::new(), Vec::new(), Vec::new());
+    let mut now = 0u64;
     for entry in positional(command) {
-        entries.push((OwnedKey::parse(entry)?, Vec::new()));
+        let (key, time) = entry.split_once('@').unwrap_or((entry, ""));
+        let value = match time {
+            "" => Vec::new(),
+            time => time.parse::<u64>()?.to_le_bytes().to_vec(),
+        };
+        entries.push((OwnedKey::parse(key)?, value));
     }
     let mut args = command.consume_args();
     while let Some((name, value)) = args.next_key() {
         match name {
+            "now" => now = value.parse()?,
             "visible" => visible = SeqNo::new(value.parse()?),
             "snapshots" => {
-                for seq in value.split(',') {
-                    snapshots.push(SeqNo::new(seq.parse()?));
+                for snapshot in value.split(',') {
+                    let (seq, time) = snapshot.split_once('@').unwrap_or((snapshot, "0"));
+                    snapshots.push((SeqNo::new(seq.parse()?), time.parse()?));
                 }
             }
             "below" => below.extend(value.split(',').map(str::to_string)),
@@ -203,8 +213,8 @@ fn merge_entries(command: &Command) -> Answer {
             name => return Err(format!("no argument is called {name}").into()),
         }
     }
-    let stripes = Stripes::new(&snapshots, visible);
-    let oldest = snapshots.iter().min().copied();
+    let oldest = snapshots.iter().map(|(seq, _)| *seq).min();
+    let stripes = Stripes::at(&snapshots, visible, now);
     let may_exist = |key: terrace_base::UserKey<'_>| below.contains(&format!("{key:?}"));
     let input = Sorted::raw(entries);
     let rules = Rules {

@@ -248,6 +248,7 @@ impl Profile {
                 _ if r.one_in(4) => Action::DeleteRange(None),
                 _ => Action::Delete,
             },
+            11..14 => Action::PutExpiring(self.value(r), r.one_in(3)),
             _ => Action::Put(self.value(r)),
         };
         Write {

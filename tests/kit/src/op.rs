@@ -3,8 +3,9 @@
 
 use std::fmt;
 use std::ops::Bound;
+use std::time::{Duration, SystemTime};
 
-use terrace::{Bytes, Durability, KeyBounds};
+use terrace::{Bytes, Durability, Expiry, KeyBounds};
 
 /// A value, as its length and what its bytes follow from.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -83,10 +84,20 @@ impl KeyBounds for Range {
 pub enum Action {
     /// It gets a value.
     Put(Value),
+    /// It gets a value that expires: in the far future, or at once.
+    PutExpiring(Value, bool),
     /// It is removed.
     Delete,
     /// It is removed, and all keys up to before another one: to the end, if none is given.
     DeleteRange(Option<Bytes>),
+}
+
+/// The time of a value that expires in the far future, or that has expired when it is written.
+pub fn expiry(at_once: bool) -> Expiry {
+    Expiry::At(match at_once {
+        true => SystemTime::UNIX_EPOCH,
+        false => SystemTime::UNIX_EPOCH + Duration::from_secs(9_000_000_000),
+    })
 }
 
 /// One write of a batch.

@@ -8,7 +8,7 @@ use terrace::{Batch, Db, Durability, ErrorKind, Keyspace, KeyspaceOptions, SeqNo
 
 use crate::KEYSPACES;
 use crate::model::{Change, Commit, Model};
-use crate::op::{Action, How, Op, Write};
+use crate::op::{Action, How, Op, Write, expiry};
 use crate::oracle::Oracle;
 use crate::pins::Pins;
 use crate::progress::Progress;
@@ -241,6 +241,9 @@ impl Runner {
         self.begin(vec![change(write)]);
         let last = match &write.action {
             Action::Put(value) => keyspace.put(&write.key, value.bytes()),
+            Action::PutExpiring(value, at_once) => {
+                keyspace.put_expiring(&write.key, value.bytes(), expiry(*at_once))
+            }
             Action::Delete => keyspace.delete(&write.key),
             Action::DeleteRange(Some(end)) => keyspace.delete_range(&write.key..end),
             Action::DeleteRange(None) => keyspace.delete_range(&write.key..),
@@ -260,6 +263,9 @@ impl Runner {
             if write.keyspace % KEYSPACES.len() == 0 {
                 match &write.action {
                     Action::Put(value) => batch.put(&write.key, value.bytes()),
+                    Action::PutExpiring(value, at_once) => {
+                        batch.put_expiring(&write.key, value.bytes(), expiry(*at_once))
+                    }
                     Action::Delete => batch.delete(&write.key),
                     Action::DeleteRange(Some(end)) => batch.delete_range(&write.key..end),
                     Action::DeleteRange(None) => batch.delete_range(&write.key..),
@@ -270,6 +276,9 @@ impl Runner {
             let mut part = batch.keyspace(&keyspace);
             match &write.action {
                 Action::Put(value) => part.put(&write.key, value.bytes()),
+                Action::PutExpiring(value, at_once) => {
+                    part.put_expiring(&write.key, value.bytes(), expiry(*at_once))
+                }
                 Action::Delete => part.delete(&write.key),
                 Action::DeleteRange(Some(end)) => part.delete_range(&write.key..end),
                 Action::DeleteRange(None) => part.delete_range(&write.key..),
@@ -433,7 +442,10 @@ impl Runner {
 fn change(write: &Write) -> Change {
     let (name, key) = (name_of(write.keyspace).to_string(), write.key.clone());
     match &write.action {
-        Action::Put(value) => Change::Put(name, key, value.bytes()),
+        Action::Put(value) | Action::PutExpiring(value, false) => {
+            Change::Put(name, key, value.bytes())
+        }
+        Action::PutExpiring(_, true) => Change::Delete(name, key),
         Action::Delete => Change::Delete(name, key),
         Action::DeleteRange(end) => Change::DeleteRange(name, key, end.clone()),
     }

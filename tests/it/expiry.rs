@@ -1,0 +1,205 @@
+//! Values that expire: on time for every reader, for good, and with their space given back.
+
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use terrace::clock::ManualClock;
+use terrace::vfs::{CrashPolicy, ImageKind, MemVfs, Vfs};
+use terrace::{Batch, Db, Expiry, Options};
+
+const START: Duration = Duration::from_secs(1_790_000_000);
+const SECOND: Duration = Duration::from_secs(1);
+
+fn manual(clock: &Arc<ManualClock>) -> Options {
+    Options::new()
+        .clock(clock.clone())
+        .tune(|tuning| tuning.manual = true)
+}
+
+fn opened() -> (Arc<ManualClock>, Db) {
+    let clock = Arc::new(ManualClock::new(START));
+    let db = manual(&clock).open_in_memory().unwrap();
+    (clock, db)
+}
+
+/// Every way to ask whether `key` is there; they agree.
+fn is_there(db: &Db, key: &str) -> bool {
+    let there = db.get(key).unwrap().is_some();
+    assert_eq!(db.get_with(key, |_| ()).unwrap().is_some(), there);
+    assert_eq!(db.get_entry(key).unwrap().is_some(), there);
+    assert_eq!(db.contains_key(key).unwrap(), there);
+    assert_eq!(db.multi_get([key]).unwrap()[0].is_some(), there);
+    assert_eq!(db.range(key..=key).count(), usize::from(there));
+    assert_eq!(db.range(key..=key).rev().count(), usize::from(there));
+    assert_eq!(db.count(key..=key).unwrap(), u64::from(there));
+    assert_eq!(
+        db.cursor().seek_for_prev(key).unwrap() && db.first().unwrap().is_some(),
+        there
+    );
+    there
+}
+
+#[test]
+fn a_value_is_there_until_its_time_and_an_older_one_does_not_return() {
+    type Settle = fn(&Db);
+    let settle: [Settle; 4] = [
+        |_| (),
+        |db| db.flush().unwrap(),
+        |db| db.wait_idle().unwrap(),
+        |db| db.compact_all().unwrap(),
+    ];
+    for early in settle {
+        for late in settle {
+            let (clock, db) = opened();
+            db.put("k", "older").unwrap();
+            early(&db);
+            db.put_expiring("k", "newer", Expiry::In(SECOND)).unwrap();
+            late(&db);
+            let entry = db.get_entry("k").unwrap().unwrap();
+            assert_eq!(entry.value, "newer");
+            assert_eq!(entry.expires_at, Some(UNIX_EPOCH + START + SECOND));
+            assert_eq!(db.first().unwrap().unwrap().1, "newer");
+            assert_eq!(db.last().unwrap().unwrap().1, "newer");
+            clock.advance(SECOND - Duration::from_millis(1));
+            assert!(is_there(&db, "k"));
+            clock.advance(Duration::from_millis(1));
+            assert!(!is_there(&db, "k"));
+            early(&db);
+            assert!(!is_there(&db, "k"));
+            late(&db);
+            assert!(!is_there(&db, "k"));
+            db.put("k", "again").unwrap();
+            assert!(is_there(&db, "k"));
+            assert_eq!(db.get_entry("k").unwrap().unwrap().expires_at, None);
+        }
+    }
+}
+
+#[test]
+fn never_and_past_and_absolute_times() {
+    let (clock, db) = opened();
+    let mut batch = Batch::new();
+    batch
+        .put_expiring("never", "1", Expiry::Never)
+        .put_expiring("past", "2", Expiry::At(UNIX_EPOCH))
+        .put_expiring("at", "3", Expiry::At(UNIX_EPOCH + START + SECOND * 5))
+        .put_expiring("in", "4", Expiry::In(SECOND * 6))
+        .put_expiring("far", "5", Expiry::In(Duration::MAX));
+    db.write(batch).unwrap();
+    let there =
+        |db: &Db| ["never", "past", "at", "in", "far"].map(|key| db.contains_key(key).unwrap());
+    assert_eq!(there(&db), [true, false, true, true, true]);
+    clock.advance(SECOND * 5);
+    assert_eq!(there(&db), [true, false, false, true, true]);
+    clock.advance(SECOND);
+    assert_eq!(there(&db), [true, false, false, false, true]);
+    db.compact_all().unwrap();
+    assert_eq!(db.count(..).unwrap(), 2);
+}
+
+#[test]
+fn a_snapshot_answers_as_of_its_time() {
+    let (clock, db) = opened();
+    for n in 0..100u32 {
+        db.put_expiring(n.to_be_bytes(), "x", Expiry::In(SECOND))
+            .unwrap();
+    }
+    let before = db.snapshot();
+    clock.advance(SECOND);
+    let after = db.snapshot();
+    assert_eq!(
+        (before.count(..).unwrap(), after.count(..).unwrap()),
+        (100, 0)
+    );
+    db.wait_idle().unwrap();
+    db.compact_all().unwrap();
+    assert_eq!(
+        (before.count(..).unwrap(), after.count(..).unwrap()),
+        (100, 0)
+    );
+    assert_eq!(before.get(5u32.to_be_bytes()).unwrap().unwrap(), "x");
+    assert_eq!(db.count(..).unwrap(), 0);
+    drop((before, after));
+    db.wait_idle().unwrap();
+    assert_eq!(db.stats().table_bytes, 0, "an expired table is kept");
+}
+
+#[test]
+fn a_clock_that_is_set_back_brings_nothing_back() {
+    let vfs = MemVfs::new(1);
+    let clock = Arc::new(ManualClock::new(START));
+    let open = |clock: &Arc<ManualClock>, vfs: &Arc<MemVfs>| {
+        let vfs: Arc<dyn Vfs> = vfs.clone();
+        manual(clock).vfs(vfs).open("/db").unwrap()
+    };
+    let db = open(&clock, &vfs);
+    db.put_expiring("a", "1", Expiry::In(SECOND)).unwrap();
+    clock.advance(SECOND * 2);
+    assert!(!is_there(&db, "a"));
+    clock.set_wall(START);
+    assert!(
+        !is_there(&db, "a"),
+        "the clock of an open database ran backwards"
+    );
+    // The log learns how late it is from the next value that expires; the manifest from a flush.
+    clock.set_wall(START + SECOND * 3);
+    db.put_expiring("b", "2", Expiry::In(SECOND * 10)).unwrap();
+    clock.set_wall(START);
+    let killed = vfs.image(ImageKind::Kill, CrashPolicy::KeepAll, 1);
+    let db_of_killed = open(&clock, &killed);
+    assert!(
+        !is_there(&db_of_killed, "a"),
+        "replaying the log set the clock back"
+    );
+    assert!(is_there(&db_of_killed, "b"));
+    db.flush().unwrap();
+    db.close().unwrap();
+    let db = open(&clock, &vfs);
+    assert!(!is_there(&db, "a"), "opening set the clock back");
+    assert!(is_there(&db, "b"));
+}
+
+/// Half of a table that expires is given back before the rest does, and each table goes soon after its last entry.
+#[test]
+fn space_comes_back_without_writes() {
+    let (clock, db) = opened();
+    for n in 0..20_000u32 {
+        let time = if n % 2 == 0 { SECOND } else { SECOND * 100 };
+        db.put_expiring(n.to_be_bytes(), [7; 100], Expiry::In(time))
+            .unwrap();
+    }
+    db.compact_all().unwrap();
+    let full = db.stats().table_bytes;
+    clock.advance(SECOND);
+    db.wait_idle().unwrap();
+    let half = db.stats().table_bytes;
+    assert!(half * 10 < full * 6, "{half} of {full} bytes are left");
+    assert_eq!(db.count(..).unwrap(), 10_000);
+    clock.advance(SECOND * 100);
+    db.wait_idle().unwrap();
+    assert_eq!(db.stats().table_bytes, 0);
+}
+
+/// With threads and the system's clock: what expires in memory leaves memory, log and tables by itself.
+#[test]
+fn an_idle_database_gives_expired_entries_back() {
+    let db = Options::new().open_in_memory().unwrap();
+    for n in 0..1000u32 {
+        db.put_expiring(
+            n.to_be_bytes(),
+            [7; 1000],
+            Expiry::In(Duration::from_millis(50)),
+        )
+        .unwrap();
+    }
+    let gone = |db: &Db| {
+        let stats = db.stats();
+        stats.table_bytes == 0 && stats.memtable_entries == 0
+    };
+    let start = std::time::Instant::now();
+    while !gone(&db) {
+        assert!(start.elapsed() < SECOND * 60, "{:?}", db.stats());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(db.count(..).unwrap(), 0);
+}
