@@ -3,7 +3,7 @@
 //! ```text
 //! table := number ":[" key "#" min_seq "-" key "#" max_seq "]" ( "(" field ("," field)* ")" )?
 //! key   := ( keyspace ":" )? ( letter | digit | "_" | "." | "/" | "%" hex hex )*
-//! field := "size=" n | "entries=" n | "del=" n | "raw=" n | "blocks=" n | "id=" hex | "lz4"
+//! field := "size=" n | "entries=" n | "del=" n | "raw=" n | "blocks=" n | "id=" hex | "lz4" | "zstd"
 //!
 //! 000100:[a#5-j#9](size=32M,entries=2000)
 //! ```
@@ -98,6 +98,15 @@ impl fmt::Display for Short {
     }
 }
 
+/// What a compression is called in text; the usual one, none, has no name.
+pub(crate) fn compression_name(compression: Compression) -> Option<&'static str> {
+    match compression {
+        Compression::Lz4 => Some("lz4"),
+        Compression::Zstd => Some("zstd"),
+        _ => None,
+    }
+}
+
 impl fmt::Debug for TableMeta {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let info = &self.info;
@@ -123,8 +132,8 @@ impl fmt::Debug for TableMeta {
             write!(f, "{open}id={:x}", info.id)?;
             open = ",";
         }
-        if info.compression == Compression::Lz4 {
-            write!(f, "{open}lz4")?;
+        if let Some(name) = compression_name(info.compression) {
+            write!(f, "{open}{name}")?;
             open = ",";
         }
         f.write_str(if open == "," { ")" } else { "" })
@@ -180,6 +189,7 @@ fn parse_fields(text: &str, info: &mut TableInfo) -> Result<()> {
             Some(("blocks", n)) => info.blocks = parse_number(n)?,
             Some(("id", n)) => info.id = parse_hex(n)?,
             None if field == "lz4" => info.compression = Compression::Lz4,
+            None if field == "zstd" => info.compression = Compression::Zstd,
             _ => return Err(Error::invalid(format!("`{field}` is no field of a table"))),
         }
     }

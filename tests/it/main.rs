@@ -15,5 +15,6 @@ mod faults;
 mod log_damage;
 mod machine;
 mod opening;
+mod packing;
 mod ranges;
 mod regressions;
