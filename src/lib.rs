@@ -45,6 +45,7 @@ mod compact;
 mod context;
 mod db;
 mod engine;
+mod events;
 mod files;
 mod flush;
 mod get;

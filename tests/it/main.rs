@@ -13,6 +13,8 @@ mod concurrency;
 mod crash;
 mod faults;
 mod log_damage;
+#[cfg(feature = "log")]
+mod logging;
 mod machine;
 mod opening;
 mod packing;
