@@ -220,8 +220,8 @@ impl<S: Sink> TableWriter<S> {
         (self.entries > 0).then(|| UserKey::new(self.last_keyspace, &self.last_bytes))
     }
 
-    /// Writes the rest. A table without entries is `Invalid`, one packed as this build cannot `Unsupported`. The sink has everything then, but nothing is
-    /// synced.
+    /// Writes the rest. A table without entries is `Invalid`, one to be packed as this build cannot is
+    /// `Unsupported`. The sink has everything then, but nothing is synced.
     pub fn finish(mut self) -> Result<(TableInfo, S)> {
         self.options.compression.check()?;
         let Some(smallest) = self.first_key.take() else {

@@ -108,7 +108,8 @@ mod with_zstd {
 
     use zstd::bulk::Decompressor;
 
-    /// Beyond this, blocks of 8 KiB shrink hardly more, and packing takes longer and longer.
+    /// On 100 pieces of 8 KiB of source text, level 1 leaves 4 % more for 17 % fewer instructions, level 5 leaves 4 %
+    /// less for 2.1 times as many, and level 9 5 % less for 4.9 times as many.
     pub const LEVEL: i32 = 3;
 
     thread_local! {
