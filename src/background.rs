@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use terrace_base::{Error, ErrorKind, FileNumber, Result, SeqNo};
 
+use crate::events::{Plain, event};
 use crate::sync::{Condvar, Mutex, MutexGuard, lock};
 
 /// The kinds of thread.
@@ -130,9 +131,18 @@ impl Background {
             Task::Flush => &mut state.flush_trouble,
             Task::Compaction => &mut state.compaction_trouble,
         };
-        *trouble = result.as_ref().err().cloned();
+        let failed_before = std::mem::replace(trouble, result.as_ref().err().cloned()).is_some();
         drop(state);
         self.progress.notify_all();
+        match result {
+            Err(error) if !failed_before => event!(
+                warn,
+                "a background job of kind {task:?} fails, and is tried again: {}",
+                Plain(error)
+            ),
+            Ok(()) if failed_before => event!(info, "background jobs of kind {task:?} work again"),
+            _ => {}
+        }
     }
 
     /// Nothing goes on from here.

@@ -30,6 +30,7 @@ use terrace_base::{Clock, DeletedRange, Error, ErrorKind, KeyRef, Result, SeqNo}
 use terrace_wal::{Log, Lsn, Room, SegmentMeta};
 
 use crate::batch::{Effect, Write};
+use crate::events::{Plain, event};
 use crate::keyspace::KeyspaceState;
 use crate::memtable::{Form, ListWriter, MemRun, pin};
 use crate::options::Durability;
@@ -89,6 +90,8 @@ struct State {
     /// Wakers whose ticket is done, to be called once the lock is free: they are the caller's code.
     woken: Vec<Waker>,
     failed: Option<Error>,
+    /// The failure, to be logged once the lock is free: the logger is the caller's code.
+    untold: Option<Error>,
     /// Why no write is taken although nothing failed: the database is closed, or was opened to be read only.
     refusal: Option<Error>,
 }
@@ -176,6 +179,7 @@ impl Committer {
             wakers: Vec::new(),
             woken: Vec::new(),
             failed: None,
+            untold: None,
             refusal: start.refusal,
         };
         Committer {
@@ -489,7 +493,7 @@ impl Committer {
             }
         }
         self.synced.notify_all();
-        if state.woken.is_empty() {
+        if state.woken.is_empty() && state.untold.is_none() {
             return state;
         }
         unlock(state);
@@ -500,6 +504,7 @@ impl Committer {
     fn fail(&self, state: &mut State, cause: Error) -> Error {
         if state.failed.is_none() {
             state.failed = Some(cause.clone());
+            state.untold = Some(cause.clone());
             self.env.failed(&cause);
         }
         let waiting = state.wakers.drain(..).map(|(_, waker)| waker);
@@ -664,10 +669,18 @@ pub(crate) fn opened_read_only() -> Error {
     Error::new(ErrorKind::ReadOnly, "the database was opened read-only")
 }
 
-/// Frees the lock, and then calls the wakers of the tickets that are done.
+/// Frees the lock, and then calls the wakers of the tickets that are done, and tells of a failure.
 fn unlock(mut state: MutexGuard<'_, State>) {
     let woken = std::mem::take(&mut state.woken);
+    let untold = state.untold.take();
     drop(state);
+    if let Some(cause) = untold {
+        event!(
+            error,
+            "a failure, and no writes from now on: {}",
+            Plain(&cause)
+        );
+    }
     for waker in woken {
         if catch_unwind(AssertUnwindSafe(|| waker.wake())).is_err() {
             // The caller's own panic, reported where it happened: it is no failure of the write.

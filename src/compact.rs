@@ -17,6 +17,7 @@ use terrace_compaction::{
 use terrace_sstable::Table;
 
 use crate::engine::Engine;
+use crate::events::{Plain, event};
 use crate::files::BLOCK_SIZE;
 use crate::flush::NewTables;
 
@@ -179,6 +180,11 @@ impl Engine {
                 .find(|(_, table)| table.number() == number)
         {
             table.set_damaged(error.clone()); // Set aside: it is picked no more, and reads say why.
+            event!(
+                error,
+                "a table is damaged, and is set aside: {}",
+                Plain(error)
+            );
         }
         self.background.progressed();
         self.heed(result)

@@ -11,6 +11,7 @@ use terrace_compaction::KeyRange;
 
 use crate::batch::Batch;
 use crate::engine::Engine;
+use crate::events::{Plain, event};
 use crate::keyspace::{DEFAULT_NAME, Keyspace, KeyspaceOptions, KeyspaceState};
 use crate::options::Options;
 use crate::recovery;
@@ -78,6 +79,12 @@ impl Drop for Handle {
         // There is nobody to give the error to; what was acknowledged under `Sync` is on disk anyway.
         if let Err(error) = self.engine.close() {
             self.engine.background.fail(&error);
+            event!(
+                error,
+                "the last handle of {} is gone, and closing it failed: {}",
+                self.engine.files.dir.display(),
+                Plain(&error)
+            );
         }
     }
 }

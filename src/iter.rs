@@ -9,6 +9,7 @@ use terrace_base::{Error, KeyspaceId, Result};
 
 use crate::bounds::OwnedBounds;
 use crate::context::{Context, ReadPoint};
+use crate::events::damage;
 use crate::view::View;
 use crate::walk::Walk;
 
@@ -148,7 +149,8 @@ impl Iter {
             Ok(false) => return None,
             Err(error) => Err(error),
         };
-        if next.is_err() {
+        if let Err(error) = &next {
+            damage(error);
             self.end();
         }
         Some(next)
@@ -260,6 +262,7 @@ impl Cursor {
             Ok(walk) => match go(walk) {
                 Ok(()) => Ok(walk.valid()),
                 Err(error) => {
+                    damage(&error);
                     self.error = Some(error.clone());
                     Err(error)
                 }

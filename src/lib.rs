@@ -45,6 +45,7 @@ mod compact;
 mod context;
 mod db;
 mod engine;
+mod events;
 mod expiry;
 mod files;
 mod flush;

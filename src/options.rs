@@ -130,7 +130,9 @@ impl Options {
         self
     }
 
-    /// Compression of the last level, where most data lies; LZ4 by default. Levels above are not compressed.
+    /// Compression of the last level, where most data lies; LZ4 by default. Levels above are not compressed. It may
+    /// differ from one opening to the next; [`Db::compact_all`] packs anew what lies there otherwise.
+    /// [`Compression::Zstd`] needs feature `zstd`, or opening fails with `Unsupported`.
     pub fn compression(mut self, compression: Compression) -> Options {
         self.compression = compression;
         self
@@ -182,8 +184,8 @@ impl Options {
     ///
     /// # Errors
     /// `Locked` while another handle or process has it open, `Corruption` with file and offset if stored bytes
-    /// that were promised are damaged or missing, `Invalid` for options out of range. A failed open changes no
-    /// file that existed.
+    /// that were promised are damaged or missing, `Invalid` for options out of range, `Unsupported` for what
+    /// this build has no feature for. A failed open changes no file that existed.
     pub fn open(&self, dir: impl AsRef<Path>) -> Result<Db> {
         Db::open_with(self.clone(), dir.as_ref())
     }
@@ -199,6 +201,7 @@ impl Options {
     }
 
     pub(crate) fn check(&self) -> Result<()> {
+        self.compression.check()?;
         if self.memory.is_some_and(|bytes| bytes < MIN_MEMORY) {
             return Err(Error::invalid(
                 "Options::memory must be at least 4 MiB (4194304)",

@@ -38,6 +38,7 @@ enum PlainDurability {
 enum PlainCompression {
     None,
     Lz4,
+    Zstd,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -75,6 +76,7 @@ impl Serialize for Options {
             compression: match self.compression {
                 Compression::None => PlainCompression::None,
                 Compression::Lz4 => PlainCompression::Lz4,
+                Compression::Zstd => PlainCompression::Zstd,
                 _ => return Err(unknown("compression")),
             },
             io: match self.io {
@@ -101,6 +103,7 @@ impl<'de> Deserialize<'de> for Options {
             .compression(match plain.compression {
                 PlainCompression::None => Compression::None,
                 PlainCompression::Lz4 => Compression::Lz4,
+                PlainCompression::Zstd => Compression::Zstd,
             })
             .io(match plain.io {
                 PlainIo::Mmap => IoMode::Mmap,

@@ -8,6 +8,7 @@ use terrace_base::{Error, Result, SeqNo, UserKey};
 use crate::bounds::{KeyBounds, OwnedBounds};
 use crate::context::ReadPoint;
 use crate::engine::Engine;
+use crate::events::damage;
 use crate::get::Live;
 use crate::iter::{Cursor, Iter, Scan};
 use crate::keyspace::{Keyspace, KeyspaceState};
@@ -61,7 +62,9 @@ impl Reader<'_> {
         self.check()?;
         let view = self.engine.views.cell.load();
         let key = UserKey::new(self.keyspace.id, key);
-        let live = view.get(key, self.at(), &self.engine.context)?;
+        let live = view
+            .get(key, self.at(), &self.engine.context)
+            .inspect_err(damage)?;
         Ok(live.map(found))
     }
 
@@ -85,7 +88,9 @@ impl Reader<'_> {
         keys.into_iter()
             .map(|key| {
                 let key = UserKey::new(self.keyspace.id, key.as_ref());
-                let live = view.get(key, at, &self.engine.context)?;
+                let live = view
+                    .get(key, at, &self.engine.context)
+                    .inspect_err(damage)?;
                 Ok(live.map(|live| live.value.into_bytes()))
             })
             .collect()

@@ -16,6 +16,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use terrace_base::coding::align8;
@@ -32,6 +33,7 @@ use crate::background::Background;
 use crate::commit::{CommitStart, Committer, opened_read_only};
 use crate::context::Context;
 use crate::engine::{Engine, Env};
+use crate::events::event;
 use crate::files::{BLOCK_SIZE, Files};
 use crate::keyspace::{Catalogue, Change};
 use crate::manifest::{self, Manifest};
@@ -63,6 +65,15 @@ struct Found {
     changes: Vec<(SeqNo, Change)>,
     /// `CURRENT` was written by this open, and its name synced.
     published: bool,
+    log_had: LogHad,
+}
+
+/// What the log had beyond the tables.
+#[derive(Clone, Copy, Default)]
+struct LogHad {
+    entries: usize,
+    /// Frames behind its end; none was promised.
+    dropped_frames: u64,
 }
 
 struct Opening<'a> {
@@ -76,6 +87,7 @@ struct Opening<'a> {
 pub(crate) fn open(options: Options, dir: &Path) -> Result<Arc<Engine>> {
     options.check()?;
     let options = options.resolved();
+    let started = options.clock.monotonic();
     let fs = Fs::new(options.vfs.clone());
     let lock = prepare_directory(&fs, dir, &options)?;
     let memory = options.memory_in_force();
@@ -102,8 +114,35 @@ pub(crate) fn open(options: Options, dir: &Path) -> Result<Arc<Engine>> {
     if !options.read_only {
         opening.remove_unlisted(&found)?;
     }
+    let took = options.clock.monotonic().saturating_sub(started);
+    tell(dir, &found, took);
     let files = opening.files;
     Ok(assemble(options, files, found, lock))
+}
+
+/// Logs how the database was found.
+fn tell(dir: &Path, found: &Found, took: Duration) {
+    let (dir, had) = (dir.display(), found.log_had);
+    if found.published {
+        event!(
+            info,
+            "{dir} is new or did not end well: {} log entries went into tables in {took:?}",
+            had.entries
+        );
+    } else {
+        event!(
+            debug,
+            "{dir} was opened in {took:?}, with {} log entries",
+            had.entries
+        );
+    }
+    if had.dropped_frames > 0 {
+        event!(
+            warn,
+            "{dir}: {} log frames that were not promised were dropped",
+            had.dropped_frames
+        );
+    }
 }
 
 /// Creates the directory if it may and must, and takes the lock.
@@ -187,6 +226,7 @@ impl Opening<'_> {
             unused: Vec::new(),
             changes: Vec::new(),
             published: true,
+            log_had: LogHad::default(),
         })
     }
 
@@ -270,6 +310,7 @@ impl Opening<'_> {
         if !clean && !self.options.read_only {
             return self.rebuilt(state, &read, &log, replay, last_seq);
         }
+        let log_had = log_had(&replay, &log);
         let changes = std::mem::take(&mut replay.changes);
         let database = read.database;
         Ok(Found {
@@ -291,6 +332,7 @@ impl Opening<'_> {
             last_seq,
             changes,
             published: false,
+            log_had,
         })
     }
 
@@ -368,6 +410,7 @@ impl Opening<'_> {
         mut replay: Replay,
         found_seq: SeqNo,
     ) -> Result<Found> {
+        let log_had = log_had(&replay, log);
         let mut next_file = self.free_number(state.file_ceiling);
         let last_seq = found_seq.plus(SKIP);
         let seen = log.end.0.max(log.highest_seen.0).max(state.flushed.lsn);
@@ -415,6 +458,7 @@ impl Opening<'_> {
             unused: Vec::new(),
             changes: Vec::new(),
             published: true,
+            log_had,
         })
     }
 
@@ -496,6 +540,13 @@ impl Opening<'_> {
     }
 }
 
+fn log_had(replay: &Replay, log: &terrace_wal::Recovered) -> LogHad {
+    LogHad {
+        entries: replay.entries(),
+        dropped_frames: log.dropped_frames,
+    }
+}
+
 /// True if everything that was read is known to be on disk.
 fn ended_well(
     read: &manifest::Recovered,
@@ -548,6 +599,7 @@ fn assemble(
         unused,
         changes,
         published: _,
+        log_had: _,
     } = found;
     let records: Vec<KeyspaceRecord> = state.keyspaces.values().cloned().collect();
     let catalogue = Arc::new(Catalogue::new(

@@ -69,6 +69,11 @@ impl Replay {
         Ok(())
     }
 
+    /// How many entries there are.
+    pub(crate) fn entries(&self) -> usize {
+        self.notes.len()
+    }
+
     fn note(&mut self, user: UserKey<'_>, seq: SeqNo, kind: ValueKind, value: &[u8]) {
         self.notes.push(Note {
             keyspace: user.keyspace,

@@ -4,6 +4,7 @@
 //! table := number ":[" key "#" min_seq "-" key "#" max_seq "]" ( "(" field ("," field)* ")" )?
 //! key   := ( keyspace ":" )? ( letter | digit | "_" | "." | "/" | "%" hex hex )*
 //! field := "size=" n | "entries=" n | "del=" n | "raw=" n | "blocks=" n | "id=" hex | "exp=" n "@" n "/" n "/" n | "lz4"
+//!        | "zstd"
 //!
 //! 000100:[a#5-j#9](size=32M,entries=2000)
 //! ```
@@ -98,6 +99,15 @@ impl fmt::Display for Short {
     }
 }
 
+/// What a compression is called in text; the usual one, none, has no name.
+pub(crate) fn compression_name(compression: Compression) -> Option<&'static str> {
+    match compression {
+        Compression::Lz4 => Some("lz4"),
+        Compression::Zstd => Some("zstd"),
+        _ => None,
+    }
+}
+
 impl fmt::Debug for TableMeta {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let info = &self.info;
@@ -133,8 +143,8 @@ impl fmt::Debug for TableMeta {
             write!(f, "{open}exp={entries}@{first}/{median}/{last}")?;
             open = ",";
         }
-        if info.compression == Compression::Lz4 {
-            write!(f, "{open}lz4")?;
+        if let Some(name) = compression_name(info.compression) {
+            write!(f, "{open}{name}")?;
             open = ",";
         }
         f.write_str(if open == "," { ")" } else { "" })
@@ -207,6 +217,7 @@ fn parse_fields(text: &str, info: &mut TableInfo) -> Result<()> {
             Some(("exp", text)) => info.expiries = Some(parse_expiries(text)?),
             Some(("id", n)) => info.id = parse_hex(n)?,
             None if field == "lz4" => info.compression = Compression::Lz4,
+            None if field == "zstd" => info.compression = Compression::Zstd,
             _ => return Err(Error::invalid(format!("`{field}` is no field of a table"))),
         }
     }

@@ -29,9 +29,8 @@ fn small_model() -> Model {
 }
 
 fn images() -> Vec<Vec<u8>> {
-    [Compression::None, Compression::Lz4]
-        .map(|compression| build(&small_model(), &options(compression, 512)).1)
-        .to_vec()
+    let image = |compression| build(&small_model(), &options(compression, 512)).1;
+    compressions().into_iter().map(image).collect()
 }
 
 /// An error that damage may lead to.
@@ -317,6 +316,19 @@ fn sections_of_later_versions_are_skipped_or_refused() {
     assert_eq!(with(1, true).unwrap_err().kind(), ErrorKind::Corruption);
 }
 
+/// A block is raw or packed as its table says, and not otherwise.
+#[test]
+fn a_block_packed_otherwise_than_its_table_is_noticed() {
+    let (_, mut image) = build(&packable(), &options(Compression::Lz4, 8192));
+    let layout = layout(&image);
+    let properties = layout.sections.last().unwrap().offset as usize;
+    let tag = image[properties..].windows(3).position(|w| w == [7, 1, 1]);
+    image[properties + tag.unwrap() + 2] = Compression::None as u8;
+    repair(&mut image, &layout);
+    let error = open_image(&image).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corruption, "{error}");
+}
+
 /// Hex of `bytes`, 32 to a line, runs of lines of zeroes left out.
 fn dump(bytes: &[u8]) -> String {
     let mut out = String::new();
@@ -330,6 +342,57 @@ fn dump(bytes: &[u8]) -> String {
     out
 }
 
+/// What [`dump`] printed.
+fn undump(text: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    for line in text.lines() {
+        let (at, hex) = line.split_once(' ').unwrap();
+        out.resize(usize::from_str_radix(at, 16).unwrap(), 0);
+        let byte = |i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap();
+        out.extend((0..hex.len()).step_by(2).map(byte));
+    }
+    out
+}
+
+fn packable() -> Model {
+    let entries = ["aa", "ab", "ac"].iter().zip([5, 6, 9]);
+    entries
+        .map(|(key, seq)| put(key.as_bytes(), seq, &[b'x'; 40]))
+        .collect()
+}
+
+const TINY_ZSTD: &str = include_str!("../testdata/tiny_zstd.hex");
+
+/// Another version of the library may pack otherwise; what this one made has to be read for ever.
+#[cfg(feature = "zstd")]
+#[test]
+fn a_tiny_table_packed_with_zstd_is_written_and_read() {
+    let (_, image) = build(&packable(), &options(Compression::Zstd, 8192));
+    assert_eq!(image[12], block::ZSTD);
+    assert_eq!(dump(&image), TINY_ZSTD);
+    ask(&undump(TINY_ZSTD), &packable()).unwrap();
+}
+
+#[cfg(not(feature = "zstd"))]
+#[test]
+fn without_the_feature_whatever_is_packed_with_zstd_is_unsupported() {
+    let refused = |result: Result<()>| {
+        let error = result.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        assert!(
+            error.to_string().contains("enable the feature `zstd`"),
+            "{error}"
+        );
+    };
+    let image = undump(TINY_ZSTD);
+    refused(open_image(&image).map(|_| ()));
+    refused(block::Header::decode(&image).map(|_| ()));
+    refused(Compression::from_byte(2).map(|_| ()));
+    let mut writer = TableWriter::new(Vec::new(), options(Compression::Zstd, 8192));
+    writer.add(packable()[0].0.as_ref(), b"v").unwrap();
+    refused(writer.finish().map(|_| ()));
+}
+
 #[test]
 fn the_bytes_of_a_tiny_table_never_change() {
     let model = vec![
@@ -338,12 +401,7 @@ fn the_bytes_of_a_tiny_table_never_change() {
     ];
     let (_, image) = build(&model, &options(Compression::None, 8192));
     assert_eq!(dump(&image), include_str!("../testdata/tiny_raw.hex"));
-    let model: Model = ["aa", "ab", "ac"]
-        .iter()
-        .zip([5, 6, 9])
-        .map(|(key, seq)| put(key.as_bytes(), seq, &[b'x'; 40]))
-        .collect();
-    let (_, image) = build(&model, &options(Compression::Lz4, 8192));
+    let (_, image) = build(&packable(), &options(Compression::Lz4, 8192));
     assert_eq!(dump(&image), include_str!("../testdata/tiny_lz4.hex"));
     let mut decoder = Decoder::new(&image[12..]);
     assert_eq!(decoder.u8().unwrap(), block::LZ4);

@@ -184,7 +184,7 @@ impl Fences {
             if order == Ordering::Greater || (order == Ordering::Equal) != continues {
                 return Err(wrong("the keys are out of order"));
             }
-            if meta.entries == 0 || meta.tombstones > meta.entries || meta.kind > block::LZ4 {
+            if meta.entries == 0 || meta.tombstones > meta.entries || meta.kind > block::ZSTD {
                 return Err(wrong("a count contradicts another"));
             }
             keyspaces.push(user.keyspace);

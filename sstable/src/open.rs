@@ -10,7 +10,7 @@ use terrace_base::vfs::File;
 use crate::block;
 use crate::fence::Fences;
 use crate::format::{self, Footer, MAX_FOOTER_LEN, decode_footer};
-use crate::options::{Compression, IoMode};
+use crate::options::IoMode;
 use crate::point_index::PointIndex;
 use crate::properties::{self, TableInfo};
 use crate::reader::IN_MEMORY;
@@ -134,13 +134,16 @@ fn agree(info: &TableInfo, fences: &Fences) -> Result<()> {
     let metas = fences.metas();
     let entries: u64 = metas.iter().map(|meta| u64::from(meta.entries)).sum();
     let tombstones: u64 = metas.iter().map(|meta| u64::from(meta.tombstones)).sum();
-    let packed = metas.iter().any(|meta| meta.kind == block::LZ4);
+    let kind = info.compression as u8; // Blocks have the number of their compression as their kind.
+    let strange = metas
+        .iter()
+        .any(|meta| meta.kind != block::RAW && meta.kind != kind);
     if info.blocks != fences.len() as u64
         || info.entries != entries
         || info.tombstones != tombstones
         || info.smallest.as_ref() != fences.key(0)
         || info.largest.as_ref() < fences.key(fences.len() - 1)
-        || (packed && info.compression != Compression::Lz4)
+        || strange
     {
         return Err(Error::corruption(
             "the properties do not agree with the fences",

@@ -11,7 +11,9 @@ pub enum Compression {
     /// LZ4; blocks that hardly shrink are stored raw.
     #[default]
     Lz4 = 1,
-    // 2 is reserved for zstd, and `Unsupported` until it works.
+    /// Zstandard at level 3, with feature `zstd`; without it, what asks for it or meets it is `Unsupported`.
+    /// Blocks that hardly shrink are stored raw.
+    Zstd = 2,
 }
 
 impl Compression {
@@ -20,12 +22,24 @@ impl Compression {
         match byte {
             0 => Ok(Compression::None),
             1 => Ok(Compression::Lz4),
-            2 => Err(Error::unsupported(
-                "the table is packed with zstd, which this build has not",
-            )),
+            2 => Compression::Zstd.check().map(|()| Compression::Zstd),
             _ => Err(Error::corruption(format!("{byte} is no compression"))),
         }
     }
+
+    /// `Unsupported` if this build lacks the feature that it takes.
+    #[doc(hidden)]
+    pub fn check(self) -> Result<()> {
+        match self {
+            Compression::Zstd if !cfg!(feature = "zstd") => Err(no_zstd()),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cold]
+pub(crate) fn no_zstd() -> Error {
+    Error::unsupported("this build has no zstd: enable the feature `zstd` of the crate `terrace`")
 }
 
 /// How tables are read.

@@ -52,10 +52,9 @@ proptest! {
     #[test]
     fn a_table_answers_as_the_model_does(
         model in models(),
-        lz4 in any::<bool>(),
+        compression in proptest::sample::select(compressions()),
         block_size in prop_oneof![Just(512usize), Just(1500), Just(8192), Just(32768)],
     ) {
-        let compression = if lz4 { Compression::Lz4 } else { Compression::None };
         let (info, image) = build(&model, &options(compression, block_size));
         for table in open_all(&image) {
             prop_assert_eq!(table.info(), &info);
@@ -83,7 +82,7 @@ fn huge_values_and_keys_have_blocks_of_their_own() {
     }
     model.push(put(&[b'k'; 3], 4, b""));
     model.sort_by(|a, b| a.0.as_ref().cmp(&b.0.as_ref()));
-    for compression in [Compression::None, Compression::Lz4] {
+    for compression in compressions() {
         let (_, image) = build(&model, &options(compression, 8192));
         for table in open_all(&image) {
             check(&table, &model);
@@ -98,7 +97,7 @@ fn a_key_with_very_many_versions_spans_blocks() {
         model.push(put(b"hot", seq, &seq.to_le_bytes()));
     }
     model.push(put(b"hot\0", 77, b"next"));
-    for compression in [Compression::None, Compression::Lz4] {
+    for compression in compressions() {
         let (info, image) = build(&model, &options(compression, 8192));
         assert!(info.blocks > 300);
         for table in open_all(&image) {

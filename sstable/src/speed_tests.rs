@@ -159,7 +159,7 @@ fn unpacking() {
     let mut raw = Vec::new();
     let cut = builder.cut(builder.len(), false, &mut raw).unwrap();
     assert_eq!(cut.header.kind, RAW);
-    let mut packer = Packer::new();
+    let mut packer = Packer::new(Compression::Lz4).unwrap();
     let clock = SystemClock::default();
     let (mut pack, mut plain, mut check) = (Duration::MAX, Duration::MAX, Duration::MAX);
     let mut scratch = Vec::new();

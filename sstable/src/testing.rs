@@ -32,6 +32,13 @@ pub(crate) fn put(bytes: &[u8], seq: u64, value: &[u8]) -> (OwnedKey, Vec<u8>) {
     (key(0, bytes, seq, ValueKind::Put), value.to_vec())
 }
 
+/// What this build can write and read.
+pub(crate) fn compressions() -> Vec<Compression> {
+    let mut all = vec![Compression::None, Compression::Lz4, Compression::Zstd];
+    all.retain(|compression| compression.check().is_ok());
+    all
+}
+
 pub(crate) fn options(compression: Compression, block_size: usize) -> WriterOptions {
     WriterOptions {
         id: ID,

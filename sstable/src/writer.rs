@@ -81,7 +81,7 @@ impl<S: Sink> TableWriter<S> {
             block: BlockBuilder::default(),
             fences: Fences::default(),
             index: IndexBuilder::new(options.seed),
-            packer: (options.compression == Compression::Lz4).then(Packer::new),
+            packer: Packer::new(options.compression),
             options,
             raw: Vec::new(),
             offset: 0,
@@ -227,9 +227,10 @@ impl<S: Sink> TableWriter<S> {
         (self.entries > 0).then(|| UserKey::new(self.last_keyspace, &self.last_bytes))
     }
 
-    /// Writes the rest. A table without entries is `Invalid`. The sink has everything then, but nothing is
-    /// synced.
+    /// Writes the rest. A table without entries is `Invalid`, one to be packed as this build cannot is
+    /// `Unsupported`. The sink has everything then, but nothing is synced.
     pub fn finish(mut self) -> Result<(TableInfo, S)> {
+        self.options.compression.check()?;
         let Some(smallest) = self.first_key.take() else {
             return Err(Error::invalid("a table needs an entry"));
         };

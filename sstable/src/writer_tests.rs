@@ -44,7 +44,7 @@ fn what_a_table_cannot_hold_is_invalid() {
 
 #[test]
 fn the_estimate_is_near_the_size() {
-    for compression in [Compression::None, Compression::Lz4] {
+    for compression in compressions() {
         let mut writer = TableWriter::new(Vec::new(), options(compression, 8192));
         for i in 0..5000u64 {
             let (key, value) = put(format!("key{i:08}").as_bytes(), i, &[b'v'; 50]);

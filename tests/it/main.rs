@@ -14,7 +14,10 @@ mod crash;
 mod expiry;
 mod faults;
 mod log_damage;
+#[cfg(feature = "log")]
+mod logging;
 mod machine;
 mod opening;
+mod packing;
 mod ranges;
 mod regressions;

@@ -34,6 +34,7 @@ use crate::job::MergeResult;
 use crate::run::Run;
 use crate::run_iter::RunIter;
 use crate::table_file::TableFile;
+use crate::text::compression_name;
 use crate::version::{LEVELS, Version};
 
 pub use leveled::pick;
@@ -253,8 +254,8 @@ impl fmt::Debug for Compaction {
         if self.bottommost {
             f.write_str(", bottommost")?;
         }
-        if self.compression == Compression::Lz4 {
-            f.write_str(", lz4")?;
+        if let Some(name) = compression_name(self.compression) {
+            write!(f, ", {name}")?;
         }
         let mut level = None;
         for (n, table) in &self.inputs {

@@ -14,9 +14,16 @@ fn seq() -> impl Strategy<Value = SeqNo> {
     prop_oneof![0..1000u64, Just(SeqNo::MAX.get())].prop_map(SeqNo::new)
 }
 
+/// What this build can read back.
+fn compression() -> impl Strategy<Value = Compression> {
+    let mut all = vec![Compression::None, Compression::Lz4, Compression::Zstd];
+    all.retain(|compression| compression.check().is_ok());
+    prop::sample::select(all)
+}
+
 fn meta() -> impl Strategy<Value = TableMeta> {
     let counts = (any::<u64>(), any::<u64>(), 0..9u64, any::<u64>(), 0..9u64);
-    let rest = (seq(), seq(), user_key(), user_key(), any::<bool>());
+    let rest = (seq(), seq(), user_key(), user_key(), compression());
     (0..1u64 << 40, any::<u64>(), counts, rest).prop_map(|(number, id, counts, rest)| TableMeta {
         number: FileNumber(number),
         info: TableInfo {
@@ -30,11 +37,7 @@ fn meta() -> impl Strategy<Value = TableMeta> {
             max_seq: rest.1,
             smallest: rest.2,
             largest: rest.3,
-            compression: if rest.4 {
-                Compression::Lz4
-            } else {
-                Compression::None
-            },
+            compression: rest.4,
             expiries: (counts.2 % 2 == 1).then_some(Expiries {
                 entries: 1 + counts.2,
                 first: 5,
@@ -186,4 +189,29 @@ fn what_may_come_once_comes_once() {
     bytes.extend(bytes.clone());
     let error = VersionEdit::decode(&bytes).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corruption);
+}
+
+#[test]
+fn a_table_packed_with_zstd_is_named_so_and_needs_the_feature() {
+    let text = "000100:[a#5-j#9](size=32M,entries=2000,zstd)";
+    let meta = TableMeta::parse(text).unwrap();
+    assert_eq!(format!("{meta:?}"), text);
+    let edit = VersionEdit {
+        added: vec![AddedTable {
+            level: 6,
+            run: 1,
+            meta,
+        }],
+        ..VersionEdit::default()
+    };
+    let mut bytes = Vec::new();
+    edit.encode(&mut bytes);
+    match (VersionEdit::decode(&bytes), Compression::Zstd.check()) {
+        (Ok(again), Ok(())) => assert_eq!(again, edit),
+        (Err(error), Err(_)) => {
+            assert_eq!(error.kind(), ErrorKind::Unsupported);
+            assert!(error.to_string().contains("enable the feature `zstd`"));
+        }
+        (other, _) => panic!("{other:?}"),
+    }
 }

@@ -1,13 +1,13 @@
-//! A block packed with LZ4. Heads, offsets and padding are left out; unpacking rebuilds the raw block byte
+//! A block packed with LZ4 or zstd (see `codec`). Heads, offsets and padding are left out; unpacking rebuilds the raw block byte
 //! by byte (but for the checksum, which is 0), so that a place in it means the same in both.
 //!
 //! ```text
-//! packed := length:u32 seq_width:u8 key_width:u8 value_width:u8 0:u8 lowest:u64 lz4:[u8; length] seq{count}
-//! plain  := kind:u8{count} key_len{count} value_len{count} prefix rest{count} value{count}     in `lz4`
+//! packed := length:u32 seq_width:u8 key_width:u8 value_width:u8 0:u8 lowest:u64 body:[u8; length] seq{count}
+//! plain  := kind:u8{count} key_len{count} value_len{count} prefix rest{count} value{count}     in `body`
 //! ```
 //!
 //! Columns pack better than records. `seq` is the sequence number minus the `lowest` in `seq_width` bytes (0
-//! to 7); these are next to random, and LZ4 would only lengthen them. `key_len` is the length of the key
+//! to 7); these are next to random, and packing would only lengthen them. `key_len` is the length of the key
 //! behind the common prefix, in `key_width` bytes (0 to 2), `rest` those bytes; `value_len` takes
 //! `value_width` bytes (0 to 4). The kinds are left out where the block's flags say that all are plain puts. `plain` in
 //! the block's header is the length of `plain`.
@@ -18,27 +18,23 @@
 //! `00 01 04`, and plain `01 01 01  01 01 01  a  a b c  x x x` (its first two columns are lengths).
 #![deny(clippy::indexing_slicing)]
 
-use lz4_flex::block::{
-    CompressTable, compress_into, compress_into_with_table, decompress_into,
-    get_maximum_output_size,
-};
 use terrace_base::coding::{Decoder, align8, put_u32, put_u64};
 use terrace_base::error::{Error, Result};
 use terrace_base::key::{SeqNo, ValueKind};
 
 use super::builder::put_record;
+use super::codec::{self, Codec};
 use super::{
-    HEADER_LEN, Header, KINDS, LZ4, MAX_RECORD_START, RAW, RECORD_HEAD_LEN, RawBlock, head_behind,
+    HEADER_LEN, Header, KINDS, MAX_RECORD_START, RAW, RECORD_HEAD_LEN, RawBlock, head_behind,
     record_len,
 };
+use crate::options::Compression;
 
 const PACKED_HEAD_LEN: usize = 4 + 4 + 8;
-/// No LZ4 stream unpacks to more than this many times its length, and a little.
-const MAX_RATIO: usize = 255;
 
 /// Packs blocks, one after the other, in the same memory.
 pub(crate) struct Packer {
-    table: CompressTable,
+    codec: Codec,
     plain: Vec<u8>,
     stored: Vec<u8>,
 }
@@ -115,12 +111,13 @@ impl Spans {
 }
 
 impl Packer {
-    pub fn new() -> Packer {
-        Packer {
-            table: CompressTable::small(),
+    /// `None` where nothing is to be packed, or this build cannot.
+    pub fn new(compression: Compression) -> Option<Packer> {
+        Some(Packer {
+            codec: Codec::new(compression)?,
             plain: Vec::new(),
             stored: Vec::new(),
-        }
+        })
     }
 
     /// The stored form of the raw block `raw`; `None` if it is hardly smaller.
@@ -129,30 +126,27 @@ impl Packer {
         let spans = Spans::of(&block)?;
         self.fill_plain(&block, &spans)?;
         let header = Header {
-            kind: LZ4,
+            kind: self.codec.kind(),
             plain_len: u32::try_from(self.plain.len()).ok()?,
             ..*header
         };
         self.stored.clear();
         header.encode(&mut self.stored);
         let head_at = self.stored.len();
-        let lz4_at = head_at + PACKED_HEAD_LEN;
-        let room = get_maximum_output_size(self.plain.len());
-        self.stored.resize(lz4_at + room, 0);
-        let out = self.stored.get_mut(lz4_at..)?;
-        let packed = if self.plain.len() < usize::from(u16::MAX) {
-            compress_into_with_table(&self.plain, out, &mut self.table)
-        } else {
-            compress_into(&self.plain, out) // A larger table, which is not worth keeping.
-        };
-        let length = packed.ok()?;
+        let body_at = head_at + PACKED_HEAD_LEN;
+        let room = self.codec.room(self.plain.len());
+        self.stored.resize(body_at + room, 0);
+        let out = self.stored.get_mut(body_at..)?;
+        let length = self.codec.pack(&self.plain, out)?;
         let mut head = Vec::with_capacity(PACKED_HEAD_LEN);
         put_u32(&mut head, u32::try_from(length).ok()?);
         let widths = [spans.seq_width, spans.key_width, spans.value_width, 0];
         head.extend(widths.map(|width| width as u8));
         put_u64(&mut head, spans.lowest);
-        self.stored.get_mut(head_at..lz4_at)?.copy_from_slice(&head);
-        self.stored.truncate(lz4_at + length);
+        self.stored
+            .get_mut(head_at..body_at)?
+            .copy_from_slice(&head);
+        self.stored.truncate(body_at + length);
         for i in 0..block.len() {
             let seq = block.record(i)?.seq().get() - spans.lowest;
             put_number(&mut self.stored, seq, spans.seq_width);
@@ -201,7 +195,7 @@ pub(crate) fn unpack(stored: &[u8], header: &Header, plain: &mut Vec<u8>) -> Res
     let (seq_width, key_width, value_width) = (decoder.u8()?, decoder.u8()?, decoder.u8()?);
     let zero = decoder.u8()?;
     let lowest = decoder.u64()?;
-    let lz4 = decoder.bytes(length)?;
+    let body = decoder.bytes(length)?;
     if seq_width > 7 || key_width > 2 || value_width > 4 || zero != 0 {
         return Err(Error::corruption("a packed block has a column too wide"));
     }
@@ -214,25 +208,17 @@ pub(crate) fn unpack(stored: &[u8], header: &Header, plain: &mut Vec<u8>) -> Res
     let raw_len = header.raw_len as usize;
     // All records but the last lie below MAX_RECORD_START, whatever the prefix that they share.
     let longest = MAX_RECORD_START + RECORD_HEAD_LEN + usize::from(u16::MAX) + 8 + plain_len;
-    if plain_len > length.saturating_mul(MAX_RATIO).saturating_add(64) || raw_len > longest {
+    let most = length
+        .saturating_mul(codec::max_ratio(header.kind))
+        .saturating_add(64);
+    // What the raw form has for a record is longer than what the columns have.
+    if plain_len > most || plain_len > raw_len || raw_len > longest {
         return Err(Error::corruption(
             "a packed block claims an impossible length",
         ));
     }
     plain.resize(plain_len, 0);
-    match decompress_into(lz4, plain) {
-        Ok(n) if n == plain_len => {}
-        Ok(n) => {
-            return Err(Error::corruption(format!(
-                "a block unpacks to {n} bytes, not {plain_len}"
-            )));
-        }
-        Err(error) => {
-            return Err(Error::corruption(format!(
-                "a block does not unpack: {error}"
-            )));
-        }
-    }
+    codec::unpack(header.kind, body, plain)?;
     let mut from = Decoder::new(plain);
     let columns = Columns {
         kinds: Column::take(&mut from, count, u8::from(header.flags & KINDS != 0))?,

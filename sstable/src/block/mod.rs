@@ -4,7 +4,7 @@
 //! block   := header body padding              starts at a multiple of 8, zero-padded to one
 //! header  := crc:u32 count:u16 prefix:u16 keyspace:u32 kind:u8 flags:u8 0:u16 highest:u64 raw:u32 plain:u32
 //! body    := head:u32{count} offset:u16{count} padding8 (record padding8){count}          kind 0, raw
-//! body    := packed, see `compressed`                                                     kind 1, LZ4
+//! body    := packed, see `compressed`                                                     kind 1, LZ4; 2, zstd
 //! record  := trailer:u64 value_len:u32 key_len:u16 key value
 //! ```
 //!
@@ -15,7 +15,7 @@
 //! - `offset[i]` is where record i starts, from the start of the block, in units of 8 bytes; always below
 //!   8 KiB, so that 10 bits name a record ([`crate::point_index`] does).
 //! - `trailer` is sequence number and kind, `highest` the highest sequence number; `raw` is the length of the
-//!   block in raw form, and `plain` what LZ4 unpacks to (0 in a raw block).
+//!   block in raw form, and `plain` what the packed part unpacks to (0 in a raw block).
 //! - `flags`: 1 there are tombstones; 2 values that expire; 4 some key has several versions, here or in the
 //!   block before or behind; 8 merge operands; 16 places in blob files; 32 the first
 //!   entry's key is also the last of the block before ("continues").
@@ -35,6 +35,7 @@
 #![deny(clippy::indexing_slicing)]
 
 mod builder;
+mod codec;
 mod compressed;
 
 use std::cmp::Ordering;
@@ -43,6 +44,8 @@ use terrace_base::checksum::checksum;
 use terrace_base::coding::{Decoder, align8, put_u32, put_u64};
 use terrace_base::error::{Error, Result};
 use terrace_base::key::{KeyRef, KeyspaceId, SeqNo, UserKey, ValueKind, split_trailer};
+
+use crate::options::no_zstd;
 
 pub(crate) use builder::BlockBuilder;
 pub(crate) use compressed::{Packer, unpack};
@@ -91,6 +94,9 @@ const fn flags_of(kind: ValueKind) -> u8 {
 
 pub(crate) const RAW: u8 = 0;
 pub(crate) const LZ4: u8 = 1;
+pub(crate) const ZSTD: u8 = 2;
+/// The highest kind that this build reads.
+const NEWEST_KIND: u8 = if cfg!(feature = "zstd") { ZSTD } else { LZ4 };
 
 /// The header of a block, decoded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -128,10 +134,8 @@ impl Header {
         let (kind, flags, zero) = (decoder.u8()?, decoder.u8()?, decoder.u16()?);
         let highest = decoder.u64()?;
         let (raw_len, plain_len) = (decoder.u32()?, decoder.u32()?);
-        if kind > LZ4 || flags & !KNOWN_FLAGS != 0 {
-            return Err(Error::unsupported(format!(
-                "a block of kind {kind} with flags {flags:#x} was written by a newer terrace"
-            )));
+        if kind > NEWEST_KIND || flags & !KNOWN_FLAGS != 0 {
+            return Err(unknown(kind, flags));
         }
         if count == 0 || zero != 0 || highest > SeqNo::MAX.get() {
             return Err(Error::corruption("a block's header contradicts itself"));
@@ -153,6 +157,16 @@ impl Header {
     fn records_at(&self) -> usize {
         records_at(usize::from(self.count))
     }
+}
+
+#[cold]
+fn unknown(kind: u8, flags: u8) -> Error {
+    if kind == ZSTD && flags & !KNOWN_FLAGS == 0 {
+        return no_zstd();
+    }
+    Error::unsupported(format!(
+        "a block of kind {kind} with flags {flags:#x} was written by a newer terrace"
+    ))
 }
 
 #[inline]

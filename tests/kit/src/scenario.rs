@@ -20,6 +20,14 @@ pub enum Mode {
     Manual,
 }
 
+/// A compression that this build has, by a number below how many there are.
+fn some_compression(below: impl FnOnce(usize) -> usize) -> Compression {
+    let mut all = vec![Compression::Lz4, Compression::None, Compression::Zstd];
+    all.retain(|compression| compression.check().is_ok());
+    let chosen = below(all.len());
+    all.get(chosen).copied().unwrap_or_default()
+}
+
 /// Where and how a database is opened.
 #[derive(Clone, Debug)]
 pub struct Scenario {
@@ -97,11 +105,7 @@ impl Scenario {
             } else {
                 IoMode::Pread
             })
-            .compression(if r.one_in(2) {
-                Compression::Lz4
-            } else {
-                Compression::None
-            })
+            .compression(some_compression(|n| r.below(n)))
             .tune(|tuning| {
                 tuning.list_entries = 4 << r.below(5);
                 tuning.memtable_bytes = Some(4096 << r.below(5));

@@ -80,6 +80,9 @@ fn options_are_built_kept_and_shown() -> Result<(), AnyError> {
     );
     assert_eq!(Durability::default(), Durability::Sync);
     assert_eq!(Compression::default(), Compression::Lz4);
+    // This crate does not ask for feature `zstd`.
+    let zstd = Options::new().compression(Compression::Zstd);
+    assert_eq!(kind(zstd.open_in_memory()), ErrorKind::Unsupported);
     assert_eq!(IoMode::default(), IoMode::Mmap);
     Ok(())
 }
@@ -487,6 +490,9 @@ fn options_are_read_from_a_configuration_file() {
     );
     let db = twice.open_in_memory().unwrap();
     db.put("k", "v").unwrap();
+    let zstd: Options = serde_json::from_str(r#"{ "compression": "zstd" }"#).unwrap();
+    assert!(serde_json::to_string(&zstd).unwrap().contains("\"zstd\""));
+    assert_eq!(kind(zstd.open_in_memory()), ErrorKind::Unsupported);
     let defaults: Options = serde_json::from_str("{}").unwrap();
     assert_eq!(
         serde_json::to_string(&defaults).unwrap(),
