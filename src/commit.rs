@@ -92,6 +92,8 @@ struct State {
     failed: Option<Error>,
     /// The failure, to be logged once the lock is free: the logger is the caller's code.
     untold: Option<Error>,
+    /// Writers wait: an ingest is being made a part of the database.
+    gate_shut: bool,
     /// Why no write is taken although nothing failed: the database is closed, or was opened to be read only.
     refusal: Option<Error>,
 }
@@ -179,6 +181,7 @@ impl Committer {
             wakers: Vec::new(),
             woken: Vec::new(),
             failed: None,
+            gate_shut: false,
             untold: None,
             refusal: start.refusal,
         };
@@ -234,6 +237,10 @@ impl Committer {
         let mut state = lock(&self.state);
         loop {
             state.check()?;
+            if state.gate_shut {
+                state = wait(&self.synced, state);
+                continue;
+            }
             for keyspace in keyspaces {
                 keyspace.check_alive()?;
             }
@@ -438,9 +445,7 @@ impl Committer {
                 return Err(read_only(cause));
             }
             state = if state.syncing {
-                self.synced
-                    .wait(state)
-                    .unwrap_or_else(|poisoned| poisoned.into_inner())
+                wait(&self.synced, state)
             } else {
                 self.lead_sync(state)
             };
@@ -527,6 +532,26 @@ impl Committer {
     /// Why writes fail, if they do.
     pub(crate) fn failure(&self) -> Option<Error> {
         lock(&self.state).failed.as_ref().map(read_only)
+    }
+
+    /// Lets no write be appended until the guard is dropped.
+    pub(crate) fn shut_gate(&self) -> Result<Gate<'_>> {
+        let mut state = lock(&self.state);
+        while state.gate_shut {
+            state.check()?;
+            state = wait(&self.synced, state);
+        }
+        state.check()?;
+        state.gate_shut = true;
+        Ok(Gate(self))
+    }
+
+    /// Everything up to `seq` is given out and visible. REQUIRES: the gate is shut, everything appended is visible, and a
+    /// durable edit says that tables hold it.
+    pub(crate) fn advance(&self, seq: SeqNo) {
+        let mut state = lock(&self.state);
+        state.appended = state.appended.max(seq);
+        self.publish(&mut state);
     }
 
     fn seal_locked(&self, state: &mut State) {
@@ -646,6 +671,23 @@ impl Committer {
     pub(crate) fn refuse(&self) {
         lock(&self.state).refusal = Some(closed());
     }
+}
+
+/// Keeps writers waiting.
+#[derive(Debug)]
+pub(crate) struct Gate<'a>(&'a Committer);
+
+impl Drop for Gate<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.state).gate_shut = false;
+        self.0.synced.notify_all();
+    }
+}
+
+fn wait<'a>(condition: &Condvar, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+    condition
+        .wait(state)
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 impl State {

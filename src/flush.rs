@@ -141,6 +141,11 @@ impl<'a> NewTables<'a> {
         }
     }
 
+    /// Those that were made before.
+    pub(crate) fn made(engine: &'a Engine, numbers: Vec<FileNumber>) -> NewTables<'a> {
+        NewTables { engine, numbers }
+    }
+
     /// Removes what was made. What cannot be removed now, the next open removes: no edit lists it.
     pub(crate) fn discard(self) {
         for number in self.numbers {

@@ -50,6 +50,7 @@ mod expiry;
 mod files;
 mod flush;
 mod get;
+mod ingest;
 #[cfg(feature = "testing")]
 #[doc(hidden)]
 pub mod internals;
@@ -91,6 +92,7 @@ pub use batch::{Batch, BatchKeyspace, MAX_BATCH_LEN};
 pub use bounds::KeyBounds;
 pub use db::Db;
 pub use expiry::Expiry;
+pub use ingest::IngestProgress;
 pub use iter::{Cursor, Iter, Keys};
 pub use keyspace::{Keyspace, KeyspaceOptions, MAX_KEYSPACE_NAME_LEN};
 pub use options::{Compression, Durability, IoMode, Options};

@@ -126,7 +126,7 @@ fn a_snapshot_answers_as_of_its_time() {
 
 #[test]
 fn a_clock_that_is_set_back_brings_nothing_back() {
-    let vfs = MemVfs::new(1);
+    let vfs = MemVfs::crashable(1);
     let clock = Arc::new(ManualClock::new(START));
     let open = |clock: &Arc<ManualClock>, vfs: &Arc<MemVfs>| {
         let vfs: Arc<dyn Vfs> = vfs.clone();

@@ -13,6 +13,7 @@ mod concurrency;
 mod crash;
 mod expiry;
 mod faults;
+mod ingest;
 mod log_damage;
 #[cfg(feature = "log")]
 mod logging;

@@ -168,7 +168,7 @@ fn many_deletes_of_the_same_range_are_one_to_keep() {
 #[test]
 fn deletes_are_kept_in_the_log_and_in_the_manifest() {
     for flushed in [false, true] {
-        let vfs = MemVfs::new(1);
+        let vfs = MemVfs::crashable(1);
         let open = |vfs: &Arc<MemVfs>| {
             let vfs: Arc<dyn Vfs> = vfs.clone();
             Options::new().vfs(vfs).open("/db").unwrap()

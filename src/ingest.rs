@@ -1,0 +1,433 @@
+//! Bulk load: many entries straight into tables, past the log and the memtable, as one write.
+//!
+//! All entries of an ingest have one sequence number. Tables have to be written with it before its place in the commit
+//! order is taken, so it is chosen far ahead: 2^32 above the last one given out. When the tables are on disk, writers
+//! wait at a gate for the moment that it takes to flush what is in memory (which was flushed just before, so there is
+//! little) and to make one edit. That edit is the commit: it adds the tables as the newest run of level 0, and says that
+//! tables hold everything up to that number. Then the number is visible, and writers go on above it.
+//!
+//! ```text
+//! appended  ... 90 91 | gate | ingest at 4294967382 | 4294967383 ...
+//! ```
+//!
+//! Until the edit is synced nothing of an ingest can be seen, also after a crash; from then on all of it. If so much is
+//! written, or ingested by others, meanwhile that the number is overtaken, the tables are written again with another.
+//!
+//! Input that is not sorted is cut into pieces that fit the memory given, each is sorted and written to a table of its own
+//! that no edit lists, and those are merged. Of equal keys the last one given counts.
+
+use std::sync::Arc;
+
+use terrace_base::{
+    Error, InternalIterator, KeyRef, KeyspaceId, MergingIterator, RangeSet, Result, SeqNo, UserKey,
+    ValueKind,
+};
+use terrace_compaction::{
+    AddedTable, Flushed, MergeOptions, MergeResult, Rules, RunIter, Stripes, TableFile, TableMeta,
+    TableStore, VersionEdit,
+};
+use terrace_sstable::Compression;
+
+use crate::batch::check_lengths;
+use crate::engine::Engine;
+use crate::files::BLOCK_SIZE;
+use crate::flush::NewTables;
+use crate::keyspace::{Keyspace, KeyspaceState};
+use crate::sync::lock;
+
+/// How far above the last sequence number an ingest takes its own.
+const AHEAD: u64 = 1 << 32;
+/// What an entry in memory costs beside its bytes.
+const OVERHEAD: usize = 64;
+
+/// How far an ingest has come.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IngestProgress {
+    /// Entries taken from the input.
+    pub entries: u64,
+    /// Bytes of their keys and values.
+    pub bytes: u64,
+    /// Sorted pieces written so far.
+    pub pieces: u64,
+}
+
+/// Entries in the order of their keys, forwards only.
+trait Entries {
+    /// The next key and value.
+    fn next(&mut self) -> Result<Option<(Vec<u8>, Vec<u8>)>>;
+}
+
+/// What the caller gives, checked.
+struct Checked<I> {
+    input: I,
+    last: Option<Vec<u8>>,
+}
+
+impl<I, K, V> Entries for Checked<I>
+where
+    I: Iterator<Item = (K, V)>,
+    K: AsRef<[u8]>,
+    V: AsRef<[u8]>,
+{
+    fn next(&mut self) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
+        let Some((key, value)) = self.input.next() else {
+            return Ok(None);
+        };
+        let (key, value) = (key.as_ref(), value.as_ref());
+        check_lengths(key.len(), value.len())?;
+        if self
+            .last
+            .as_ref()
+            .is_some_and(|last| last.as_slice() >= key)
+        {
+            return Err(Error::invalid(
+                "the entries to be ingested are not sorted by strictly rising key; sort them, or use ingest_unsorted",
+            ));
+        }
+        self.last = Some(key.to_vec());
+        Ok(Some((key.to_vec(), value.to_vec())))
+    }
+}
+
+/// The newest version of each key of sorted pieces.
+struct Newest<I> {
+    input: I,
+    started: bool,
+}
+
+impl<I: InternalIterator> Entries for Newest<I> {
+    fn next(&mut self) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
+        if !self.started {
+            self.started = true;
+            self.input.first()?;
+        }
+        if !self.input.valid() {
+            return Ok(None);
+        }
+        let key = self.input.key().user.bytes.to_vec();
+        let value = self.input.value().to_vec();
+        while self.input.valid() && self.input.key().user.bytes == key.as_slice() {
+            self.input.next()?;
+        }
+        Ok(Some((key, value)))
+    }
+}
+
+/// `Entries` as a merge reads them, all at one sequence number.
+struct Numbered<'a> {
+    entries: &'a mut dyn Entries,
+    keyspace: KeyspaceId,
+    seq: SeqNo,
+    here: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+fn forwards_only<T>() -> Result<T> {
+    Err(Error::invalid("an ingest reads forwards only"))
+}
+
+impl InternalIterator for Numbered<'_> {
+    fn seek(&mut self, _: KeyRef<'_>) -> Result<()> {
+        forwards_only()
+    }
+    fn seek_for_prev(&mut self, _: KeyRef<'_>) -> Result<()> {
+        forwards_only()
+    }
+    fn last(&mut self) -> Result<()> {
+        forwards_only()
+    }
+    fn prev(&mut self) -> Result<()> {
+        forwards_only()
+    }
+    fn first(&mut self) -> Result<()> {
+        self.next()
+    }
+    fn next(&mut self) -> Result<()> {
+        self.here = None;
+        self.here = self.entries.next()?;
+        Ok(())
+    }
+    fn valid(&self) -> bool {
+        self.here.is_some()
+    }
+    fn key(&self) -> KeyRef<'_> {
+        let bytes = self.here.as_ref().map_or(&[][..], |(key, _)| key);
+        let user = UserKey::new(self.keyspace, bytes);
+        KeyRef::new(user, self.seq, ValueKind::Put)
+    }
+    fn value(&self) -> &[u8] {
+        self.here.as_ref().map_or(&[], |(_, value)| value)
+    }
+}
+
+impl Keyspace {
+    /// Writes many entries as one write, straight into tables: several times as fast as batches, and written once. Over
+    /// what is there already, if anything is. The entries come sorted by strictly rising key. The write's sequence
+    /// number, which is the version of each key.
+    ///
+    /// Other writes go on meanwhile, but for the moment of the commit, when they wait until memory is flushed. What
+    /// the ingest returned is durable, whatever the database's durability.
+    ///
+    /// ```
+    /// # fn main() -> terrace::Result<()> {
+    /// let db = terrace::Db::in_memory()?;
+    /// db.ingest((0..1000u32).map(|n| (n.to_be_bytes(), n.to_string())))?;
+    /// assert_eq!(db.get(7u32.to_be_bytes())?.unwrap(), "7");
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// `Invalid` if a key does not rise, or for a key or value that is too long; those of writing tables. Nothing is
+    /// written then.
+    pub fn ingest<K, V>(&self, entries: impl IntoIterator<Item = (K, V)>) -> Result<SeqNo>
+    where
+        K: AsRef<[u8]>,
+        V: AsRef<[u8]>,
+    {
+        let mut entries = Checked {
+            input: entries.into_iter(),
+            last: None,
+        };
+        self.handle.writer().ingest(&self.state, &mut entries)
+    }
+
+    /// The same for entries in any order, of which the last one of each key counts. They are sorted in pieces of up to
+    /// `memory` bytes, which lie in the database's directory until it is done. `progress` is called now and then.
+    ///
+    /// # Errors
+    /// As for [`Keyspace::ingest`], the order aside.
+    pub fn ingest_unsorted<K, V>(
+        &self,
+        entries: impl IntoIterator<Item = (K, V)>,
+        memory: usize,
+        mut progress: impl FnMut(IngestProgress),
+    ) -> Result<SeqNo>
+    where
+        K: AsRef<[u8]>,
+        V: AsRef<[u8]>,
+    {
+        let engine = self.handle.writer();
+        let mut sorter = Sorter {
+            engine,
+            keyspace: self.state.id,
+            memory,
+            held: 0,
+            entries: Vec::new(),
+            pieces: Vec::new(),
+            progress: IngestProgress::default(),
+        };
+        for (key, value) in entries {
+            sorter.add(key.as_ref(), value.as_ref(), &mut progress)?;
+        }
+        sorter.spill(&mut progress)?;
+        let pieces: Vec<RunIter> = std::mem::take(&mut sorter.pieces)
+            .into_iter()
+            .map(|piece| RunIter::over(piece, true))
+            .collect();
+        let mut merged = Newest {
+            input: MergingIterator::new(pieces),
+            started: false,
+        };
+        let result = engine.ingest(&self.state, &mut merged);
+        drop(merged); // The pieces become obsolete.
+        engine.files.remove_obsolete()?;
+        result
+    }
+}
+
+/// Sorts pieces that fit into memory, and writes each to tables that no edit lists.
+struct Sorter<'e> {
+    engine: &'e Engine,
+    keyspace: KeyspaceId,
+    memory: usize,
+    held: usize,
+    entries: Vec<(Vec<u8>, Vec<u8>)>,
+    pieces: Vec<Vec<Arc<TableFile>>>,
+    progress: IngestProgress,
+}
+
+/// A piece in memory, in order.
+struct Sorted<'a>(std::iter::Peekable<std::vec::Drain<'a, (Vec<u8>, Vec<u8>)>>);
+
+impl Entries for Sorted<'_> {
+    fn next(&mut self) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
+        // The sort is stable: the last of equal keys was given last.
+        let mut found = self.0.next();
+        while let Some((key, _)) = &found
+            && let Some(later) = self.0.next_if(|(next, _)| next == key)
+        {
+            found = Some(later);
+        }
+        Ok(found)
+    }
+}
+
+impl Sorter<'_> {
+    fn add(
+        &mut self,
+        key: &[u8],
+        value: &[u8],
+        progress: &mut dyn FnMut(IngestProgress),
+    ) -> Result<()> {
+        check_lengths(key.len(), value.len())?;
+        let bytes = key.len() + value.len();
+        self.entries.push((key.to_vec(), value.to_vec()));
+        self.held += bytes + OVERHEAD;
+        self.progress.entries += 1;
+        self.progress.bytes += bytes as u64;
+        if self.held >= self.memory {
+            self.spill(progress)?;
+        }
+        Ok(())
+    }
+
+    fn spill(&mut self, progress: &mut dyn FnMut(IngestProgress)) -> Result<()> {
+        self.held = 0;
+        if self.entries.is_empty() {
+            return Ok(());
+        }
+        self.entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+        // Later pieces are newer.
+        let seq = SeqNo::new(self.pieces.len() as u64 + 1);
+        let mut sorted = Sorted(self.entries.drain(..).peekable());
+        let written =
+            self.engine
+                .write_ingested(self.keyspace, seq, &mut sorted, Compression::None)?;
+        drop(sorted);
+        let store: Arc<dyn TableStore> = self.engine.files.clone();
+        let open = |meta: TableMeta| {
+            let table = TableFile::new(meta, store.clone());
+            table.mark_obsolete(); // It goes with its last reader.
+            table
+        };
+        self.pieces
+            .push(written.tables.into_iter().map(open).collect());
+        self.progress.pieces += 1;
+        progress(self.progress);
+        Ok(())
+    }
+}
+
+impl Engine {
+    fn ingest(&self, keyspace: &KeyspaceState, entries: &mut dyn Entries) -> Result<SeqNo> {
+        self.check_writable()?;
+        keyspace.check_alive()?;
+        let compression = self.options.compression;
+        let mut seq = self.committer.end().1.plus(AHEAD);
+        let mut written = self.write_ingested(keyspace.id, seq, entries, compression)?;
+        loop {
+            if written.tables.is_empty() {
+                return Ok(self.committer.visible());
+            }
+            let metas = written.tables.clone();
+            match self.publish_ingested(keyspace, seq, &metas) {
+                Ok(true) => {
+                    self.counters.flushed(&written);
+                    self.background.wake_compaction();
+                    return Ok(seq);
+                }
+                Ok(false) => {}
+                Err(error) => {
+                    self.discard(&metas);
+                    return Err(error);
+                }
+            }
+            // Overtaken: the same once more under a higher number.
+            seq = self.committer.end().1.plus(AHEAD);
+            let store: Arc<dyn TableStore> = self.files.clone();
+            let open = |meta: &TableMeta| TableFile::new(meta.clone(), store.clone());
+            let mut again = Newest {
+                input: RunIter::over(metas.iter().map(open).collect(), true),
+                started: false,
+            };
+            let result = self.write_ingested(keyspace.id, seq, &mut again, compression);
+            drop(again);
+            self.discard(&metas);
+            written = result?;
+        }
+    }
+
+    /// Removes tables that no edit lists. What cannot be removed now, the next open removes.
+    fn discard(&self, metas: &[TableMeta]) {
+        let numbers = metas.iter().map(|meta| meta.number).collect();
+        NewTables::made(self, numbers).discard();
+    }
+
+    /// Writes entries into new tables, which are on disk and read back then.
+    fn write_ingested(
+        &self,
+        keyspace: KeyspaceId,
+        seq: SeqNo,
+        entries: &mut dyn Entries,
+        compression: Compression,
+    ) -> Result<MergeResult> {
+        let input = Numbered {
+            entries,
+            keyspace,
+            seq,
+            here: None,
+        };
+        let options = MergeOptions {
+            rules: Rules {
+                stripes: &Stripes::default(),
+                dropped_keyspaces: &[],
+                deleted: &RangeSet::default(),
+                oldest_snapshot: None,
+                may_exist_below: &|_| true,
+            },
+            target_size: self.options.tuning.table_bytes,
+            compression,
+            block_size: BLOCK_SIZE,
+            should_stop: &|| self.background.lock().stop,
+        };
+        let mut tables = NewTables::made(self, Vec::new());
+        let written = terrace_compaction::merge(input, &options, &mut tables).and_then(|result| {
+            self.complete(&result.tables)?;
+            Ok(result)
+        });
+        if written.is_err() {
+            tables.discard();
+        }
+        written
+    }
+
+    /// Makes the tables a part of the database; false if their number was overtaken.
+    fn publish_ingested(
+        &self,
+        keyspace: &KeyspaceState,
+        seq: SeqNo,
+        metas: &[TableMeta],
+    ) -> Result<bool> {
+        self.flush()?; // So that little is left to do while writers wait.
+        let _gate = self.committer.shut_gate()?;
+        self.flush()?;
+        let _flushing = lock(&self.flushing);
+        let Some((lsn, appended)) = self.committer.boundary(None) else {
+            return Err(Error::corruption("something was written behind the gate"));
+        };
+        keyspace.check_alive()?;
+        if appended >= seq {
+            return Ok(false);
+        }
+        // Newer than the runs that were flushed while the tables were written.
+        let run = self.versions.new_file_number()?.0;
+        let added = |meta: &TableMeta| AddedTable {
+            level: 0,
+            run,
+            meta: meta.clone(),
+        };
+        let edit = VersionEdit {
+            added: metas.iter().map(added).collect(),
+            flushed: Some(Flushed { lsn: lsn.0, seq }),
+            last_seq: Some(seq),
+            clock: Some(self.context.now()),
+            ..VersionEdit::default()
+        };
+        self.heed(self.versions.log_and_apply(&edit, |_, version| {
+            self.views.install(|view| view.version = version.clone());
+        }))?;
+        self.committer.advance(seq);
+        self.release_log(lsn)?;
+        Ok(true)
+    }
+}
