@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use terrace::vfs::Vfs;
 use terrace::{Batch, Db, Durability, ErrorKind, Keyspace, KeyspaceOptions, SeqNo, Ticket};
 
 use crate::KEYSPACES;
@@ -75,6 +77,10 @@ impl Runner {
     /// The database's, and other keyspaces than there must be.
     pub fn open(&mut self, seed: u64) -> Outcome {
         let db = failed("open", self.scenario.open(seed))?;
+        self.begin_life(db, seed)
+    }
+
+    fn begin_life(&mut self, db: Db, seed: u64) -> Outcome {
         self.default_durability = self.scenario.durability(seed);
         let names = failed("keyspaces", db.keyspaces())?;
         let want: Vec<String> = self.model.now().keyspaces.keys().cloned().collect();
@@ -429,6 +435,27 @@ impl Runner {
         drop(db);
         self.progress.all_durable();
         Ok(())
+    }
+
+    /// Goes on with what a crash left in `vfs`, which may be the state after `allowed` many commits. The rest of
+    /// them never was.
+    ///
+    /// # Errors
+    /// The database's, and a state that is not allowed.
+    pub fn survive(
+        &mut self,
+        vfs: Arc<dyn Vfs>,
+        allowed: RangeInclusive<usize>,
+        seed: u64,
+    ) -> Outcome {
+        drop(self.leave());
+        self.pins.drop_snapshots();
+        self.scenario = self.scenario.elsewhere(vfs);
+        let db = failed("open", self.scenario.open(seed))?;
+        let found = Oracle::check(&db, &self.model, allowed)?;
+        self.model.truncate(found);
+        self.progress.restart(found);
+        self.begin_life(db, seed)
     }
 
     /// Lets go of the database and its keyspaces and returns the last handle, snapshots apart.
