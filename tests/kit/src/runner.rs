@@ -6,7 +6,9 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use terrace::vfs::Vfs;
-use terrace::{Batch, Db, Durability, ErrorKind, Keyspace, KeyspaceOptions, SeqNo, Ticket};
+use terrace::{
+    Batch, Db, Durability, ErrorKind, Keyspace, KeyspaceOptions, Options, SeqNo, Ticket,
+};
 
 use crate::KEYSPACES;
 use crate::model::{Change, Commit, Model};
@@ -15,7 +17,7 @@ use crate::oracle::Oracle;
 use crate::pins::Pins;
 use crate::progress::Progress;
 use crate::reads;
-use crate::scenario::Scenario;
+use crate::scenario::{Mode, Scenario};
 use crate::ticket::block_on;
 use crate::trouble::{Outcome, Trouble, failed};
 
@@ -77,11 +79,27 @@ impl Runner {
     /// The database's, and other keyspaces than there must be.
     pub fn open(&mut self, seed: u64) -> Outcome {
         let db = failed("open", self.scenario.open(seed))?;
-        self.begin_life(db, seed)
+        self.begin_life(db, self.scenario.durability(seed))
     }
 
-    fn begin_life(&mut self, db: Db, seed: u64) -> Outcome {
-        self.default_durability = self.scenario.durability(seed);
+    /// Opens the database with options of the caller's, which must have this durability by default.
+    ///
+    /// # Errors
+    /// As for `open`.
+    pub fn open_as(
+        &mut self,
+        mode: Mode,
+        durability: Durability,
+        change: impl FnOnce(Options) -> Options,
+    ) -> Outcome {
+        self.scenario.mode = mode;
+        let options = change(self.scenario.options(0));
+        let db = failed("open", options.open(&self.scenario.dir))?;
+        self.begin_life(db, durability)
+    }
+
+    fn begin_life(&mut self, db: Db, durability: Durability) -> Outcome {
+        self.default_durability = durability;
         let names = failed("keyspaces", db.keyspaces())?;
         let want: Vec<String> = self.model.now().keyspaces.keys().cloned().collect();
         if names != want {
@@ -321,7 +339,7 @@ impl Runner {
 
     /// Polls until the ticket is done. In manual mode nobody completes it: somebody has to sync.
     fn poll(&self, ticket: Ticket) -> Outcome<SeqNo> {
-        let manual = self.scenario.mode == crate::Mode::Manual;
+        let manual = self.scenario.mode == Mode::Manual;
         let db = self.db()?;
         let help = || match manual {
             true => failed("sync", db.sync()),
@@ -455,7 +473,7 @@ impl Runner {
         let found = Oracle::check(&db, &self.model, allowed)?;
         self.model.truncate(found);
         self.progress.restart(found);
-        self.begin_life(db, seed)
+        self.begin_life(db, self.scenario.durability(seed))
     }
 
     /// Lets go of the database and its keyspaces and returns the last handle, snapshots apart.

@@ -10,9 +10,9 @@ use super::Seen;
 use crate::rounds::locked;
 
 /// One recovery in so many is crashed at each of its calls: of a workload's images, and of a recovery's.
-const CRASHED_ONE_IN: [usize; 2] = [24, 48];
+const CRASHED_ONE_IN: [usize; 2] = [40, 150];
 /// One recovery in so many goes on to writes, further cuts and closes.
-const GOES_ON_ONE_IN: usize = 2;
+const GOES_ON_ONE_IN: usize = 4;
 
 /// Looks at images and counts them.
 pub(super) struct Examiner<'a> {

@@ -24,16 +24,14 @@
 //! be looked at.
 
 mod examine;
-mod place;
-mod shrink;
 mod workload;
 
 use std::collections::HashSet;
 use std::sync::Mutex;
 
+use crate::place::Place;
 use crate::rounds::{self, Tally};
-use crate::{Counts, Failure, Outcome, Plan};
-use place::Place;
+use crate::{Counts, Failure, Outcome, Plan, shrink};
 use workload::{Everywhere, Wrong};
 
 /// Operations of a workload.

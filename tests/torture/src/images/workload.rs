@@ -11,7 +11,7 @@ use terrace_kit::{
 
 use super::Seen;
 use super::examine::{Examiner, copy};
-use super::place::Place;
+use crate::place::Place;
 use crate::rounds::Tally;
 
 /// What is wrong, and where.

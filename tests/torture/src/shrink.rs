@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use super::place::Place;
+use crate::place::Place;
 
 /// How long to try.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The shortest workload found that `fails`, and how.
-pub(super) fn shortest<T>(
+pub(crate) fn shortest<T>(
     whole: &Place,
     wrong: T,
     fails: &dyn Fn(&Place) -> Option<T>,

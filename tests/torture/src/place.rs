@@ -6,26 +6,26 @@ use std::str::FromStr;
 
 /// Which operations, and which crashes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(crate) struct Place {
     /// Numbers of operations, in order.
-    pub(super) ops: Vec<usize>,
+    pub(crate) ops: Vec<usize>,
     /// Only the crashes before this call of this life.
     only: Option<(u64, u64)>,
 }
 
 impl Place {
     /// The first `count` operations, and all crashes.
-    pub(super) fn whole(count: usize) -> Place {
+    pub(crate) fn whole(count: usize) -> Place {
         Place::of((0..count).collect())
     }
 
     /// These operations, and all crashes.
-    pub(super) fn of(ops: Vec<usize>) -> Place {
+    pub(crate) fn of(ops: Vec<usize>) -> Place {
         Place { ops, only: None }
     }
 
     /// The same operations, and the crashes before one call.
-    pub(super) fn only(&self, life: u64, call: u64) -> Place {
+    pub(crate) fn only(&self, life: u64, call: u64) -> Place {
         Place {
             only: Some((life, call)),
             ..self.clone()
@@ -33,7 +33,7 @@ impl Place {
     }
 
     /// True if the crashes before this call of this life are to be looked at.
-    pub(super) fn looks_at(&self, life: u64, call: u64) -> bool {
+    pub(crate) fn looks_at(&self, life: u64, call: u64) -> bool {
         self.only.is_none_or(|only| only == (life, call))
     }
 }
