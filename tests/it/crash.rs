@@ -49,7 +49,8 @@ fn crashes_lose_nothing_beside_threads() {
             let checked = recovery
                 .check(&moment.image, &moment.allowed)
                 .and_then(|(db, found)| {
-                    recovery.go_on(&moment.image, &db, found, 0, random, &mut |_| ())
+                    let last_seq = moment.allowed.last_seq;
+                    recovery.go_on(&moment.image, &db, found, last_seq, random, &mut |_| ())
                 });
             checked.unwrap_or_else(|e| panic!("seed {seed}, {moment}: {e}"));
         }

@@ -214,6 +214,14 @@ impl MemVfs {
         XxHash3_64::oneshot(&text)
     }
 
+    /// A hash of all that an open or another crash could tell apart: the content, and what of it is durable.
+    pub fn state_hash(&self) -> u64 {
+        let mut text = Vec::new();
+        text.extend_from_slice(&self.content_hash().to_le_bytes());
+        self.inner.names().describe(&mut text);
+        XxHash3_64::oneshot(&text)
+    }
+
     /// The names and lengths of all files, in order.
     pub fn files(&self) -> Vec<(PathBuf, u64)> {
         let names = self.inner.names();

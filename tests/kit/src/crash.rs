@@ -79,13 +79,15 @@ impl fmt::Display for Crash {
     }
 }
 
-/// After how many commits the state may be.
+/// After how many commits the state may be, and what goes on from there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Allowed {
     /// In this image.
     pub now: RangeInclusive<usize>,
     /// In what a loss of power makes of it before it has been recovered.
     pub cut: RangeInclusive<usize>,
+    /// No sequence number up to this is given out again.
+    pub last_seq: u64,
 }
 
 impl Allowed {
@@ -94,6 +96,7 @@ impl Allowed {
         Allowed {
             now: progress.after(kind),
             cut: progress.after(ImageKind::Cut),
+            last_seq: progress.last_seq(),
         }
     }
 
@@ -103,7 +106,7 @@ impl Allowed {
             ImageKind::Kill => self.clone(),
             ImageKind::Cut => Allowed {
                 now: self.cut.clone(),
-                cut: self.cut.clone(),
+                ..self.clone()
             },
         }
     }
@@ -165,6 +168,7 @@ impl Watch {
                     allowed: Allowed {
                         now: *before.now.start()..=*after.now.end(),
                         cut: *before.cut.start()..=*after.cut.end(),
+                        last_seq: before.last_seq,
                     },
                     uncut,
                 };

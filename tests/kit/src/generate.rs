@@ -63,6 +63,8 @@ pub struct Profile {
     pub large: usize,
     /// One key in so many has the greatest length.
     pub longest_key_one_in: usize,
+    /// Whether everything is compared now and then.
+    pub checks: bool,
     /// Whether writes may be Buffered or Interval.
     pub mixed_durability: bool,
 }
@@ -80,6 +82,7 @@ impl Default for Profile {
             large_one_in: 300,
             large: 100 << 10,
             longest_key_one_in: 2000,
+            checks: true,
             mixed_durability: true,
         }
     }
@@ -113,6 +116,7 @@ impl Profile {
             large_one_in: 64,
             large: 20_000,
             longest_key_one_in: 1 << 40,
+            checks: true,
             mixed_durability: true,
         }
     }
@@ -182,8 +186,8 @@ impl Profile {
             6..=7 => Op::Compact(self.keyspace(r), self.range(r)),
             8 => Op::CompactAll,
             9..=10 => Op::WaitIdle,
-            11..=13 => Op::Sync,
-            _ => Op::Check,
+            14..=15 if self.checks => Op::Check,
+            _ => Op::Sync,
         }
     }
 
@@ -191,8 +195,8 @@ impl Profile {
         match r.below(16) {
             0..=2 => Op::TakeSnapshot,
             3..=5 => Op::ReadSnapshot(r.below(64), self.keyspace(r), self.read(r)),
-            6 => Op::CheckSnapshot(r.below(64)),
-            7..=8 => Op::DropSnapshot(r.below(64)),
+            6 if self.checks => Op::CheckSnapshot(r.below(64)),
+            6..=8 => Op::DropSnapshot(r.below(64)),
             9 => Op::KeepIter(self.keyspace(r), self.range(r)),
             10..=12 => Op::StepIter(r.below(64), r.below(40), r.number()),
             13 => Op::KeepCursor(self.keyspace(r)),

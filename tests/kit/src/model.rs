@@ -1,7 +1,7 @@
 //! What a database must hold: a map per keyspace, and the commits in order, so that the state after any prefix
 //! of them can be had.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
@@ -149,6 +149,8 @@ pub struct Model {
     /// The digest of the state after `i` commits.
     digests: Vec<u64>,
     now: State,
+    /// Every key that was ever set or removed, by keyspace.
+    keys: BTreeMap<String, BTreeSet<Bytes>>,
 }
 
 impl Default for Model {
@@ -159,6 +161,7 @@ impl Default for Model {
             kept: vec![now.clone()],
             digests: vec![now.digest()],
             now,
+            keys: BTreeMap::new(),
         }
     }
 }
@@ -172,6 +175,18 @@ impl Model {
     /// Appends a commit.
     pub fn commit(&mut self, commit: Commit) {
         self.now.apply(&commit);
+        for change in &commit.changes {
+            if let Change::Put(name, key, _) | Change::Delete(name, key) = change {
+                if !self.keys.contains_key(name) {
+                    self.keys.insert(name.clone(), BTreeSet::new());
+                }
+                if let Some(keys) = self.keys.get_mut(name)
+                    && !keys.contains(key)
+                {
+                    keys.insert(key.clone());
+                }
+            }
+        }
         self.log.push(commit);
         self.digests.push(self.now.digest());
         self.keep();
@@ -212,6 +227,11 @@ impl Model {
     pub fn digest_after(&self, n: usize) -> u64 {
         let digest = self.digests.get(n).copied();
         digest.unwrap_or(self.now.digest())
+    }
+
+    /// Every key that was ever set or removed in a keyspace.
+    pub fn keys(&self, keyspace: &str) -> impl Iterator<Item = &Bytes> {
+        self.keys.get(keyspace).into_iter().flatten()
     }
 
     /// How many commits there are.

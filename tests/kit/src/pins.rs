@@ -2,6 +2,7 @@
 //! on to answer.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use terrace::{Db, ErrorKind, Keyspace, Snapshot};
 
@@ -70,7 +71,7 @@ impl Pins {
         keep(&mut self.iters, kept);
     }
 
-    pub(crate) fn keep_cursor(&mut self, keyspace: &Keyspace, map: &Map) {
+    pub(crate) fn keep_cursor(&mut self, keyspace: &Keyspace, map: &Arc<Map>) {
         keep(&mut self.cursors, KeptCursor::new(keyspace.cursor(), map));
     }
 
@@ -106,7 +107,7 @@ impl Pins {
 }
 
 impl Kept {
-    fn look(&self, name: &str, with: impl FnOnce(&Snapshot, &Map) -> Outcome) -> Outcome {
+    fn look(&self, name: &str, with: impl FnOnce(&Snapshot, &Arc<Map>) -> Outcome) -> Outcome {
         match self.handles.get(name) {
             Some(handle) => {
                 let snapshot = self.snapshot.keyspace(handle);

@@ -54,6 +54,13 @@ impl Progress {
         self.last_seq.fetch_max(last_seq, Ordering::SeqCst);
     }
 
+    /// After a crash that left so many commits: they are on disk.
+    pub(crate) fn restart(&self, commits: usize) {
+        for place in [&self.begun, &self.returned, &self.durable] {
+            place.store(commits, Ordering::SeqCst);
+        }
+    }
+
     pub(crate) fn all_durable(&self) {
         self.durable.store(self.returned(), Ordering::SeqCst);
     }

@@ -1,6 +1,7 @@
 //! Questions, asked of whatever can be read and compared with a map.
 
 use std::ops::Bound;
+use std::sync::Arc;
 
 use terrace::{Bytes, Cursor, Iter, Readable, Result};
 
@@ -21,12 +22,23 @@ fn same<T: PartialEq + std::fmt::Debug>(what: impl FnOnce() -> String, got: T, w
 
 /// The entries of `map` within `range`, in order.
 fn within<'a>(map: &'a Map, range: &'a Range) -> impl DoubleEndedIterator<Item = Pair> + 'a {
-    let inside = map.iter().filter(|(key, _)| range.contains(key));
+    // A map would panic over a range that is turned round.
+    let is_empty = match (&range.lower, &range.upper) {
+        (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
+        (Bound::Included(lower), Bound::Included(upper)) => lower > upper,
+        (
+            Bound::Included(lower) | Bound::Excluded(lower),
+            Bound::Included(upper) | Bound::Excluded(upper),
+        ) => lower >= upper,
+    };
+    let inside =
+        (!is_empty).then(|| map.range::<Bytes, _>((range.lower.as_ref(), range.upper.as_ref())));
+    let inside = inside.into_iter().flatten();
     inside.map(|(key, entry)| (key.clone(), entry.value.clone()))
 }
 
 /// Asks `read` of `db`, which must answer as `map` does.
-pub(crate) fn check<R: Readable>(db: &R, map: &Map, read: &Read) -> Outcome {
+pub(crate) fn check<R: Readable>(db: &R, map: &Arc<Map>, read: &Read) -> Outcome {
     match read {
         Read::Get(key) => get(db, map, key),
         Read::MultiGet(keys) => {
@@ -38,7 +50,8 @@ pub(crate) fn check<R: Readable>(db: &R, map: &Map, read: &Read) -> Outcome {
             format!("{range:?}")
         }),
         Read::Prefix(prefix, end) => {
-            let starts = map.iter().filter(|(key, _)| key.starts_with(prefix));
+            let from = map.range::<Bytes, _>((Bound::Included(prefix), Bound::Unbounded));
+            let starts = from.take_while(|(key, _)| key.starts_with(prefix));
             let want = starts.map(|(key, entry)| (key.clone(), entry.value.clone()));
             let want = want.collect();
             scan(db.prefix(prefix), want, *end, || {
@@ -189,12 +202,12 @@ impl KeptIter {
 #[derive(Debug)]
 pub(crate) struct KeptCursor {
     cursor: Cursor,
-    entries: Map,
+    entries: Arc<Map>,
     at: Option<Bytes>,
 }
 
 impl KeptCursor {
-    pub(crate) fn new(cursor: Cursor, map: &Map) -> KeptCursor {
+    pub(crate) fn new(cursor: Cursor, map: &Arc<Map>) -> KeptCursor {
         KeptCursor {
             cursor,
             entries: map.clone(),

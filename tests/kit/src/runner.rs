@@ -2,9 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use terrace::{Batch, Db, Durability, ErrorKind, Keyspace, KeyspaceOptions, SeqNo, Ticket};
+use terrace::vfs::Vfs;
+use terrace::{
+    Batch, Db, Durability, ErrorKind, Keyspace, KeyspaceOptions, Options, SeqNo, Ticket,
+};
 
 use crate::KEYSPACES;
 use crate::model::{Change, Commit, Model};
@@ -13,7 +17,7 @@ use crate::oracle::Oracle;
 use crate::pins::Pins;
 use crate::progress::Progress;
 use crate::reads;
-use crate::scenario::Scenario;
+use crate::scenario::{Mode, Scenario};
 use crate::ticket::block_on;
 use crate::trouble::{Outcome, Trouble, failed};
 
@@ -75,7 +79,27 @@ impl Runner {
     /// The database's, and other keyspaces than there must be.
     pub fn open(&mut self, seed: u64) -> Outcome {
         let db = failed("open", self.scenario.open(seed))?;
-        self.default_durability = self.scenario.durability(seed);
+        self.begin_life(db, self.scenario.durability(seed))
+    }
+
+    /// Opens the database with options of the caller's, which must have this durability by default.
+    ///
+    /// # Errors
+    /// As for `open`.
+    pub fn open_as(
+        &mut self,
+        mode: Mode,
+        durability: Durability,
+        change: impl FnOnce(Options) -> Options,
+    ) -> Outcome {
+        self.scenario.mode = mode;
+        let options = change(self.scenario.options(0));
+        let db = failed("open", options.open(&self.scenario.dir))?;
+        self.begin_life(db, durability)
+    }
+
+    fn begin_life(&mut self, db: Db, durability: Durability) -> Outcome {
+        self.default_durability = durability;
         let names = failed("keyspaces", db.keyspaces())?;
         let want: Vec<String> = self.model.now().keyspaces.keys().cloned().collect();
         if names != want {
@@ -315,7 +339,7 @@ impl Runner {
 
     /// Polls until the ticket is done. In manual mode nobody completes it: somebody has to sync.
     fn poll(&self, ticket: Ticket) -> Outcome<SeqNo> {
-        let manual = self.scenario.mode == crate::Mode::Manual;
+        let manual = self.scenario.mode == Mode::Manual;
         let db = self.db()?;
         let help = || match manual {
             true => failed("sync", db.sync()),
@@ -429,6 +453,27 @@ impl Runner {
         drop(db);
         self.progress.all_durable();
         Ok(())
+    }
+
+    /// Goes on with what a crash left in `vfs`, which may be the state after `allowed` many commits. The rest of
+    /// them never was.
+    ///
+    /// # Errors
+    /// The database's, and a state that is not allowed.
+    pub fn survive(
+        &mut self,
+        vfs: Arc<dyn Vfs>,
+        allowed: RangeInclusive<usize>,
+        seed: u64,
+    ) -> Outcome {
+        drop(self.leave());
+        self.pins.drop_snapshots();
+        self.scenario = self.scenario.elsewhere(vfs);
+        let db = failed("open", self.scenario.open(seed))?;
+        let found = Oracle::check(&db, &self.model, allowed)?;
+        self.model.truncate(found);
+        self.progress.restart(found);
+        self.begin_life(db, self.scenario.durability(seed))
     }
 
     /// Lets go of the database and its keyspaces and returns the last handle, snapshots apart.

@@ -18,8 +18,14 @@
 )]
 #![forbid(unsafe_code)]
 
+mod images;
+mod model;
+mod options;
+mod place;
 mod plan;
 mod report;
+mod rounds;
+mod shrink;
 
 pub use plan::{Budget, Plan};
 pub use report::{Counts, Failure, Report};
@@ -39,4 +45,20 @@ pub struct Mode {
 }
 
 /// Every mode, in the order in which `all` runs them.
-pub const MODES: &[Mode] = &[];
+pub const MODES: &[Mode] = &[
+    Mode {
+        name: "images",
+        about: "power cuts and kills at every call that changes a file; counts disk images",
+        run: images::run,
+    },
+    Mode {
+        name: "model",
+        about: "random operations beside a model; counts operations",
+        run: model::run,
+    },
+    Mode {
+        name: "options",
+        about: "one script under 64 option vectors, changed at reopens; counts scripts",
+        run: options::run,
+    },
+];

@@ -24,6 +24,7 @@ use super::{Inner, MemVfs};
 
 /// Bytes that a disk writes whole or not at all.
 const SECTOR: usize = 512;
+const ZEROS: [u8; PAGE] = [0; PAGE];
 
 /// What had reached the disk when the power went.
 #[non_exhaustive]
@@ -37,7 +38,7 @@ pub enum CrashPolicy {
     RandomBlocks,
     /// A random subset of their 512-byte sectors.
     TornSectors {
-        /// Lost sectors may hold garbage where the store was to go, not only the old bytes.
+        /// Where a store was to go, a lost sector may hold garbage, or else zeros, and not only the old bytes.
         garbage: bool,
     },
     /// Everything, but the newest store of all is cut off at a random byte.
@@ -231,6 +232,7 @@ fn kept_changes<'a>(
 enum Fate {
     Kept,
     Lost,
+    Zeroed,
     Garbage,
 }
 
@@ -272,6 +274,7 @@ pub(super) fn cut_file(
         TornSectors { garbage } => cut.pieces(SECTOR, random, |random| match random.below(4) {
             0 | 1 => Fate::Kept,
             2 if garbage => Fate::Garbage,
+            2 => Fate::Zeroed,
             _ => Fate::Lost,
         }),
         _ => cut.pieces(PAGE, random, |random| match random.coin() {
@@ -381,6 +384,7 @@ impl<'a> Cut<'a> {
                 match fate(random) {
                     Fate::Kept => pages.write_at(&bytes[done..done + n], at),
                     Fate::Lost => {}
+                    Fate::Zeroed => pages.write_at(&ZEROS[..n], at),
                     Fate::Garbage => pages.write_at(&garbage(n, random), at),
                 }
                 done += n;

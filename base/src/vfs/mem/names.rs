@@ -332,6 +332,34 @@ impl Names {
         }
     }
 
+    /// Writes down what of the names and files is durable, for a hash.
+    pub(super) fn describe(&self, text: &mut Vec<u8>) {
+        let set = |text: &mut Vec<u8>, name: &OsString, entry: Option<&Entry>| {
+            text.extend_from_slice(name.as_encoded_bytes());
+            text.push(0);
+            match entry {
+                Some(Entry::File(node)) => {
+                    text.extend_from_slice(&node.id.to_le_bytes());
+                    node.state(|file| file.describe(text));
+                }
+                Some(Entry::Dir(id)) => text.extend_from_slice(&id.to_le_bytes()),
+                None => {}
+            }
+        };
+        for dir in self.dirs.values() {
+            for (name, entry) in self.durable(dir) {
+                set(text, name, Some(entry));
+            }
+            text.push(1);
+        }
+        for change in &self.pending {
+            for one in &change.sets {
+                set(text, &one.name, one.entry.as_ref());
+            }
+            text.push(2);
+        }
+    }
+
     /// Every name of a file, with the file, in order. Directories too, with `None`.
     pub(super) fn walk(&self) -> Vec<(PathBuf, Option<&Arc<Node>>)> {
         let mut found = Vec::new();

@@ -123,6 +123,20 @@ impl Tracked {
         }
     }
 
+    /// Writes down what is durable and what is not, for a hash.
+    pub(super) fn describe(&self, text: &mut Vec<u8>) {
+        text.push(u8::from(self.forgotten));
+        text.extend_from_slice(&self.durable.hash().to_le_bytes());
+        for store in &self.pending {
+            let (offset, len) = match &store.what {
+                Change::Write { offset, bytes } => (*offset, bytes.len() as u64),
+                Change::Truncate => (u64::MAX, 0),
+            };
+            text.extend_from_slice(&offset.to_le_bytes());
+            text.extend_from_slice(&len.to_le_bytes());
+        }
+    }
+
     fn write_at(&mut self, buf: &[u8], offset: u64, number: u64) {
         self.visible.write_at(buf, offset);
         let bytes = Bytes::copy_from_slice(buf);

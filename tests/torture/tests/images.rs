@@ -1,0 +1,10 @@
+//! The mode `images`, as every test run has it.
+
+mod common;
+
+#[test]
+fn no_crash_loses_or_invents_anything() {
+    let counts = common::run("images", 1, 250_000);
+    assert!(counts["images"] >= 250_000);
+    assert!(counts["in recoveries of those"] > 1000);
+}
