@@ -16,10 +16,30 @@
     clippy::panic,
     clippy::disallowed_methods
 )]
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)] // One file says why it needs some.
 
+#[cfg(target_os = "linux")]
+mod child;
+#[cfg(target_os = "linux")]
+mod disk;
+#[cfg(target_os = "linux")]
+mod hook;
+#[cfg(target_os = "linux")]
+mod kill;
+#[cfg(target_os = "linux")]
+mod lanes;
+#[cfg(target_os = "linux")]
+mod ledger;
 mod plan;
+#[cfg(target_os = "linux")]
+mod powercut;
 mod report;
+#[cfg(target_os = "linux")]
+mod steps;
+#[cfg(target_os = "linux")]
+mod sys;
+#[cfg(target_os = "linux")]
+mod writer;
 
 pub use plan::{Budget, Plan};
 pub use report::{Counts, Failure, Report};
@@ -39,4 +59,26 @@ pub struct Mode {
 }
 
 /// Every mode, in the order in which `all` runs them.
-pub const MODES: &[Mode] = &[];
+pub const MODES: &[Mode] = &[
+    #[cfg(target_os = "linux")]
+    Mode {
+        name: "kill",
+        about: "processes killed by SIGKILL while they open, write and close; counts kills",
+        run: kill::run,
+    },
+    #[cfg(target_os = "linux")]
+    Mode {
+        name: "powercut",
+        about: "a real ext4 and XFS that lose power meanwhile; needs root; counts cuts",
+        run: powercut::run,
+    },
+];
+
+/// Does the work of a process that a mode has started, if `arguments` (without the program's name) say so.
+pub fn child(arguments: &[String]) -> Option<std::process::ExitCode> {
+    match arguments.split_first()? {
+        #[cfg(target_os = "linux")]
+        (first, rest) if first == writer::ARGUMENT => Some(writer::main(rest)),
+        _ => None,
+    }
+}
