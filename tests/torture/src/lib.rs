@@ -30,6 +30,8 @@ mod kill;
 mod lanes;
 #[cfg(target_os = "linux")]
 mod ledger;
+#[cfg(target_os = "linux")]
+mod limits;
 mod plan;
 #[cfg(target_os = "linux")]
 mod powercut;
@@ -72,6 +74,12 @@ pub const MODES: &[Mode] = &[
         about: "a real ext4 and XFS that lose power meanwhile; needs root; counts cuts",
         run: powercut::run,
     },
+    #[cfg(target_os = "linux")]
+    Mode {
+        name: "limits",
+        about: "other processes, permissions, limits of the system, odd clocks, paths and sizes; once each",
+        run: limits::run,
+    },
 ];
 
 /// Does the work of a process that a mode has started, if `arguments` (without the program's name) say so.
@@ -79,6 +87,8 @@ pub fn child(arguments: &[String]) -> Option<std::process::ExitCode> {
     match arguments.split_first()? {
         #[cfg(target_os = "linux")]
         (first, rest) if first == writer::ARGUMENT => Some(writer::main(rest)),
+        #[cfg(target_os = "linux")]
+        (first, rest) if first == limits::ARGUMENT => Some(limits::child_main(rest)),
         _ => None,
     }
 }
