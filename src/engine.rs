@@ -62,6 +62,8 @@ pub(crate) struct Engine {
     pub(crate) directory_lock: Mutex<Option<Box<dyn LockGuard>>>,
     /// Held by a flush: the flushed position rises from edit to edit.
     pub(crate) flushing: Mutex<()>,
+    /// Held while a range delete is forgotten, so that no two jobs forget the same one.
+    pub(crate) forgetting: Mutex<()>,
     /// Held while the database is closed, so that a second caller waits for the first.
     pub(crate) closing: Mutex<()>,
 }

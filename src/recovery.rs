@@ -671,6 +671,7 @@ fn assemble(
         working: AtomicBool::new(false),
         directory_lock: Mutex::new(Some(lock)),
         flushing: Mutex::new(()),
+        forgetting: Mutex::new(()),
         closing: Mutex::new(()),
     })
 }
