@@ -80,6 +80,9 @@ struct Found {
     version: u64,
 }
 
+/// After an unclean end sequence numbers go on this much above the last that was found.
+const LIFE_GAP: u64 = 1 << 32;
+
 /// What is stored for a thread.
 type Stored = BTreeMap<(usize, usize), Bytes>;
 
@@ -123,8 +126,7 @@ impl Ledger {
             }
         }
         if lived.closed {
-            self.all_is_durable(last.iter().map(|(_, seq)| *seq).max().unwrap_or(0));
-            return Ok(lived);
+            return Ok(lived); // Everything had returned.
         }
         for (t, thread) in self.threads.iter_mut().enumerate() {
             let flying = (1..=WINDOW as u64 + 1).map(|more| last[t].0 + more);
@@ -134,9 +136,13 @@ impl Ledger {
         Ok(lived)
     }
 
-    /// The database was closed after sequence number `newest`.
-    fn all_is_durable(&mut self, newest: u64) {
-        self.durable = self.durable.max(newest);
+    /// The last life closed the database while the disk was well, so all that it did is durable. After a failure of
+    /// the log `close` writes nothing and answers as always.
+    pub(crate) fn closed_well(&mut self) {
+        let steps = || self.threads.iter().flat_map(|thread| &thread.steps);
+        self.durable = steps()
+            .filter_map(|known| known.seq)
+            .fold(self.durable, u64::max);
         for known in self.threads.iter_mut().flat_map(|t| &mut t.steps) {
             known.by = Some(self.durable);
         }
@@ -285,7 +291,7 @@ impl Ledger {
             thread.steps.truncate(found.steps);
             for known in &mut thread.steps {
                 known.kept = true;
-                known.by = known.by.or(Some(newest + 1));
+                known.by = known.by.or(Some(newest + LIFE_GAP - 1));
             }
             if crash == Crash::Cut || !self.cuts {
                 thread.settle();

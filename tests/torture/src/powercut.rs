@@ -115,10 +115,11 @@ impl Round<'_> {
     fn live(&mut self, end: End) -> Result<(), String> {
         self.life += 1;
         let life = Life::new(self.seed, self.life);
-        let (ended, cut) = self.process(end)?;
+        let (ended, cut, task) = self.process(end)?;
         let errors = ended.errors.trim_end().to_owned();
         let number = self.life;
-        let told = move |what: String| format!("life {number}, {end:?}: {what}\n{errors}");
+        let told =
+            move |what: String| format!("life {number}, {end:?}: {what}\n{task:?}\n{errors}");
         let lived = self.ledger.lived(&life, &ended.said).map_err(&told)?;
         add(self.counts, "steps acknowledged", lived.returned);
         if !lived.opened {
@@ -131,6 +132,9 @@ impl Round<'_> {
             None if lived.failed && cut => count(self.counts, "lives that met the cut"),
             _ => return Err(told(format!("the process ended by {}", ended.status))),
         }
+        if lived.closed && !cut {
+            self.ledger.closed_well();
+        }
         if cut {
             self.disk.again().map_err(&told)?;
         }
@@ -138,8 +142,8 @@ impl Round<'_> {
         self.check(&life, crash).map_err(&told)
     }
 
-    /// One process, from its start to its end; true if the power was cut.
-    fn process(&mut self, end: End) -> Result<(Ended, bool), String> {
+    /// One process, from its start to its end; true if the power was cut, and what it was told.
+    fn process(&mut self, end: End) -> Result<(Ended, bool, Task), String> {
         let r = &mut self.random;
         let flags = if r.one_in(3) { 1 } else { 2 };
         let reach = [12, 60, 400, 2000][r.below(4)];
@@ -189,7 +193,7 @@ impl Round<'_> {
             }
             thread::sleep(Duration::from_micros(500));
         }
-        Ok((writing.wait(), end != End::Kill))
+        Ok((writing.wait(), end != End::Kill, task))
     }
 
     fn check(&mut self, life: &Life, crash: Crash) -> Result<(), String> {

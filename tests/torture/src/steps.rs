@@ -4,7 +4,7 @@
 //! A *life* is one process that has the database open. Each of its threads has keys of its own, in keyspaces that
 //! all share and in one that it drops and makes again. Most steps are batches across keyspaces that also write
 //! the thread's *mark*: which step this is, and which steps of the other threads had returned before it began.
-//! A step without a mark (a single put or delete, a dropped keyspace) is told from its neighbours by what it
+//! A step without a mark (a single operation, a dropped keyspace) is told from its neighbours by what it
 //! changes.
 //!
 //! A new kind of step is a variant of [`Act`] with its effect in [`State::apply`] and its call in `writer.rs`.
@@ -31,12 +31,21 @@ pub(crate) struct StepId {
     pub(crate) number: u64,
 }
 
-/// One put or delete.
+/// What a write does to a slot.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Change {
+    Put(Value),
+    Delete,
+    /// Deletes the range from it to another, which stays.
+    DeleteTo(usize),
+}
+
+/// One operation of a batch.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Write {
     pub(crate) space: usize,
     pub(crate) slot: usize,
-    pub(crate) value: Option<Value>,
+    pub(crate) change: Change,
 }
 
 /// What a step does.
@@ -48,7 +57,7 @@ pub(crate) enum Act {
         durability: Option<Durability>,
         submit: bool,
     },
-    /// A put or delete alone.
+    /// A put, a delete or a range delete alone.
     One(Write),
     /// The thread's own keyspace goes. It comes back with the next write to it.
     Drop,
@@ -167,10 +176,15 @@ fn write(r: &mut Random) -> Write {
         len,
         seed: r.number() | 1,
     };
+    let slot = r.below(SLOTS);
     Write {
         space: r.below(SPACES),
-        slot: r.below(SLOTS),
-        value: (!r.one_in(5)).then_some(value),
+        slot,
+        change: match r.below(25) {
+            0..=4 => Change::Delete,
+            5 => Change::DeleteTo(slot + 1 + r.below(SLOTS - slot)),
+            _ => Change::Put(value),
+        },
     }
 }
 
@@ -241,10 +255,19 @@ impl State {
     pub(crate) fn apply(&mut self, step: &Step) {
         let mut write = |write: &Write| {
             let place = (write.space, write.slot);
-            match write.value {
-                Some(value) => self.entries.insert(place, value),
-                None => self.entries.remove(&place),
-            };
+            match write.change {
+                Change::Put(value) => {
+                    self.entries.insert(place, value);
+                }
+                Change::Delete => {
+                    self.entries.remove(&place);
+                }
+                Change::DeleteTo(end) => {
+                    let gone =
+                        |at: &(usize, usize)| at.0 == place.0 && (place.1..end).contains(&at.1);
+                    self.entries.retain(|at, _| !gone(at));
+                }
+            }
         };
         match &step.act {
             Act::Batch { writes, .. } => {

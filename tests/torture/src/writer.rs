@@ -15,7 +15,7 @@ use terrace::{Batch, Db, Durability, Error, Keyspace, Ticket};
 use terrace_kit::{Mode, Scenario};
 
 use crate::hook::{Place, Trap, TrapVfs};
-use crate::steps::{self, Act, HOT, Life, Mark, SPACES, Step, THREADS, WINDOW};
+use crate::steps::{self, Act, Change, HOT, Life, Mark, SPACES, Step, THREADS, WINDOW};
 use crate::sys;
 
 /// The argument that makes this program a writer.
@@ -279,9 +279,10 @@ impl Hand<'_> {
             Act::One(write) => {
                 let key = steps::key(self.thread, write.slot);
                 let space = self.space(write.space)?;
-                let seq = match write.value {
-                    Some(value) => space.put(key, value.bytes()),
-                    None => space.delete(key),
+                let seq = match write.change {
+                    Change::Put(value) => space.put(key, value.bytes()),
+                    Change::Delete => space.delete(key),
+                    Change::DeleteTo(end) => space.delete_range(key..steps::key(self.thread, end)),
                 }?;
                 let durable = self.default == Durability::Sync;
                 self.done(step.id.number, seq.get(), durable)
@@ -314,9 +315,10 @@ impl Hand<'_> {
             let space = self.space(write.space)?;
             let key = steps::key(self.thread, write.slot);
             let mut space = batch.keyspace(&space);
-            match write.value {
-                Some(value) => space.put(key, value.bytes()),
-                None => space.delete(key),
+            match write.change {
+                Change::Put(value) => space.put(key, value.bytes()),
+                Change::Delete => space.delete(key),
+                Change::DeleteTo(end) => space.delete_range(key..steps::key(self.thread, end)),
             };
         }
         let mark_key = steps::mark_key(self.thread);
