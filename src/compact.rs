@@ -20,6 +20,7 @@ use crate::engine::Engine;
 use crate::events::{Plain, event};
 use crate::files::BLOCK_SIZE;
 use crate::flush::NewTables;
+use crate::sync::lock;
 
 /// Tables that a compaction works on; free again when this is dropped.
 #[derive(Debug)]
@@ -136,6 +137,16 @@ impl Engine {
     /// No entry that the range delete at `seq` hides is left, nor can one come back: whatever a running job writes, it
     /// read from the tables that were looked at.
     fn forget(&self, seq: SeqNo) -> Result<bool> {
+        let _forgetting = lock(&self.forgetting);
+        let version = self.views.cell.load().version.clone();
+        if !version
+            .deleted()
+            .ranges()
+            .iter()
+            .any(|range| range.seq == seq)
+        {
+            return Ok(true); // Another job came to the same conclusion, and was first.
+        }
         let edit = VersionEdit {
             ranges_forgotten: vec![seq],
             ..VersionEdit::default()

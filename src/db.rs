@@ -27,6 +27,9 @@ const KEPT_IN_LOG: u64 = 1 << 20;
 ///
 /// A `Db` is also its default keyspace: all of [`Keyspace`]'s methods stand on it.
 ///
+/// A forked process cannot use the handles that it inherits: their calls answer `Locked`, and dropping them does
+/// nothing.
+///
 /// ```
 /// # fn main() -> terrace::Result<()> {
 /// # let dir = tempfile::tempdir().unwrap();
@@ -67,7 +70,7 @@ impl Handle {
     /// The engine, for what makes work for the background: its threads start with the first such call.
     #[inline]
     pub(crate) fn writer(&self) -> &Engine {
-        if !self.engine.working.load(Ordering::Relaxed) {
+        if !self.engine.working.load(Ordering::Relaxed) && self.engine.process.is_this() {
             workers::start(&self.engine);
         }
         &self.engine
@@ -76,6 +79,9 @@ impl Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
+        if !self.engine.process.is_this() {
+            return; // A fork: it is the other process's to close.
+        }
         // There is nobody to give the error to; what was acknowledged under `Sync` is on disk anyway.
         if let Err(error) = self.engine.close() {
             self.engine.background.fail(&error);
@@ -273,6 +279,7 @@ impl Db {
 
 impl Engine {
     pub(crate) fn close(&self) -> Result<()> {
+        self.check_process()?;
         let _closing = lock(&self.closing);
         if self.closed.swap(true, Ordering::AcqRel) {
             return Ok(());

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use terrace_base::vfs::{Fs, LockGuard};
+use terrace_base::vfs::{Fs, LockGuard, Process};
 use terrace_base::{Clock, Error, ErrorKind, FileKind, FileNumber, Result, SeqNo};
 use terrace_compaction::{KeyRange, KeyspaceRecord, PickOptions, SegmentRecord, VersionEdit};
 use terrace_wal::{Lsn, SegmentMeta, create_segment};
@@ -45,6 +45,8 @@ fn most_reusable(options: &Options) -> usize {
 pub(crate) struct Engine {
     /// Differs from that of every other database opened by this process.
     pub(crate) id: u64,
+    /// Who opened it. A fork has a copy of everything, position in the log and lock included, and must not use it.
+    pub(crate) process: Process,
     pub(crate) options: Options,
     pub(crate) context: Arc<Context>,
     pub(crate) files: Arc<Files>,
@@ -60,6 +62,8 @@ pub(crate) struct Engine {
     pub(crate) directory_lock: Mutex<Option<Box<dyn LockGuard>>>,
     /// Held by a flush: the flushed position rises from edit to edit.
     pub(crate) flushing: Mutex<()>,
+    /// Held while a range delete is forgotten, so that no two jobs forget the same one.
+    pub(crate) forgetting: Mutex<()>,
     /// Held while the database is closed, so that a second caller waits for the first.
     pub(crate) closing: Mutex<()>,
 }
@@ -169,10 +173,20 @@ impl Engine {
 
     #[inline]
     pub(crate) fn check_open(&self) -> Result<()> {
+        self.check_process()?;
         if self.closed.load(Ordering::Acquire) {
             return Err(closed());
         }
         Ok(())
+    }
+
+    /// `Locked` in a fork of the process that opened it.
+    #[inline]
+    pub(crate) fn check_process(&self) -> Result<()> {
+        match self.process.is_this() {
+            true => Ok(()),
+            false => Err(forked()),
+        }
     }
 
     #[inline]
@@ -182,6 +196,7 @@ impl Engine {
         durability: Option<Durability>,
         keyspaces: &[Arc<KeyspaceState>],
     ) -> Result<SeqNo> {
+        self.check_process()?;
         self.views.pacer.pace(self, write.len)?;
         let durability = durability.unwrap_or(self.options.durability);
         let last = self.committer.commit(write, durability, keyspaces)?;
@@ -213,6 +228,7 @@ impl Engine {
                 visible: true,
             });
         }
+        self.check_process()?;
         self.views.pacer.pace(self, batch.payload.len())?;
         self.committer
             .wait_for_room(self.options.largest_segment())?;
@@ -495,4 +511,13 @@ impl Engine {
         }
         Ok(next)
     }
+}
+
+/// The error of every call in a fork.
+#[cold]
+fn forked() -> Error {
+    Error::new(
+        ErrorKind::Locked,
+        "the process that this one was forked from has the database open; only handles opened here can be used",
+    )
 }

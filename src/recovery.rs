@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use terrace_base::coding::align8;
-use terrace_base::vfs::{Fs, LockGuard, OpenMode, parent_of};
+use terrace_base::vfs::{Fs, LockGuard, OpenMode, Process, parent_of};
 use terrace_base::{Error, ErrorKind, FileKind, FileNumber, RangeSet, Result, SeqNo};
 use terrace_compaction::{
     AddedTable, Flushed, KeyspaceRecord, MergeOptions, OlderRuns, Outputs, Rules, Stripes,
@@ -657,6 +657,7 @@ fn assemble(
     let committer = Committer::new(start, views.clone(), options.clock.clone(), env);
     Arc::new(Engine {
         id,
+        process: Process::this(),
         context,
         options,
         files,
@@ -670,6 +671,7 @@ fn assemble(
         working: AtomicBool::new(false),
         directory_lock: Mutex::new(Some(lock)),
         flushing: Mutex::new(()),
+        forgetting: Mutex::new(()),
         closing: Mutex::new(()),
     })
 }

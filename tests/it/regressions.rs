@@ -230,3 +230,26 @@ fn a_close_behind_a_rewritten_manifest_is_a_clean_end() {
     assert_eq!(vfs.mutations(), calls, "a clean open has written");
     assert_eq!(db.count(..).unwrap(), 256);
 }
+
+/// Two jobs that found the same range delete to hide nothing any more both made an edit that forgot it; the second one
+/// was taken for damage.
+#[test]
+fn a_range_delete_is_forgotten_once() {
+    let scenario = Scenario::on(MemVfs::new(1), Mode::Manual);
+    let db = scenario.open(1).unwrap();
+    for round in 0..100 {
+        for i in 0..20 {
+            db.put(format!("{i:02}"), [round]).unwrap();
+            db.delete_range(format!("{i:02}")..format!("{:02}", i + 9))
+                .unwrap();
+        }
+        db.flush().unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                let compacted = || db.compact_all().unwrap();
+                scope.spawn(compacted);
+            }
+        });
+    }
+    db.health().unwrap();
+}

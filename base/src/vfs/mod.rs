@@ -32,7 +32,7 @@ use bytes::Bytes;
 
 pub use fault::{Call, Fault, FaultVfs, Op, Site};
 pub use mem::{CrashPolicy, ImageKind, MemVfs, MutationHook};
-pub use os::OsVfs;
+pub use os::{OsVfs, Process};
 
 use crate::error::{Error, Result};
 

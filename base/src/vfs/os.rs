@@ -1,5 +1,5 @@
 //! The operating system's file system.
-#![allow(unsafe_code, clippy::disallowed_methods)] // Memory maps; and this is what the bans point to.
+#![allow(unsafe_code, clippy::disallowed_methods)] // Memory maps, forks; and this is what the bans point to.
 
 use std::ffi::OsString;
 use std::fs;
@@ -7,6 +7,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 
@@ -22,15 +23,55 @@ struct OsFile(fs::File);
 #[derive(Debug)]
 struct OsLock {
     file: fs::File,
+    process: Process,
+}
+
+/// The process that made this. A fork of it has a copy, and can tell that it is another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Process {
+    forks: u64,
+}
+
+/// Forks between the process that first asked and this one.
+static FORKS: AtomicU64 = AtomicU64::new(0);
+
+impl Process {
+    /// This process.
+    pub fn this() -> Process {
+        #[cfg(unix)]
+        {
+            extern "C" fn forked() {
+                FORKS.fetch_add(1, Ordering::Relaxed);
+            }
+            static WATCH: std::sync::Once = std::sync::Once::new();
+            // SAFETY: the handler runs in a fork before anything else there, and may do what a signal handler may:
+            // it adds to an atomic number. It stands as long as the program does. Where it cannot be registered,
+            // for want of memory, forks go unnoticed.
+            WATCH.call_once(|| unsafe {
+                libc::pthread_atfork(None, None, Some(forked));
+            });
+        }
+        Process {
+            forks: FORKS.load(Ordering::Relaxed),
+        }
+    }
+
+    /// True unless this is a copy in a fork.
+    #[inline]
+    pub fn is_this(self) -> bool {
+        FORKS.load(Ordering::Relaxed) == self.forks
+    }
 }
 
 impl LockGuard for OsLock {}
 
 impl Drop for OsLock {
     /// Closing alone would leave the lock to whatever process is being started just now: between fork and exec it
-    /// has a copy of the descriptor.
+    /// has a copy of the descriptor. A fork must not unlock for the process that it came from.
     fn drop(&mut self) {
-        self.file.unlock().ok(); // Where this fails, closing has to do.
+        if self.process.is_this() {
+            self.file.unlock().ok(); // Where this fails, closing has to do.
+        }
     }
 }
 
@@ -132,7 +173,10 @@ impl Vfs for OsVfs {
             file.try_lock_shared()
         };
         match taken {
-            Ok(()) => Ok(Some(Box::new(OsLock { file }))),
+            Ok(()) => {
+                let process = Process::this();
+                Ok(Some(Box::new(OsLock { file, process })))
+            }
             Err(fs::TryLockError::WouldBlock) => Ok(None),
             Err(fs::TryLockError::Error(error)) => Err(error),
         }

@@ -16,16 +16,38 @@
     clippy::panic,
     clippy::disallowed_methods
 )]
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)] // One file says why it needs some.
 
+#[cfg(target_os = "linux")]
+mod child;
+#[cfg(target_os = "linux")]
+mod disk;
+#[cfg(target_os = "linux")]
+mod hook;
 mod images;
+#[cfg(target_os = "linux")]
+mod kill;
+#[cfg(target_os = "linux")]
+mod lanes;
+#[cfg(target_os = "linux")]
+mod ledger;
+#[cfg(target_os = "linux")]
+mod limits;
 mod model;
 mod options;
 mod place;
 mod plan;
+#[cfg(target_os = "linux")]
+mod powercut;
 mod report;
 mod rounds;
 mod shrink;
+#[cfg(target_os = "linux")]
+mod steps;
+#[cfg(target_os = "linux")]
+mod sys;
+#[cfg(target_os = "linux")]
+mod writer;
 
 pub use plan::{Budget, Plan};
 pub use report::{Counts, Failure, Report};
@@ -61,4 +83,33 @@ pub const MODES: &[Mode] = &[
         about: "one script under 64 option vectors, changed at reopens; counts scripts",
         run: options::run,
     },
+    #[cfg(target_os = "linux")]
+    Mode {
+        name: "kill",
+        about: "processes killed by SIGKILL while they open, write and close; counts kills",
+        run: kill::run,
+    },
+    #[cfg(target_os = "linux")]
+    Mode {
+        name: "powercut",
+        about: "a real ext4 and XFS that lose power meanwhile; needs root; counts cuts",
+        run: powercut::run,
+    },
+    #[cfg(target_os = "linux")]
+    Mode {
+        name: "limits",
+        about: "other processes, permissions, limits of the system, odd clocks, paths and sizes; once each",
+        run: limits::run,
+    },
 ];
+
+/// Does the work of a process that a mode has started, if `arguments` (without the program's name) say so.
+pub fn child(arguments: &[String]) -> Option<std::process::ExitCode> {
+    match arguments.split_first()? {
+        #[cfg(target_os = "linux")]
+        (first, rest) if first == writer::ARGUMENT => Some(writer::main(rest)),
+        #[cfg(target_os = "linux")]
+        (first, rest) if first == limits::ARGUMENT => Some(limits::child_main(rest)),
+        _ => None,
+    }
+}

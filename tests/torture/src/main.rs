@@ -57,6 +57,13 @@ fn time(text: &str) -> Result<Duration, String> {
 }
 
 fn main() -> ExitCode {
+    let arguments = std::env::args_os()
+        .skip(1)
+        .map(|argument| argument.into_string());
+    let arguments: Vec<String> = arguments.map_while(Result::ok).collect();
+    if let Some(code) = terrace_torture::child(&arguments) {
+        return code;
+    }
     let args = Args::parse();
     let chosen: Vec<&Mode> = MODES
         .iter()
