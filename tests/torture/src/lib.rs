@@ -18,8 +18,12 @@
 )]
 #![forbid(unsafe_code)]
 
+mod diskfull;
+mod faults;
+mod parallel;
 mod plan;
 mod report;
+mod tmpfs;
 
 pub use plan::{Budget, Plan};
 pub use report::{Counts, Failure, Report};
@@ -39,4 +43,15 @@ pub struct Mode {
 }
 
 /// Every mode, in the order in which `all` runs them.
-pub const MODES: &[Mode] = &[];
+pub const MODES: &[Mode] = &[
+    Mode {
+        name: "faults",
+        about: "every call to the file system fails, once and for good, with every error",
+        run: faults::run,
+    },
+    Mode {
+        name: "diskfull",
+        about: "the disk is full at every point where space is taken, and then has room again",
+        run: diskfull::run,
+    },
+];
