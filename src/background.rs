@@ -94,6 +94,7 @@ impl Background {
         let mut state = self.lock();
         state.flush_upto = state.flush_upto.max(upto);
         state.flush_due = true;
+        state.flush_trouble = None; // What comes of this try counts.
         drop(state);
         self.flush.notify_all();
     }
@@ -163,6 +164,16 @@ impl Background {
         all.into_iter().flatten().next().cloned()
     }
 
+    /// True while a flush or a merge could not be written for want of space.
+    pub(crate) fn lacks_space(&self) -> bool {
+        let state = self.lock();
+        let troubles = [&state.flush_trouble, &state.compaction_trouble];
+        troubles
+            .into_iter()
+            .flatten()
+            .any(|error| error.kind() == ErrorKind::NoSpace)
+    }
+
     /// Sleeps until `done`, or until what has to do it fails: flushes, and for `Task::Compaction` compactions too.
     pub(crate) fn wait_for(&self, task: Task, done: impl Fn() -> bool) -> Result<()> {
         loop {
@@ -212,6 +223,7 @@ impl Background {
             let mut state = self.lock();
             state.hurrying += 1;
             state.compaction_due = true;
+            state.compaction_trouble = None; // What comes of this try counts.
         }
         self.compaction.notify_all();
         let result = self.wait_for(Task::Compaction, || {

@@ -539,6 +539,25 @@ impl<'a> Write<'a> {
         }
     }
 
+    /// True if it takes entries away and adds none.
+    pub(crate) fn only_deletes(&self) -> bool {
+        let takes = |operation| match operation {
+            Ok(Operation::Entry { kind, .. }) => kind == ValueKind::Tombstone,
+            Ok(Operation::DeleteRange { .. } | Operation::DropKeyspace { .. }) => true,
+            _ => false,
+        };
+        match self.entries {
+            Entries::One { kind, .. } => kind == ValueKind::Tombstone,
+            Entries::Payload(payload) => {
+                Operations::new(payload, self.count.saturating_sub(self.lead)).all(takes)
+            }
+            Entries::None => {
+                let mut parts = self.parts.iter();
+                parts.all(|part| Operations::new(part, self.count).all(takes))
+            }
+        }
+    }
+
     /// Calls `apply` with each effect on the memtable.
     #[inline]
     pub(crate) fn for_each(

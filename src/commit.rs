@@ -46,8 +46,11 @@ const GATHER_YIELDS: usize = 100;
 /// What the commit path needs from the engine around it.
 pub(crate) trait CommitEnv: fmt::Debug + Send + Sync {
     /// Makes a log segment of at least `min_size` bytes that the manifest lists under a fresh salt, durably;
-    /// with the number of the manifest's last edit. Called without any lock of the commit path.
-    fn make_segment(&self, min_size: u64) -> Result<(SegmentMeta, u64)>;
+    /// with the number of the manifest's last edit. Called without any lock of the commit path. `ahead`: no write waits
+    /// for it, so it may take space on a disk that is full.
+    fn make_segment(&self, min_size: u64, ahead: bool) -> Result<(SegmentMeta, u64)>;
+    /// The log cannot take a segment that was made for it.
+    fn return_segment(&self, segment: &SegmentMeta);
     /// A list was sealed, or the log began its spare segment.
     fn work_due(&self);
     /// A ticket or an interval waits for a sync by the log's thread.
@@ -346,13 +349,19 @@ impl Committer {
                 return Ok(());
             }
         }
-        self.hand_over_segment(min_size)
+        self.hand_over_segment(min_size, false)
     }
 
     /// REQUIRES: `making_segment` is held.
-    fn hand_over_segment(&self, min_size: u64) -> Result<()> {
-        match self.env.make_segment(min_size) {
-            Ok((segment, edit)) => lock(&self.state).log.put_spare(segment, edit),
+    fn hand_over_segment(&self, min_size: u64, ahead: bool) -> Result<()> {
+        match self.env.make_segment(min_size, ahead) {
+            Ok((segment, edit)) => {
+                let taken = lock(&self.state).log.put_spare(segment.clone(), edit);
+                if taken.is_err() {
+                    self.env.return_segment(&segment);
+                }
+                taken
+            }
             Err(error) => {
                 // `close` ends the manifest's edits: a write that was making a segment then came too late.
                 if let Some(refusal) = &lock(&self.state).refusal {
@@ -375,7 +384,7 @@ impl Committer {
                 return Ok(());
             }
         }
-        self.hand_over_segment(0)
+        self.hand_over_segment(0, true)
     }
 
     /// Moves the visible sequence number as far as durability allows, and wakes who waited for it.

@@ -181,7 +181,7 @@ impl Engine {
             CompactionKind::Move | CompactionKind::Remove => compaction
                 .edit(&MergeResult::default())
                 .and_then(|edit| self.install(&edit)),
-            CompactionKind::Merge => self.merge_down(compaction, version),
+            CompactionKind::Merge => self.with_reserve(|| self.merge_down(compaction, version)),
         };
         if let Err(error) = &result
             && let Some(number) = damaged_table(error)
@@ -203,13 +203,12 @@ impl Engine {
 
     fn merge_down(&self, compaction: &Compaction, version: &Version) -> Result<()> {
         let mut tables = NewTables::new(self);
-        match self.write_merged(compaction, version, &mut tables) {
-            Ok(edit) => self.install(&edit),
-            Err(error) => {
-                tables.discard();
-                Err(error)
-            }
+        let written = self.write_merged(compaction, version, &mut tables);
+        let installed = written.and_then(|edit| self.install(&edit));
+        if installed.is_err() {
+            tables.discard();
         }
+        installed
     }
 
     /// The merged tables, on disk and read back, and the edit that puts them in place of the inputs.

@@ -303,17 +303,26 @@ impl Engine {
         if self.committer.failure().is_some() || self.versions.failure().is_some() {
             return Ok(());
         }
-        let view = self.views.cell.load_full();
-        let in_memory = view.sealed_bytes() + self.committer.active_bytes();
-        if in_memory > KEPT_IN_LOG {
-            self.committer.seal();
-            while self.flush_once(true)? {}
+        let flushed = self.flush_if_much();
+        if self.committer.failure().is_some() {
+            return flushed;
         }
+        // What could not be flushed stays in the log.
         let removed = self.files.remove_obsolete();
+        let given_up = self.space.give_up();
         if !self.committer.close_log(self.versions.end())? {
             self.versions.mark_closed()?;
         }
-        removed
+        flushed.and(removed).and(given_up.map(|_| ()))
+    }
+
+    fn flush_if_much(&self) -> Result<()> {
+        let sealed = self.views.cell.load_full().sealed_bytes();
+        if sealed + self.committer.active_bytes() > KEPT_IN_LOG {
+            self.committer.seal();
+            while self.flush_once(true)? {}
+        }
+        Ok(())
     }
 }
 

@@ -13,7 +13,6 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
 
 use terrace_base::vfs::{Fs, LockGuard, Process};
 use terrace_base::{Clock, Error, ErrorKind, FileKind, FileNumber, Result, SeqNo};
@@ -29,6 +28,7 @@ use crate::keyspace::{
     Catalogue, Change, DEFAULT_NAME, KeyspaceOptions, KeyspaceState, check_name,
 };
 use crate::options::{Durability, Options};
+use crate::space::Space;
 use crate::stats::Counters;
 use crate::sync::Mutex;
 use crate::version_set::VersionSet;
@@ -55,6 +55,7 @@ pub(crate) struct Engine {
     pub(crate) committer: Committer,
     pub(crate) catalogue: Arc<Catalogue>,
     pub(crate) background: Arc<Background>,
+    pub(crate) space: Arc<Space>,
     pub(crate) counters: Counters,
     pub(crate) closed: AtomicBool,
     /// The threads were started, or there are to be none.
@@ -74,40 +75,36 @@ pub(crate) struct Env {
     pub(crate) files: Arc<Files>,
     pub(crate) versions: Arc<VersionSet>,
     pub(crate) background: Arc<Background>,
+    pub(crate) space: Arc<Space>,
     /// Sizes of segments: the next, and the largest.
     pub(crate) next_segment: AtomicU64,
     pub(crate) largest_segment: u64,
 }
 
 impl CommitEnv for Env {
-    fn make_segment(&self, min_size: u64) -> Result<(SegmentMeta, u64)> {
+    fn make_segment(&self, min_size: u64, ahead: bool) -> Result<(SegmentMeta, u64)> {
         let wanted = self.next_segment.load(Ordering::Relaxed);
-        let size = wanted.max(min_size.next_multiple_of(4096));
-        let made = self.reuse_segment(size)?;
-        let record = match made {
-            Some(record) => record,
-            None => self.create_segment(size)?,
-        };
+        let least = min_size.next_multiple_of(4096);
+        let found = self.find_segment(wanted.max(least), least, ahead);
+        let record = self.space.note(found)?;
         let edit = VersionEdit {
             segments_added: vec![record],
             ..VersionEdit::default()
         };
-        let number = self.versions.log_and_apply(&edit, |_, _| {})?;
+        let SegmentRecord { number, salt, size } = record;
+        let segment = SegmentMeta { number, salt, size };
+        let listed = self
+            .space
+            .note(self.versions.log_and_apply(&edit, |_, _| {}));
+        let edit_number = listed.inspect_err(|_| self.unlisted(&segment))?;
         self.next_segment
             .store((wanted * 2).min(self.largest_segment), Ordering::Relaxed);
-        let SegmentRecord {
-            number: file,
-            salt,
-            size,
-        } = record;
-        Ok((
-            SegmentMeta {
-                number: file,
-                salt,
-                size,
-            },
-            number,
-        ))
+        Ok((segment, edit_number))
+    }
+
+    fn return_segment(&self, segment: &SegmentMeta) {
+        let reusable = (segment.number, segment.size);
+        self.versions.lock().reusable.push_back(reusable);
     }
 
     fn work_due(&self) {
@@ -127,6 +124,41 @@ impl CommitEnv for Env {
 }
 
 impl Env {
+    /// A file for the next segment: used before, or new. On a full disk one that was used before may be smaller than
+    /// `size`, and a new one is made only `ahead` of need, once the rest of what is to be taken ahead has been.
+    fn find_segment(&self, size: u64, least: u64, ahead: bool) -> Result<SegmentRecord> {
+        let mut full = self.space.full();
+        if ahead || full.is_none() {
+            full = match self.space.note(self.space.take_ahead(size)) {
+                Err(error) if error.kind() == ErrorKind::NoSpace => Some(error),
+                taken => taken.map(|()| None)?,
+            };
+        }
+        let smallest = if full.is_some() { least } else { size };
+        match (self.reuse_segment(smallest)?, full) {
+            (Some(record), _) => Ok(record),
+            (None, Some(cause)) => Err(cause),
+            (None, None) => self.create_segment(size),
+        }
+    }
+
+    /// The edit that was to list `segment` could not be made: a new file goes, one that was used before waits for
+    /// another use.
+    fn unlisted(&self, segment: &SegmentMeta) {
+        if self
+            .versions
+            .lock()
+            .state
+            .segments
+            .contains_key(&segment.number)
+        {
+            self.return_segment(segment);
+        } else if !self.files.frozen() {
+            // What cannot be removed now, the next open removes.
+            self.files.remove(FileKind::Segment(segment.number)).ok();
+        }
+    }
+
     fn reuse_segment(&self, size: u64) -> Result<Option<SegmentRecord>> {
         let mut versions = self.versions.lock();
         let Some(at) = versions.reusable.iter().position(|&(_, have)| have >= size) else {
@@ -150,7 +182,8 @@ impl Env {
         let Files { fs, dir, .. } = &*self.files;
         if let Err(error) = create_segment(fs, dir, number, size) {
             // Not listed yet; what cannot be removed now, the next open removes.
-            return self.files.remove(FileKind::Segment(number)).and(Err(error));
+            self.files.remove(FileKind::Segment(number)).ok();
+            return Err(error);
         }
         fs.sync_dir(dir)
             .map_err(|error| self.versions.directory_failed(error))?;
@@ -197,7 +230,7 @@ impl Engine {
         keyspaces: &[Arc<KeyspaceState>],
     ) -> Result<SeqNo> {
         self.check_process()?;
-        self.views.pacer.pace(self, write.len)?;
+        self.views.pacer.pace(self, write)?;
         let durability = durability.unwrap_or(self.options.durability);
         let last = self.committer.commit(write, durability, keyspaces)?;
         self.counters.written(write);
@@ -229,12 +262,12 @@ impl Engine {
             });
         }
         self.check_process()?;
-        self.views.pacer.pace(self, batch.payload.len())?;
         self.committer
             .wait_for_room(self.options.largest_segment())?;
         let clock = self.date(batch);
         let parts = [clock.as_deref().unwrap_or_default(), &batch.payload];
         let write = Write::of_batch(batch, &parts);
+        self.views.pacer.pace(self, &write)?;
         let durability = batch.durability.unwrap_or(self.options.durability);
         let receipt = self
             .committer
@@ -338,6 +371,9 @@ impl Engine {
     ) -> Result<()> {
         let parts = [payload];
         let write = Write::new(&parts, 1, Entries::None);
+        if self.space.full().is_some() {
+            self.check_space(&write)?;
+        }
         let durability = self.options.durability;
         let receipt = self
             .committer
@@ -369,7 +405,11 @@ impl Engine {
         self.committer.sync()?;
         self.committer.seal();
         self.flush_sealed()?;
-        self.flush_catalogue()
+        self.flush_catalogue()?;
+        match self.options.tuning.manual {
+            true => self.find_space().or(Ok(())), // What it lacks, `health` says.
+            false => Ok(()),
+        }
     }
 
     /// Flushes what is sealed now, by the flush thread or, without one, here.
@@ -424,7 +464,8 @@ impl Engine {
         if let Some(cause) = self.versions.failure() {
             return Err(cause.wrap(ErrorKind::ReadOnly, "the manifest failed"));
         }
-        self.background.trouble().map_or(Ok(()), Err)
+        let trouble = self.space.full().or_else(|| self.background.trouble());
+        trouble.map_or(Ok(()), Err)
     }
 
     /// True if so many range deletes are kept that they are to be worked off before the database is idle.
@@ -446,7 +487,7 @@ impl Engine {
             })?;
         }
         while self.reclaim_once()? || self.expire_once()? {}
-        self.trim_log(0)?;
+        self.become_idle()?;
         self.files.remove_obsolete()
     }
 
@@ -467,10 +508,22 @@ impl Engine {
         self.trim_log(most_reusable(&self.options))
     }
 
+    /// Gives back the space that only a database at work needs. On a full disk deletes need what there is of the log.
+    pub(crate) fn become_idle(&self) -> Result<()> {
+        if self.space.full().is_some() {
+            return Ok(());
+        }
+        self.trim_log(0)?;
+        match self.views.cell.load().sealed.is_empty() {
+            true => self.space.give_up().map(|_| ()),
+            false => Ok(()),
+        }
+    }
+
     /// Deletes reusable segments down to `kept` of them, the smallest first: segments grow until they have
     /// their final size.
     pub(crate) fn trim_log(&self, kept: usize) -> Result<()> {
-        let surplus: Vec<FileNumber> = {
+        let surplus: Vec<(FileNumber, u64)> = {
             let mut versions = self.versions.lock();
             let count = versions.reusable.len().saturating_sub(kept);
             if count > 0 {
@@ -479,37 +532,36 @@ impl Engine {
                     .make_contiguous()
                     .sort_by_key(|(_, size)| *size);
             }
-            versions
-                .reusable
-                .drain(..count)
-                .map(|(number, _)| number)
-                .collect()
+            versions.reusable.drain(..count).collect()
         };
         self.drop_segments(surplus)
     }
 
-    fn drop_segments(&self, surplus: Vec<FileNumber>) -> Result<()> {
+    fn drop_segments(&self, surplus: Vec<(FileNumber, u64)>) -> Result<()> {
         if surplus.is_empty() {
             return Ok(());
         }
         let edit = VersionEdit {
-            segments_removed: surplus,
+            segments_removed: surplus.iter().map(|(number, _)| *number).collect(),
             ..VersionEdit::default()
         };
-        self.heed(self.versions.log_and_apply(&edit, |_, _| {}))?;
+        if let Err(error) = self.heed(self.versions.log_and_apply(&edit, |_, _| {})) {
+            self.versions.lock().reusable.extend(surplus);
+            return Err(error);
+        }
         for number in edit.segments_removed {
             self.files.remove(FileKind::Segment(number))?;
         }
         Ok(())
     }
 
-    /// How long the log's thread may sleep, after doing what was due.
-    pub(crate) fn tend_log(&self) -> Result<Option<Duration>> {
-        let next = self.committer.sync_if_due();
+    /// Sees to space ahead of need, for the log's thread.
+    pub(crate) fn tend_space(&self) -> Result<()> {
+        self.find_space()?;
         if self.committer.end().0 > Lsn(0) && self.counters.has_written() {
             self.committer.ensure_spare()?;
         }
-        Ok(next)
+        Ok(())
     }
 }
 

@@ -97,6 +97,17 @@ impl InternalIterator for MemIter {
     }
 }
 
+/// Of pieces, newest first, the oldest: at least one, and no more than `most` bytes if there are others.
+fn oldest(runs: &[Arc<MemRun>], most: u64) -> &[Arc<MemRun>] {
+    let mut bytes = 0_u64;
+    let fits = |run: &&Arc<MemRun>| {
+        bytes = bytes.saturating_add(run.bytes);
+        bytes <= most
+    };
+    let count = runs.iter().rev().take_while(fits).count().max(1);
+    runs.get(runs.len().saturating_sub(count)..).unwrap_or(runs)
+}
+
 /// What a job may drop, seen at one moment. A snapshot taken later reads at or above `visible`: to it, what
 /// `stripes` hides is hidden, and the keyspaces in `dropped` are gone. These are listed before the snapshots, and one
 /// whose drop is not visible yet is left out, so that no snapshot slips in between that still sees it.
@@ -146,7 +157,8 @@ impl<'a> NewTables<'a> {
         NewTables { engine, numbers }
     }
 
-    /// Removes what was made. What cannot be removed now, the next open removes: no edit lists it.
+    /// Removes what was made; nothing if the edit may be on disk all the same. What cannot be removed now, the next
+    /// open removes: no edit lists it.
     pub(crate) fn discard(self) {
         for number in self.numbers {
             if self.engine.files.frozen()
@@ -299,7 +311,7 @@ impl Engine {
 
     /// Flushes every wholly visible sealed piece into level 0, if it is asked for or due.
     pub(crate) fn flush_once(&self, asked: bool) -> Result<bool> {
-        let result = self.try_flush(asked);
+        let result = self.with_reserve(|| self.try_flush(asked));
         self.heed(result)
     }
 
@@ -315,12 +327,13 @@ impl Engine {
             return Ok(false);
         };
         let bytes: u64 = runs.iter().map(|run| run.bytes).sum();
-        let Some(newest) = runs.first() else {
-            return Ok(false);
-        };
         if !asked && bytes < self.options.memtable_bytes() {
             return Ok(false);
         }
+        let runs = oldest(runs, self.space.largest_flush());
+        let Some(newest) = runs.first() else {
+            return Ok(false);
+        };
         let whole = self.committer.boundary(Some(newest.id));
         let (lsn, seq) = whole.unwrap_or((newest.end_lsn, newest.last_seq));
         let flushed = Flushed { lsn: lsn.0, seq };
@@ -328,12 +341,11 @@ impl Engine {
         horizon.dropped.retain(|(_, at)| *at <= seq);
         let ranges = RangeSet::union(runs.iter().map(|run| &*run.ranges));
         let mut tables = NewTables::new(self);
-        match self.write_level0(&view, runs, &ranges, horizon, &mut tables) {
-            Ok(metas) => self.install_flush(runs, &ranges, flushed, metas)?,
-            Err(error) => {
-                tables.discard();
-                return Err(error);
-            }
+        let written = self.write_level0(&view, runs, &ranges, horizon, &mut tables);
+        let installed = written.and_then(|metas| self.install_flush(runs, &ranges, flushed, metas));
+        if let Err(error) = installed {
+            tables.discard();
+            return Err(error);
         }
         self.release_log(lsn)?;
         self.background.wake_compaction();

@@ -69,6 +69,7 @@ mod replay;
 mod shuttle_tests;
 mod snapshot;
 mod snapshot_list;
+mod space;
 mod stats;
 mod sync;
 mod ticket;

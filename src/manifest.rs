@@ -134,14 +134,20 @@ impl Manifest {
         })
     }
 
-    /// Makes the manifest's name durable and then `CURRENT` name it. A mark says so in the end: see
-    /// [`was_in_force`].
-    pub(crate) fn publish(&mut self, fs: &Fs, dir: &Path) -> Result<()> {
-        fs.sync_dir(dir)?;
+    /// Writes the `CURRENT` to be, under its temporary name: what needs space before [`Manifest::publish`]. Nothing
+    /// is in force yet, so a failure changes nothing.
+    pub(crate) fn stage(&self, fs: &Fs, dir: &Path) -> Result<()> {
         let temporary = FileKind::CurrentTemporary.path(dir);
         let file = fs.open(&temporary, OpenMode::CreateOrTruncate)?;
         file.write_all_at(&encode_current(self.number, self.salt), 0)?;
-        file.sync()?;
+        file.sync()
+    }
+
+    /// Makes the manifest's name durable and then `CURRENT` name it. A mark says so in the end: see
+    /// [`was_in_force`]. REQUIRES: it is staged.
+    pub(crate) fn publish(&mut self, fs: &Fs, dir: &Path) -> Result<()> {
+        fs.sync_dir(dir)?;
+        let temporary = FileKind::CurrentTemporary.path(dir);
         fs.rename(&temporary, &FileKind::Current.path(dir))?;
         fs.sync_dir(dir)?;
         self.mark()
@@ -161,7 +167,8 @@ impl Manifest {
         self.mark()
     }
 
-    /// Appends an edit and makes it durable; its number. After an error nothing may be appended any more.
+    /// Appends an edit and makes it durable; its number. After an error nothing may be appended any more, unless
+    /// the manifest [is alive](Manifest::is_alive): then there was no room, and nothing was appended.
     pub(crate) fn append(&mut self, edit: &VersionEdit) -> Result<u64> {
         self.buffer.clear();
         edit.encode(&mut self.buffer);
@@ -170,6 +177,15 @@ impl Manifest {
         self.last_edit += 1;
         self.lone = false;
         Ok(self.last_edit)
+    }
+
+    /// Sees to it that edits of `bytes` bytes in all find their space zeroed.
+    pub(crate) fn take_ahead(&mut self, bytes: u64) -> Result<()> {
+        self.frames.take_ahead(bytes)
+    }
+
+    pub(crate) fn is_alive(&self) -> bool {
+        self.frames.is_alive()
     }
 
     /// Bytes in use.

@@ -68,6 +68,8 @@ pub struct Tuning {
     pub level0_runs: usize,
     /// Size from which a manifest is written anew, once it is four times its first edit.
     pub manifest_bytes: u64,
+    /// Most bytes of the reserve for a full disk; by default `memtable_bytes` and a list.
+    pub reserve_bytes: Option<u64>,
     /// No background threads: `flush`, `wait_idle` and `compact_all` do their work on the caller's thread,
     /// and nothing happens without them.
     pub manual: bool,
@@ -83,6 +85,7 @@ impl Default for Tuning {
             base_level_bytes: 256 << 20,
             level0_runs: 4,
             manifest_bytes: 1 << 20,
+            reserve_bytes: None,
             manual: false,
         }
     }
@@ -193,10 +196,11 @@ impl Options {
     /// A database in memory, gone with its last handle.
     pub fn open_in_memory(&self) -> Result<Db> {
         let vfs = terrace_base::vfs::MemVfs::new(self.vfs.random());
-        let options = Options {
+        let mut options = Options {
             vfs,
             ..self.clone()
         };
+        options.tuning.reserve_bytes = Some(0); // Memory has no room to spare for it.
         Db::open_with(options, Path::new("/terrace"))
     }
 

@@ -6,14 +6,15 @@
 //! price; a writer's common path reads one number.
 //!
 //! Only memory is a wall: at the full write budget a writer sleeps until a flush has made room, and if flushes
-//! fail it gets their error.
+//! fail it gets their error. On a full disk the price is [`REFUSED`]: see [`crate::space`].
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use terrace_base::Result;
 
 use crate::background::Task;
+use crate::batch::Write;
 use crate::engine::Engine;
 use crate::view::View;
 
@@ -24,11 +25,15 @@ const FULL_RUNS: u64 = 20;
 const FULL_PRICE_NS: u64 = 200_000;
 /// Sleeping shorter than this is not worth a system call; the debt is carried over.
 const SHORTEST_SLEEP_NS: u64 = 500_000;
+/// The price on a full disk: none is high enough.
+const REFUSED: u64 = u64::MAX;
 
 #[derive(Debug)]
 pub(crate) struct Pacer {
     /// Nanoseconds per KiB; 0 while all is well.
     price: AtomicU64,
+    /// The disk is full.
+    refuses: AtomicBool,
     /// Nanoseconds that writers owe.
     owed: AtomicU64,
     /// Unflushed memory between which the price rises.
@@ -42,6 +47,7 @@ impl Pacer {
         let full_bytes = budget.max(free_bytes + 1);
         Pacer {
             price: AtomicU64::new(0),
+            refuses: AtomicBool::new(false),
             owed: AtomicU64::new(0),
             free_bytes,
             full_bytes,
@@ -53,27 +59,37 @@ impl Pacer {
         let runs = view.version.level(0).runs.len() as u64;
         let by_runs = share(runs, FREE_RUNS, FULL_RUNS);
         let by_memory = share(view.sealed_bytes(), self.free_bytes, self.full_bytes);
-        self.price.store(
-            FULL_PRICE_NS * by_runs.max(by_memory) / 100,
-            Ordering::Relaxed,
-        );
+        let price = match self.refuses.load(Ordering::Relaxed) {
+            true => REFUSED,
+            false => FULL_PRICE_NS * by_runs.max(by_memory) / 100,
+        };
+        self.price.store(price, Ordering::Relaxed);
     }
 
-    /// Sleeps as long as writing `bytes` costs now.
+    /// Whether the disk is full, from the next [`Pacer::note`] on.
+    pub(crate) fn refuse(&self, yes: bool) {
+        self.refuses.store(yes, Ordering::Relaxed);
+    }
+
+    /// Sleeps as long as `write` costs now.
     #[inline]
-    pub(crate) fn pace(&self, engine: &Engine, bytes: usize) -> Result<()> {
+    pub(crate) fn pace(&self, engine: &Engine, write: &Write<'_>) -> Result<()> {
         match self.price.load(Ordering::Relaxed) {
             0 => Ok(()),
-            price => self.pay(engine, bytes, price),
+            price => self.pay(engine, write, price),
         }
     }
 
     #[cold]
-    fn pay(&self, engine: &Engine, bytes: usize, price: u64) -> Result<()> {
+    fn pay(&self, engine: &Engine, write: &Write<'_>, mut price: u64) -> Result<()> {
+        if price == REFUSED {
+            engine.check_space(write)?;
+            price = 0;
+        }
         if engine.options.tuning.manual {
             return Ok(()); // Nobody else would work it off meanwhile.
         }
-        let cost = price.saturating_mul(bytes as u64) / 1024;
+        let cost = price.saturating_mul(write.len as u64) / 1024;
         let owed = self.owed.fetch_add(cost, Ordering::Relaxed) + cost;
         if owed >= SHORTEST_SLEEP_NS {
             self.owed.fetch_sub(owed, Ordering::Relaxed);

@@ -1,8 +1,8 @@
 //! Opening a database: from a directory to an [`Engine`].
 //!
 //! After a *clean* end (the log ends with its close frame, which names the last edit of a whole manifest, or the
-//! manifest ends with a mark) everything is known to be on disk. Nothing is written: what the log holds above the tables, at most 1 MiB, is
-//! read into an image in memory.
+//! manifest ends with a mark) everything is known to be on disk. Nothing is written: what the log holds above the tables, at most 1 MiB
+//! unless the disk was full, is read into an image in memory.
 //!
 //! After any other end, what can be read back may still not be on disk: a killed process leaves it in the page
 //! cache, and after a failed sync a second one proves nothing. So nothing found is appended to. The tail of the
@@ -10,9 +10,12 @@
 //! names that manifest durably do the old files go. A crash at any point before leaves the old state whole; the
 //! unlisted new files are removed by the next open, which does the same again.
 //!
+//! On a full disk the reserve of the killed process makes room for this. It holds nothing, so that it may go first.
+//!
 //! Sequence numbers and log positions of a lost tail are never given out again: both move on by 2^32, and the
 //! new manifest says so.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -37,10 +40,11 @@ use crate::events::event;
 use crate::files::{BLOCK_SIZE, Files};
 use crate::keyspace::{Catalogue, Change};
 use crate::manifest::{self, Manifest};
-use crate::memtable::{Form, ListWriter, MemRun};
+use crate::memtable::{Form, LIST_BYTES, ListWriter, MemRun};
 use crate::options::Options;
 use crate::pacer::Pacer;
 use crate::replay::Replay;
+use crate::space::Space;
 use crate::stats::Counters;
 use crate::sync::Mutex;
 use crate::version_set::{FILE_NUMBERS, ManifestState, VersionSet};
@@ -81,6 +85,8 @@ struct Opening<'a> {
     files: Arc<Files>,
     store: Arc<dyn TableStore>,
     names: Vec<FileKind>,
+    /// `CURRENT` may have been replaced.
+    publishing: Cell<bool>,
 }
 
 /// Opens the database in `dir`.
@@ -100,16 +106,18 @@ pub(crate) fn open(options: Options, dir: &Path) -> Result<Arc<Engine>> {
         .filter_map(|name| FileKind::parse(name))
         .collect();
     let store: Arc<dyn TableStore> = files.clone();
-    let opening = Opening {
+    let mut opening = Opening {
         options: &options,
         files,
         store,
         names,
+        publishing: Cell::new(false),
     };
-    let found = if opening.names.contains(&FileKind::Current) {
-        opening.existing()?
-    } else {
-        opening.created()?
+    let found = match opening.find() {
+        Err(error) if error.kind() == ErrorKind::NoSpace && opening.give_up_reserve()? => {
+            opening.find()?
+        }
+        found => found?,
     };
     if !options.read_only {
         opening.remove_unlisted(&found)?;
@@ -170,6 +178,37 @@ fn prepare_directory(fs: &Fs, dir: &Path, options: &Options) -> Result<Box<dyn L
 impl Opening<'_> {
     fn dir(&self) -> &Path {
         &self.files.dir
+    }
+
+    fn find(&self) -> Result<Found> {
+        match self.names.contains(&FileKind::Current) {
+            true => self.existing(),
+            false => self.created(),
+        }
+    }
+
+    /// Makes room on a full disk: removes what this open has made so far, of which nothing is in force, and the
+    /// reserve that a killed process left for this. False if there is none.
+    fn give_up_reserve(&mut self) -> Result<bool> {
+        if self.publishing.get() || !self.names.contains(&FileKind::Reserve) {
+            return Ok(false);
+        }
+        for file in self.present()? {
+            if file == FileKind::Reserve || !self.names.contains(&file) {
+                self.files.remove(file)?;
+            }
+        }
+        self.names.retain(|file| *file != FileKind::Reserve);
+        Ok(true)
+    }
+
+    /// The files in the directory that have names of ours.
+    fn present(&self) -> Result<Vec<FileKind>> {
+        let names = self.files.fs.read_dir(self.dir())?;
+        Ok(names
+            .iter()
+            .filter_map(|name| FileKind::parse(name))
+            .collect())
     }
 
     /// A number above every number in the directory and every number set aside. A name with a number that no
@@ -254,6 +293,8 @@ impl Opening<'_> {
         let (fs, dir) = (&self.files.fs, self.dir());
         let edit = state.as_edit();
         let mut manifest = Manifest::create(fs, dir, number, database, edit_number, &edit)?;
+        manifest.stage(fs, dir)?;
+        self.publishing.set(true);
         manifest.publish(fs, dir)?;
         Ok(manifest)
     }
@@ -521,16 +562,10 @@ impl Opening<'_> {
             .tables()
             .map(|(_, _, table)| table.meta().number)
             .collect();
-        let mut files: Vec<FileKind> = self
-            .files
-            .fs
-            .read_dir(self.dir())?
-            .iter()
-            .filter_map(|name| FileKind::parse(name))
-            .collect();
+        let mut files = self.present()?;
         files.retain(|file| match file {
             FileKind::Lock | FileKind::Current => false,
-            FileKind::CurrentTemporary => true,
+            FileKind::CurrentTemporary | FileKind::Reserve => true,
             FileKind::Manifest(number) => Some(*number) != manifest,
             FileKind::Segment(number) => !found.state.segments.contains_key(number),
             FileKind::Table(number) => !tables.contains(number),
@@ -640,10 +675,19 @@ fn assemble(
             .push_back((segment.number, segment.size));
     }
     let background = Arc::new(Background::default());
+    let most = options.tuning.reserve_bytes;
+    let space = Arc::new(Space::new(
+        files.clone(),
+        versions.clone(),
+        views.clone(),
+        background.clone(),
+        most.unwrap_or(options.memtable_bytes() + LIST_BYTES as u64),
+    ));
     let env = Arc::new(Env {
         files: files.clone(),
         versions: versions.clone(),
         background: background.clone(),
+        space: space.clone(),
         next_segment: AtomicU64::new(options.tuning.segment_bytes.0),
         largest_segment: options.largest_segment(),
     });
@@ -666,6 +710,7 @@ fn assemble(
         committer,
         catalogue,
         background,
+        space,
         counters: Counters::default(),
         closed: AtomicBool::new(false),
         working: AtomicBool::new(false),

@@ -2,7 +2,8 @@
 //!
 //! Every change is an edit. An edit is checked against the state first, then appended and synced, and only
 //! then does the state become the new one. After a failed append or sync the manifest's tail is unknown: no
-//! further edit is made, and the database becomes read-only.
+//! further edit is made, and the database becomes read-only. Only where the file cannot grow on a full disk nothing was
+//! appended: that edit is `NoSpace`, and may be tried again.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -270,8 +271,31 @@ impl VersionSet {
                 inner.state = state;
                 Ok(number)
             }
+            Err(error) if error.kind() == ErrorKind::NoSpace && manifest.is_alive() => Err(error),
             Err(error) => Err(self.fail(inner, error)),
         }
+    }
+
+    /// Zeroes the manifest's next blocks, so that edits of `bytes` bytes in all do not meet a full disk.
+    pub(crate) fn take_ahead(&self, bytes: u64) -> Result<()> {
+        let mut inner = self.lock();
+        let Some(manifest) = inner.manifest.as_mut().filter(|_| !self.files.frozen()) else {
+            return Ok(());
+        };
+        match manifest.take_ahead(bytes) {
+            Err(error) if error.kind() != ErrorKind::NoSpace || !manifest.is_alive() => {
+                Err(self.fail(&mut inner, error))
+            }
+            result => result,
+        }
+    }
+
+    /// Bytes of the log's segments that hold something, or will do next.
+    pub(crate) fn log_in_use(&self) -> u64 {
+        let inner = self.lock();
+        let listed: u64 = inner.state.segments.values().map(|s| s.size).sum();
+        let reusable: u64 = inner.reusable.iter().map(|(_, size)| size).sum();
+        listed.saturating_sub(reusable)
     }
 
     fn fail(&self, inner: &mut Inner, error: Error) -> Error {
@@ -293,28 +317,34 @@ impl VersionSet {
         self.lock().failed.clone()
     }
 
-    /// Writes the state into a new manifest once the old one has grown by mere history.
+    /// Writes the state into a new manifest once the old one has grown by mere history. An error is final; what only
+    /// lacks room is left for later, because the edit before it is in force.
     fn rotate_if_large(&self, inner: &mut Inner) -> Result<()> {
-        let Some(old) = &inner.manifest else {
+        let Some(old) = inner.manifest.as_ref() else {
             return Ok(());
         };
         if old.size() < inner.rotate_at {
             return Ok(());
         }
-        let (old_number, edit_number) = (old.number, old.last_edit + 1);
-        let number = self.allocate(inner)?;
-        let edit_number = edit_number.max(inner.manifest.as_ref().map_or(0, |m| m.last_edit) + 1);
+        let old_number = old.number;
+        let number = match self.allocate(inner) {
+            Err(error) if error.kind() == ErrorKind::NoSpace => return Ok(()),
+            number => number?,
+        };
+        let last_edit = inner.manifest.as_ref().map_or(0, |m| m.last_edit);
         let (fs, dir) = (&self.files.fs, self.files.dir.as_path());
         let edit = inner.state.as_edit();
-        let mut manifest =
-            match Manifest::create(fs, dir, number, self.database, edit_number, &edit) {
-                Ok(manifest) => manifest,
-                Err(_) => {
-                    // CURRENT still names the old one, which is whole: go on with it, and try again later.
-                    inner.rotate_at = inner.rotate_at.saturating_mul(2);
-                    return self.files.remove(FileKind::Manifest(number)).or(Ok(()));
-                }
-            };
+        let staged = Manifest::create(fs, dir, number, self.database, last_edit + 1, &edit)
+            .and_then(|manifest| manifest.stage(fs, dir).map(|()| manifest));
+        let Ok(mut manifest) = staged else {
+            // CURRENT still names the old one, which is whole: go on with it, and try again later.
+            inner.rotate_at = inner.rotate_at.saturating_mul(2);
+            let files = [FileKind::Manifest(number), FileKind::CurrentTemporary];
+            return files
+                .into_iter()
+                .try_for_each(|file| self.files.remove(file))
+                .or(Ok(()));
+        };
         if let Err(error) = manifest.publish(fs, dir) {
             // Which manifest CURRENT names is not known: neither may be appended to.
             return Err(self.fail(inner, error));

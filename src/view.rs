@@ -69,6 +69,13 @@ impl Views {
         self.cell.store(Arc::new(view));
     }
 
+    /// Has the pacer refuse writes, or not. Under the lock of whoever else sets the price.
+    pub(crate) fn refuse(&self, yes: bool) {
+        let _replaced = lock(&self.replaced);
+        self.pacer.refuse(yes);
+        self.pacer.note(&self.cell.load_full());
+    }
+
     /// Opens every table of a view that a reader pins. An iterator outlives its database, whose next opener may
     /// remove the file of a table before the iterator comes to it.
     pub(crate) fn open_pinned(&self) {

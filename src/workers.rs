@@ -16,6 +16,8 @@ use crate::engine::Engine;
 
 /// How long a thread sleeps when nothing wakes it.
 const IDLE: Duration = Duration::from_secs(1);
+/// How long the flush thread waits for a list to become visible.
+const WAITING: Duration = Duration::from_millis(20);
 /// How long a submitted write waits for a sync by somebody else.
 const TICKET: Duration = Duration::from_millis(1);
 /// The first and the longest delay before a failed job is tried again.
@@ -50,8 +52,8 @@ pub(crate) fn start(engine: &Arc<Engine>) {
             while background.sleep(task, longest) {
                 match turn(&weak, task) {
                     Some(Turn::Sleep(next)) => (longest, retry) = (next.min(IDLE), RETRY.0),
-                    Some(Turn::Failed) => {
-                        longest = retry;
+                    Some(Turn::Failed(next)) => {
+                        longest = retry.min(next);
                         retry = (retry * 2).min(RETRY.1);
                     }
                     None => break,
@@ -73,7 +75,8 @@ pub(crate) fn start(engine: &Arc<Engine>) {
 
 enum Turn {
     Sleep(Duration),
-    Failed,
+    /// A job failed; the time is until something else is due.
+    Failed(Duration),
 }
 
 /// Does what is due; `None` if the thread is to end.
@@ -91,69 +94,77 @@ fn turn(engine: &Weak<Engine>, task: Task) -> Option<Turn> {
         .background
         .running
         .fetch_sub(1, std::sync::atomic::Ordering::AcqRel);
-    let result = result.unwrap_or_else(|_| {
+    let (next, outcome) = result.unwrap_or_else(|_| {
         let error = Error::new(ErrorKind::ReadOnly, "a panic in a background job");
         engine.committer.poison(error.clone());
-        Err(error)
+        (IDLE, Err(error))
     });
     if let Some(cause) = engine.versions.failure() {
         engine.committer.poison(cause);
     }
-    let outcome = result.as_ref().map(|_| ()).map_err(Clone::clone);
     let closing = outcome
         .as_ref()
         .is_err_and(|error| error.kind() == ErrorKind::Closed);
     if !closing {
         engine.background.report(task, &outcome);
     }
-    Some(result.map_or(Turn::Failed, Turn::Sleep))
+    Some(match outcome {
+        Ok(()) => Turn::Sleep(next),
+        Err(_) => Turn::Failed(next),
+    })
 }
 
-fn work(engine: &Engine, task: Task) -> Result<Duration> {
+/// How long the thread may sleep, and what came of its work.
+fn work(engine: &Engine, task: Task) -> (Duration, Result<()>) {
     match task {
         Task::Log => tend_log(engine),
         Task::Flush => {
-            while engine.tend_memtable()? {
-                engine.background.progressed();
-                if engine.background.lock().stop {
-                    break;
-                }
-            }
+            let result = flush(engine);
             // A list that waits to become visible gives no signal when it has.
-            let waiting = !engine.views.cell.load().sealed.is_empty();
-            Ok(if waiting {
-                Duration::from_millis(20)
-            } else {
-                IDLE
-            })
+            let waiting = result.is_ok() && !engine.views.cell.load().sealed.is_empty();
+            let next = if waiting { WAITING } else { RETRY.1 };
+            (next, result)
         }
-        Task::Compaction => compact(engine),
+        Task::Compaction => (RETRY.1, compact(engine)),
     }
 }
 
-fn tend_log(engine: &Engine) -> Result<Duration> {
+fn tend_log(engine: &Engine) -> (Duration, Result<()>) {
     let ticket = std::mem::take(&mut engine.background.lock().ticket_waits);
     if ticket {
         thread::sleep(TICKET);
     }
-    Ok(engine.tend_log()?.unwrap_or(IDLE))
+    // A sync that is due does not wait for space that cannot be had.
+    let next = engine.committer.sync_if_due();
+    (next.unwrap_or(RETRY.1), engine.tend_space())
 }
 
-fn compact(engine: &Engine) -> Result<Duration> {
+fn flush(engine: &Engine) -> Result<()> {
+    while engine.tend_memtable()? {
+        engine.background.progressed();
+        if engine.background.lock().stop {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn compact(engine: &Engine) -> Result<()> {
+    engine.files.remove_obsolete()?;
     loop {
         let (hurrying, stop) = {
             let state = engine.background.lock();
             (state.hurrying > 0, state.stop)
         };
         if stop {
-            return Ok(IDLE);
+            return Ok(());
         }
         let idle = hurrying || engine.counters.quiet_for(engine.clock().monotonic(), IDLE);
         if !engine.compact_once(idle)? {
             engine.files.remove_obsolete()?;
             if idle {
                 engine.flush_expired();
-                engine.trim_log(0)?;
+                engine.become_idle()?;
             }
             if (idle || engine.has_many_ranges()) && engine.reclaim_once()? {
                 continue;
@@ -161,7 +172,7 @@ fn compact(engine: &Engine) -> Result<Duration> {
             if engine.expire_once()? {
                 continue;
             }
-            return Ok(IDLE);
+            return Ok(());
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Names of the files of a database.
 //!
 //! A database is one directory. Every name in it comes from a [`FileNumber`], never from a caller:
-//! `LOCK`, `CURRENT`, `CURRENT.tmp`, `MANIFEST-NNNNNN`, `NNNNNN.wal`, `NNNNNN.sst`, `NNNNNN.blob`
-//! (six digits or more). A number means something only in its own directory.
+//! `LOCK`, `CURRENT`, `CURRENT.tmp`, `RESERVE`, `MANIFEST-NNNNNN`, `NNNNNN.wal`, `NNNNNN.sst`,
+//! `NNNNNN.blob` (six digits or more). A number means something only in its own directory.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -32,6 +32,8 @@ pub enum FileKind {
     Current,
     /// `CURRENT.tmp`: the next `CURRENT` before its rename.
     CurrentTemporary,
+    /// `RESERVE`: zeroes that hold space for when the disk is full.
+    Reserve,
     /// `MANIFEST-NNNNNN`: the log of version edits.
     Manifest(FileNumber),
     /// `NNNNNN.wal`: a segment of the write-ahead log.
@@ -49,6 +51,7 @@ impl FileKind {
             FileKind::Lock => "LOCK".into(),
             FileKind::Current => "CURRENT".into(),
             FileKind::CurrentTemporary => "CURRENT.tmp".into(),
+            FileKind::Reserve => "RESERVE".into(),
             FileKind::Manifest(n) => format!("MANIFEST-{n}"),
             FileKind::Segment(n) => format!("{n}.wal"),
             FileKind::Table(n) => format!("{n}.sst"),
@@ -67,6 +70,7 @@ impl FileKind {
             "LOCK" => FileKind::Lock,
             "CURRENT" => FileKind::Current,
             "CURRENT.tmp" => FileKind::CurrentTemporary,
+            "RESERVE" => FileKind::Reserve,
             _ => match name.strip_prefix("MANIFEST-") {
                 Some(digits) => FileKind::Manifest(parse_number(digits)?),
                 None => {
@@ -105,6 +109,7 @@ mod tests {
             FileKind::Lock,
             FileKind::Current,
             FileKind::CurrentTemporary,
+            FileKind::Reserve,
             FileKind::Manifest(n),
             FileKind::Segment(n),
             FileKind::Table(FileNumber(1_234_567)),

@@ -1,8 +1,4 @@
-//! Every call to the file system fails: once and from then on, with every error, also halfway and late.
-//!
-//! One workload is run over and over, each time with a fault at the next call, until a run meets none. Whatever
-//! fails: no panic, no error that calls a bad disk damage, nothing acknowledged that a crash then takes, and a
-//! database that is read-only says why, goes on reading and writes nothing more.
+//! Faults that come while threads are at work. That every call may fail is what `torture faults` tests.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -10,286 +6,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use terrace::vfs::{Call, CrashPolicy, Fault, FaultVfs, ImageKind, MemVfs, Op as Calls, Site, Vfs};
+use terrace::vfs::{Call, CrashPolicy, Fault, FaultVfs, ImageKind, MemVfs, Op as Calls, Vfs};
 use terrace::{Db, Durability, Error, ErrorKind, Options};
-use terrace_kit::{
-    Allowed, Crash, Generator, Op, Oracle, Profile, Random, Recovery, Runner, Scenario,
-};
+use terrace_kit::{Oracle, Scenario};
 
 const DIR: &str = "/data/db";
 
 const EIO: i32 = 5;
-const ENOSPC: i32 = 28;
-
-/// Writes of a generated workload between calls that bring every kind of file work.
-fn workload(seed: u64) -> Vec<Op> {
-    let mut profile = Profile::crashes();
-    (
-        profile.maintenance,
-        profile.pins,
-        profile.reads,
-        profile.reopens,
-    ) = (0, 0, 0, 0);
-    let mut writes = Generator::new(seed, profile);
-    let mut some = |count: usize| writes.by_ref().take(count).collect::<Vec<_>>();
-    let reopen = Op::Reopen(2 * seed);
-    [
-        vec![Op::CreateKeyspace(1)],
-        some(6),
-        vec![Op::Flush, Op::Check, Op::TakeSnapshot],
-        some(5),
-        vec![Op::Flush, Op::CreateKeyspace(2)],
-        some(6),
-        vec![Op::WaitIdle, Op::Check, reopen.clone()],
-        some(4),
-        vec![Op::Sync, Op::DropKeyspace(1)],
-        some(3),
-        vec![Op::CompactAll, reopen],
-        some(3),
-    ]
-    .concat()
-}
-
-struct Case {
-    name: &'static str,
-    fault: Fault,
-    sticky: bool,
-    ops: &'static [Calls],
-}
-
-/// The end of a run whose fault was the `at`-th call that fits; false if there was none.
-fn run_with_fault(
-    case: &Case,
-    seed: u64,
-    at: u64,
-    sites: &mut (BTreeSet<Site>, BTreeSet<Site>),
-) -> bool {
-    let what = format!(
-        "{}, sticky {}, seed {seed}, call {at}",
-        case.name, case.sticky
-    );
-    let disk = MemVfs::crashable(seed);
-    let faulty = FaultVfs::new(disk.clone());
-    let (count, ops, sticky) = (AtomicU64::new(0), case.ops, case.sticky);
-    let when = move |call: &Call| {
-        (ops.is_empty() || ops.contains(&call.op)) && {
-            let n = count.fetch_add(1, Ordering::Relaxed) + 1;
-            n == at || (sticky && n > at)
-        }
-    };
-    faulty.arm_when(when, case.fault, case.sticky);
-    let mut runner = Runner::closed(Scenario::by_hand(faulty.clone()));
-    let mut ended = None;
-    let ops: Vec<Op> = workload(seed);
-    for n in 0..=ops.len() {
-        let done = match n.checked_sub(1).and_then(|n| ops.get(n)) {
-            None => runner.open(2 * seed),
-            Some(op) => runner.apply(op),
-        };
-        let Err(trouble) = done else { continue };
-        let Some(error) = trouble.error().cloned() else {
-            panic!("{what}: step {n}: {trouble}");
-        };
-        let fits = matches!(
-            error.kind(),
-            ErrorKind::Io | ErrorKind::NoSpace | ErrorKind::ReadOnly
-        );
-        assert!(fits, "{what}: step {n}: {error}");
-        assert!(faulty.injected() > 0, "{what}: step {n}: {error}");
-        if runner.db().is_err() || case.sticky || error.kind() == ErrorKind::ReadOnly {
-            ended = Some(error);
-            break;
-        }
-    }
-    faulty.disarm();
-    if let Some(error) = &ended {
-        check_ended(&runner, &disk, error, &what);
-    } else {
-        runner.check().unwrap_or_else(|e| panic!("{what}: {e}"));
-    }
-    check_images(&runner, &disk, seed, &what);
-    sites.1.extend(faulty.injected_sites());
-    if faulty.injected() == 0 {
-        sites.0.extend(faulty.sites());
-    }
-    faulty.injected() > 0
-}
-
-/// A database that met an error it cannot go on from.
-fn check_ended(runner: &Runner, disk: &MemVfs, error: &Error, what: &str) {
-    let Ok(db) = runner.db() else { return };
-    let allowed = runner.progress().after(ImageKind::Kill);
-    Oracle::check(db, runner.model(), allowed)
-        .unwrap_or_else(|e| panic!("{what}: reads end with {error}: {e}"));
-    if error.kind() != ErrorKind::ReadOnly {
-        return;
-    }
-    let before = disk.mutations();
-    for (call, result) in [
-        ("put", db.put("more", "x").map(|_| ())),
-        ("flush", db.flush()),
-        ("sync", db.sync()),
-        ("compact_all", db.compact_all()),
-        ("keyspace", db.keyspace("another").map(|_| ())),
-        ("health", db.health()),
-    ] {
-        let Err(error) = result else {
-            panic!("{what}: {call} goes on after: {error}");
-        };
-        assert_eq!(error.kind(), ErrorKind::ReadOnly, "{what}: {error}");
-        assert!(
-            error.to_string().len() > 30,
-            "{what}: {error} names no cause"
-        );
-    }
-    db.close().unwrap_or_else(|e| panic!("{what}: close: {e}"));
-    assert_eq!(
-        disk.mutations(),
-        before,
-        "{what}: something was written after the failure"
-    );
-}
-
-/// What a crash at the end leaves is what was acknowledged, and goes on from there.
-fn check_images(runner: &Runner, disk: &MemVfs, seed: u64, what: &str) {
-    let progress = runner.progress();
-    let scenario = Scenario::by_hand(MemVfs::new(seed));
-    let recovery = Recovery {
-        scenario: &scenario,
-        seed: 2 * seed,
-        model: runner.model(),
-    };
-    for crash in [
-        Crash::KILL,
-        Crash::cut(CrashPolicy::DropAll),
-        Crash::cut(CrashPolicy::KeepAll),
-        Crash::cut(CrashPolicy::RandomBlocks),
-    ] {
-        let image = crash.image(disk, seed);
-        let (db, found) = recovery
-            .check(&image, &Allowed::by(&progress, crash.kind))
-            .unwrap_or_else(|e| panic!("{what}, then {crash}: {e}"));
-        // What was read is on the disk now, also if a sync had failed before.
-        let random = &mut Random::new(seed);
-        recovery
-            .go_on(&image, &db, found, progress.last_seq(), random, &mut |_| ())
-            .unwrap_or_else(|e| panic!("{what}, then {crash}: {e}"));
-    }
-}
-
-fn all_faults(case: &Case, seeds: std::ops::Range<u64>) -> u64 {
-    let mut sites = (BTreeSet::new(), BTreeSet::new());
-    let mut runs = 0;
-    for seed in seeds {
-        let mut at = 1;
-        while run_with_fault(case, seed, at, &mut sites) {
-            at += 1;
-            runs += 1;
-        }
-    }
-    if case.ops.is_empty() {
-        let missed: Vec<String> = sites.0.difference(&sites.1).map(Site::to_string).collect();
-        assert!(
-            missed.is_empty(),
-            "{}: lines that met no fault: {missed:?}",
-            case.name
-        );
-    }
-    println!("{}, sticky {}: {runs} runs", case.name, case.sticky);
-    runs
-}
-
-const WRITES: &[Calls] = &[
-    Calls::Create,
-    Calls::CreateDir,
-    Calls::Write,
-    Calls::SyncData,
-    Calls::SyncDir,
-];
-
-#[test]
-fn any_call_may_fail_once() {
-    let case = Case {
-        name: "EIO",
-        fault: Fault::Errno(EIO),
-        sticky: false,
-        ops: &[],
-    };
-    assert!(all_faults(&case, 0..2) > 300);
-}
-
-#[test]
-fn any_call_may_fail_for_good() {
-    let case = Case {
-        name: "EIO",
-        fault: Fault::Errno(EIO),
-        sticky: true,
-        ops: &[],
-    };
-    assert!(all_faults(&case, 2..3) > 150);
-}
-
-#[test]
-fn a_call_may_fail_after_its_work_is_done() {
-    let case = Case {
-        name: "late EIO",
-        fault: Fault::Late(EIO),
-        sticky: false,
-        ops: &[],
-    };
-    all_faults(&case, 3..4);
-}
-
-#[test]
-fn a_sync_that_fails_may_drop_what_it_should_have_written() {
-    let case = Case {
-        name: "lost sync",
-        fault: Fault::SyncLost,
-        sticky: false,
-        ops: &[Calls::SyncData],
-    };
-    assert!(
-        (0..4)
-            .map(|seed| all_faults(&case, seed..seed + 1))
-            .sum::<u64>()
-            > 100
-    );
-}
-
-#[test]
-fn the_disk_may_be_full() {
-    for (sticky, seed) in [(false, 5), (true, 6)] {
-        let case = Case {
-            name: "ENOSPC",
-            fault: Fault::Errno(ENOSPC),
-            sticky,
-            ops: WRITES,
-        };
-        all_faults(&case, seed..seed + 1);
-    }
-}
-
-#[test]
-fn interruptions_and_short_transfers_are_gone_on_from() {
-    for (name, fault, ops) in [
-        (
-            "EINTR",
-            Fault::Error(std::io::ErrorKind::Interrupted),
-            &[][..],
-        ),
-        ("short read", Fault::ShortRead, &[Calls::Read]),
-        ("short write", Fault::ShortWrite, &[Calls::Write]),
-        ("torn write", Fault::TornWrite, &[Calls::Write]),
-    ] {
-        let case = Case {
-            name,
-            fault,
-            sticky: false,
-            ops,
-        };
-        all_faults(&case, 7..8);
-    }
-}
 
 /// After a failed sync of the directory names made by others may be gone: nothing relies on a second one.
 #[test]
@@ -456,4 +179,31 @@ fn of_several_writers_whose_sync_fails_none_is_acknowledged_and_lost() {
             }
         }
     }
+}
+
+/// A log thread that waits before it tries again to make a spare segment must not sleep over syncs that are due.
+#[test]
+fn writes_at_intervals_are_synced_though_no_spare_can_be_made() {
+    let disk = MemVfs::crashable(1);
+    let faulty = FaultVfs::new(disk.clone());
+    let segments = AtomicU64::new(0);
+    let second = move |call: &Call| {
+        let new = call.op == Calls::Create && call.path.extension().is_some_and(|e| e == "wal");
+        new && segments.fetch_add(1, Ordering::Relaxed) > 0
+    };
+    faulty.arm_when(second, Fault::Errno(EIO), true);
+    let shared: Arc<dyn Vfs> = faulty.clone();
+    let options = Options::new().memory(4 << 20).vfs(shared);
+    let options = options.durability(Durability::Interval(Duration::from_millis(100)));
+    let db = options.open(DIR).unwrap();
+    db.put("first", "1").unwrap();
+    wait_until("trouble", || db.health().is_err());
+    std::thread::sleep(Duration::from_secs(2)); // By now the thread waits for seconds.
+    db.put("second", "2").unwrap();
+    std::thread::sleep(Duration::from_secs(1));
+    let image = disk.image(ImageKind::Cut, CrashPolicy::DropAll, 1);
+    let again = options.clone().vfs(image).open(DIR).unwrap();
+    assert_eq!(again.get("second").unwrap().as_deref(), Some(&b"2"[..]));
+    faulty.disarm();
+    wait_until("healed", || db.health().is_ok());
 }

@@ -155,6 +155,19 @@ impl FrameFile {
         Ok(())
     }
 
+    /// Sees to it that frames of `bytes` bytes in all can be appended without the file growing.
+    ///
+    /// If the file cannot grow nothing has changed, and the call may be repeated once there is room.
+    pub fn take_ahead(&mut self, bytes: u64) -> Result<()> {
+        self.check()?;
+        self.take_space(self.end.saturating_add(bytes))
+    }
+
+    /// False after a failure that ended the file: a failed append that leaves this true has appended nothing.
+    pub fn is_alive(&self) -> bool {
+        self.failed.is_none()
+    }
+
     fn sync_file(&mut self) -> Result<()> {
         let result = self.file.sync();
         self.noting_failure(result)?;

@@ -22,6 +22,8 @@
 mod child;
 #[cfg(target_os = "linux")]
 mod disk;
+mod diskfull;
+mod faults;
 #[cfg(target_os = "linux")]
 mod hook;
 mod images;
@@ -35,6 +37,7 @@ mod ledger;
 mod limits;
 mod model;
 mod options;
+mod parallel;
 mod place;
 mod plan;
 #[cfg(target_os = "linux")]
@@ -46,6 +49,7 @@ mod shrink;
 mod steps;
 #[cfg(target_os = "linux")]
 mod sys;
+mod tmpfs;
 #[cfg(target_os = "linux")]
 mod writer;
 
@@ -100,6 +104,16 @@ pub const MODES: &[Mode] = &[
         name: "limits",
         about: "other processes, permissions, limits of the system, odd clocks, paths and sizes; once each",
         run: limits::run,
+    },
+    Mode {
+        name: "faults",
+        about: "every call to the file system fails, once and for good, with every error",
+        run: faults::run,
+    },
+    Mode {
+        name: "diskfull",
+        about: "the disk is full at every point where space is taken, and then has room again",
+        run: diskfull::run,
     },
 ];
 

@@ -1,6 +1,6 @@
 //! What a mode is asked to do.
 
-use std::cell::Cell;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// When a mode has done enough.
@@ -24,7 +24,7 @@ pub struct Plan {
     /// Whether to print a line now and then.
     pub progress: bool,
     started: Instant,
-    shown: Cell<Instant>,
+    shown: Mutex<Instant>,
 }
 
 impl Plan {
@@ -37,7 +37,7 @@ impl Plan {
             at: None,
             progress: false,
             started: now,
-            shown: Cell::new(now),
+            shown: Mutex::new(now),
         }
     }
 
@@ -56,9 +56,13 @@ impl Plan {
 
     /// Prints `line` if a line is due: once a second at most.
     pub fn show(&self, line: impl FnOnce() -> String) {
-        if self.progress && self.shown.get().elapsed() >= Duration::from_secs(1) {
+        if !self.progress {
+            return;
+        }
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        if shown.elapsed() >= Duration::from_secs(1) {
             eprintln!("{:>6.0} s  {}", self.elapsed().as_secs_f64(), line());
-            self.shown.set(Instant::now());
+            *shown = Instant::now();
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Running a mode from a test.
 
+#![allow(clippy::unwrap_used, clippy::panic)] // It is a test.
+
 use terrace_torture::{Budget, Counts, MODES, Plan};
 
 /// Runs the mode `name` from seed `first` until it has counted `count`; panics with what reproduces a failure.
