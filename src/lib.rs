@@ -37,13 +37,17 @@
 //!
 //! Errors are one type, [`Error`], whose [`kind`](Error::kind) says what to do about them.
 
+mod atomic;
 mod background;
 mod batch;
 mod bounds;
+mod check;
 mod commit;
 mod compact;
+mod condition;
 mod context;
 mod db;
+mod ends;
 mod engine;
 mod events;
 mod expiry;
@@ -87,6 +91,7 @@ pub use options::Tuning;
 #[cfg(feature = "testing")]
 pub use terrace_base::{clock, vfs};
 
+pub use atomic::Swap;
 pub use batch::{Batch, BatchKeyspace, MAX_BATCH_LEN};
 pub use bounds::KeyBounds;
 pub use db::Db;

@@ -8,6 +8,7 @@
 )]
 
 mod arguments;
+mod atomic;
 mod behaviour;
 mod concurrency;
 mod crash;
