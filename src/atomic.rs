@@ -335,6 +335,7 @@ impl Keyspace {
                 at: ReadPoint::newest(at),
                 context: engine.context.clone(),
                 bounds: bounds.clone(),
+                overlay: None,
             });
             match side {
                 Side::First => walk.first()?,

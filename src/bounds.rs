@@ -122,6 +122,14 @@ impl OwnedBounds {
         }
     }
 
+    pub(crate) fn lower_key(&self) -> Bound<&[u8]> {
+        self.lower.as_ref().map(Vec::as_slice)
+    }
+
+    pub(crate) fn upper_key(&self) -> Bound<&[u8]> {
+        self.upper.as_ref().map(Vec::as_slice)
+    }
+
     /// A closed range of whole keys that holds this one.
     pub(crate) fn closed(&self, keyspace: KeyspaceId) -> (UserKey<'_>, UserKey<'_>) {
         let lower: &[u8] = match &self.lower {

@@ -22,3 +22,4 @@ mod opening;
 mod packing;
 mod ranges;
 mod regressions;
+mod transactions;
