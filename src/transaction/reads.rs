@@ -43,12 +43,15 @@ impl ReadSet {
     /// The stretches, in order, overlapping ones made into one.
     pub(crate) fn stretches(&self) -> Vec<(KeyspaceId, OwnedBounds)> {
         let mut sorted = self.stretches.clone();
-        sorted.sort_by(|(a, x), (b, y)| a.cmp(b).then_with(|| compare_lower(&x.lower, &y.lower)));
+        sorted.sort_by(|(a, x), (b, y)| {
+            a.cmp(b)
+                .then_with(|| compare_lower(x.lower_key(), y.lower_key()))
+        });
         let mut merged: Vec<(KeyspaceId, OwnedBounds)> = Vec::new();
         for (id, next) in sorted {
             match merged.last_mut() {
                 Some((last, into)) if *last == id && touches(&into.upper, &next.lower) => {
-                    if compare_upper(&into.upper, &next.upper) == Ordering::Less {
+                    if compare_upper(into.upper_key(), next.upper_key()) == Ordering::Less {
                         into.upper = next.upper;
                     }
                 }
@@ -59,22 +62,33 @@ impl ReadSet {
     }
 }
 
-fn compare_lower(a: &Bound<Vec<u8>>, b: &Bound<Vec<u8>>) -> Ordering {
+fn compare_lower(a: Bound<&[u8]>, b: Bound<&[u8]>) -> Ordering {
     let place = |bound| match bound {
-        &Bound::Unbounded => None,
-        &Bound::Included(ref key) => Some((key, false)),
-        &Bound::Excluded(ref key) => Some((key, true)),
+        Bound::Unbounded => None,
+        Bound::Included(key) => Some((key, false)),
+        Bound::Excluded(key) => Some((key, true)),
     };
     place(a).cmp(&place(b))
 }
 
-fn compare_upper(a: &Bound<Vec<u8>>, b: &Bound<Vec<u8>>) -> Ordering {
+fn compare_upper(a: Bound<&[u8]>, b: Bound<&[u8]>) -> Ordering {
     let place = |bound| match bound {
-        &Bound::Unbounded => (true, None, true),
-        &Bound::Included(ref key) => (false, Some(key), true),
-        &Bound::Excluded(ref key) => (false, Some(key), false),
+        Bound::Unbounded => (true, None, true),
+        Bound::Included(key) => (false, Some(key), true),
+        Bound::Excluded(key) => (false, Some(key), false),
     };
     place(a).cmp(&place(b))
+}
+
+/// Sets `bound`, in the memory that it has: a walk does so at each step.
+fn set(bound: &mut Bound<Vec<u8>>, to: Bound<&[u8]>) {
+    match (bound, to) {
+        (Bound::Included(key), Bound::Included(to)) => {
+            key.clear();
+            key.extend_from_slice(to);
+        }
+        (bound, to) => *bound = to.map(<[u8]>::to_vec),
+    }
 }
 
 /// True if a stretch that ends at `upper` and one that begins at `lower`, no earlier, may be seen as one.
@@ -119,9 +133,8 @@ impl Trace {
     /// The walk went on to `upper`.
     pub(crate) fn extend_up(&mut self, upper: Bound<&[u8]>) {
         self.extend(|bounds| {
-            let upper = upper.map(<[u8]>::to_vec);
-            if compare_upper(&bounds.upper, &upper) == Ordering::Less {
-                bounds.upper = upper;
+            if compare_upper(bounds.upper_key(), upper) == Ordering::Less {
+                set(&mut bounds.upper, upper);
             }
         });
     }
@@ -129,9 +142,8 @@ impl Trace {
     /// The walk went back to `lower`.
     pub(crate) fn extend_down(&mut self, lower: Bound<&[u8]>) {
         self.extend(|bounds| {
-            let lower = lower.map(<[u8]>::to_vec);
-            if compare_lower(&lower, &bounds.lower) == Ordering::Less {
-                bounds.lower = lower;
+            if compare_lower(lower, bounds.lower_key()) == Ordering::Less {
+                set(&mut bounds.lower, lower);
             }
         });
     }

@@ -165,6 +165,10 @@ fn step(db: &Db, r: &mut Random, model: &mut Model, keys: &[Vec<u8>]) {
             0 => db.flush().unwrap(),
             1 => db.wait_idle().unwrap(),
             2 => db.compact_all().unwrap(),
+            3 => {
+                db.delete_range(key..).unwrap();
+                model.split_off(key);
+            }
             _ => {}
         },
     }
@@ -229,6 +233,18 @@ fn a_write_in_between_is_seen_in_the_list_in_sealed_pieces_and_in_tables() {
             Some(old.map_or_else(|| b"none".to_vec(), <[u8]>::to_vec))
         });
         assert_eq!((now.unwrap().unwrap(), runs), ("none".into(), 2));
+        // And of one that was deleted with its whole range.
+        let mut runs = 0;
+        let now = db.update("k", |old| {
+            runs += 1;
+            if runs == 1 {
+                assert_eq!(old.unwrap(), b"none");
+                db.delete_range("a".."z").unwrap();
+                between(&db);
+            }
+            old.map(<[u8]>::to_vec)
+        });
+        assert_eq!((now.unwrap(), runs), (None, 2));
     }
 }
 
@@ -371,4 +387,71 @@ fn conditions_alone_and_panics_change_nothing() {
     assert!(panicked.is_err());
     assert_eq!(db.get_entry("k").unwrap().unwrap().version, version);
     db.put("k", "w").unwrap();
+}
+
+/// Commits per second of 8 threads under `Sync`: on keys of their own, and all on one.
+#[test]
+#[ignore = "a measurement"]
+fn a_hot_counter_shares_syncs() {
+    let time = std::time::Duration::from_secs(3);
+    let measure = |key: fn(usize) -> String| {
+        let dir = tempfile::tempdir().unwrap();
+        let db = Db::open(dir.path()).unwrap();
+        let started = std::time::Instant::now();
+        let done = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            for thread in 0..8 {
+                let (db, done) = (&db, &done);
+                scope.spawn(move || {
+                    while started.elapsed() < time {
+                        db.add_i64(key(thread), 1).unwrap();
+                        done.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+            }
+        });
+        let done = done.into_inner();
+        let sum: i64 = db
+            .iter()
+            .map(|entry| i64::from_le_bytes(entry.unwrap().1[..].try_into().unwrap()))
+            .sum();
+        assert_eq!(sum, done as i64);
+        done as f64 / started.elapsed().as_secs_f64()
+    };
+    for _ in 0..3 {
+        let (own, hot) = (
+            measure(|thread| format!("n{thread}")),
+            measure(|_| "n".into()),
+        );
+        println!("own keys {own:.0}/s, one key {hot:.0}/s: {:.2}", hot / own);
+    }
+}
+
+/// What a pop costs as the queue gets longer.
+#[test]
+#[ignore = "a measurement"]
+fn a_pop_costs_the_same_however_many_were_popped() {
+    for n in [10_000u64, 100_000, 1_000_000] {
+        let dir = tempfile::tempdir().unwrap();
+        let options = terrace::Options::new().durability(Durability::Buffered);
+        let db = options.open(dir.path()).unwrap();
+        let started = std::time::Instant::now();
+        for i in 0..n {
+            push(&db, i, i);
+        }
+        let pushed = started.elapsed();
+        let tenth = n / 10;
+        let mut times = Vec::new();
+        for part in 0..10 {
+            let started = std::time::Instant::now();
+            for i in part * tenth..(part + 1) * tenth {
+                let (key, _) = db.pop_first().unwrap().unwrap();
+                assert_eq!(key[..], i.to_be_bytes());
+            }
+            times.push(started.elapsed().as_nanos() as u64 / tenth);
+        }
+        assert_eq!(db.pop_first().unwrap(), None);
+        let push = pushed.as_nanos() as u64 / n;
+        println!("{n}: push {push} ns, pops by tenths {times:?} ns");
+    }
 }

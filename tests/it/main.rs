@@ -14,6 +14,7 @@ mod concurrency;
 mod crash;
 mod expiry;
 mod faults;
+mod isolation;
 mod log_damage;
 #[cfg(feature = "log")]
 mod logging;

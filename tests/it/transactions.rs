@@ -213,7 +213,8 @@ fn a_transaction_reads_its_moment_and_its_own_writes() {
     }
 }
 
-/// What a transaction does, what others do meanwhile (`+k` puts, `-k` deletes), and the key of the conflict.
+/// What a transaction does, what others do meanwhile (`+k` puts, `-k` deletes, `*k` deletes from
+/// there on), and the key of the conflict.
 type Case = (fn(&Transaction), &'static str, Option<&'static str>);
 
 fn ignore<T>(_: T) {}
@@ -229,6 +230,12 @@ const CASES: &[Case] = &[
         "+d",
         Some("d"),
     ),
+    (|tx| ignore(tx.get("b").unwrap()), "*b", Some("b")),
+    (|tx| ignore(tx.get("none").unwrap()), "*b", Some("none")),
+    (|tx| ignore(tx.get("a").unwrap()), "*b", None),
+    (|tx| ignore(tx.range("a".."c").count()), "*b", Some("b")),
+    (|tx| ignore(tx.range("c"..).count()), "*b", Some("c")),
+    (|tx| ignore(tx.range("a".."b").count()), "*b", None),
     // An own write is no read, and blind writes do not conflict.
     (|tx| tx.put("b", "x").unwrap(), "+b", None),
     (
@@ -344,6 +351,7 @@ fn a_conflict_is_what_was_read_and_has_changed() {
             tx.put("written", "1").unwrap();
             match change.split_at(1) {
                 ("+", key) => ignore(db.put(key, "2").unwrap()),
+                ("*", key) => ignore(db.delete_range(key..).unwrap()),
                 (_, key) => ignore(db.delete(key).unwrap()),
             }
             place(&db);

@@ -14,6 +14,7 @@
 mod crash;
 mod digest;
 mod generate;
+pub mod isolation;
 mod model;
 mod op;
 mod oracle;

@@ -18,6 +18,7 @@
 )]
 #![forbid(unsafe_code)]
 
+mod isolation;
 mod plan;
 mod report;
 
@@ -39,4 +40,8 @@ pub struct Mode {
 }
 
 /// Every mode, in the order in which `all` runs them.
-pub const MODES: &[Mode] = &[];
+pub const MODES: &[Mode] = &[Mode {
+    name: "isolation",
+    about: "transactions by 8 threads, and a search for what no serial order explains",
+    run: isolation::run,
+}];
