@@ -139,9 +139,10 @@ impl View {
         }
         let deleted = |set: &RangeSet| {
             let newer = set.ranges().iter().filter(|range| range.seq > since);
-            let mut touching = newer.filter(|range| range.touches(smallest, largest));
+            let touching = newer.filter(|range| range.touches(smallest, largest));
             let first = |range: &Arc<DeletedRange>| smallest.bytes.max(&range.lower).to_vec();
-            touching.next().map(|range| (first(range), range.seq))
+            let mut found = touching.map(|range| (first(range), range.seq));
+            found.find(|(first, _)| bounds.below_upper(first))
         };
         if self.active.has_ranges()
             && let Some(found) = deleted(&self.active.ranges())
