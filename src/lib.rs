@@ -34,6 +34,7 @@
 //! - Stored bytes that were promised and do not verify are [`ErrorKind::Corruption`] with file and offset, never
 //!   a shorter or a wrong answer.
 //! - Readers take no lock, never see half a batch, and a [`Snapshot`] always answers the same.
+//! - Committed [`Transaction`]s are as if run one after another, unless less is asked for.
 //!
 //! Errors are one type, [`Error`], whose [`kind`](Error::kind) says what to do about them.
 

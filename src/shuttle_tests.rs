@@ -522,3 +522,61 @@ fn conditions() {
 fn conditions_hold_when_what_depends_on_them_is_appended() {
     check(4000, conditions);
 }
+
+fn ranges() {
+    let mut world = World::new(|options| options, 256 << 10);
+    let queue = world.db.keyspace("queue").unwrap();
+    for key in ["b", "c"] {
+        queue.put(key, key).unwrap();
+    }
+    let second = Arc::new(StdMutex::new(None));
+    let key_of = |popped: Option<(crate::Bytes, _)>| popped.map(|(key, _): (_, crate::Bytes)| key);
+    let (of_first, of_second) = (queue.clone(), queue.clone());
+    let popped = second.clone();
+    world.writer(move |_| {
+        *popped.lock().unwrap() = key_of(of_second.pop_first().unwrap());
+    });
+    let first = Arc::new(StdMutex::new(None));
+    let popped = first.clone();
+    world.writer(move |_| {
+        of_first.put("a", "a").unwrap();
+        *popped.lock().unwrap() = key_of(of_first.pop_first().unwrap());
+    });
+    // Whoever finds the range empty fills it: one of them.
+    for key in ["r1", "r2"] {
+        world.writer(move |hands| {
+            let filled = hands.db.transact(|tx| {
+                let empty = tx.range("r".."s").next().transpose()?.is_none();
+                if empty {
+                    tx.put(key, "mine")?;
+                }
+                Ok(empty)
+            });
+            filled.unwrap();
+        });
+    }
+    world.thread(|hands| {
+        let engine = hands.db.shared();
+        engine.committer.seal();
+        engine.tend_memtable().unwrap();
+        engine.flush_once(true).unwrap();
+    });
+    world.join();
+    let (first, second) = (
+        first.lock().unwrap().clone(),
+        second.lock().unwrap().clone(),
+    );
+    let expected = match second.as_deref() {
+        Some(b"a") => "b",
+        Some(b"b") => "a",
+        other => panic!("{other:?} was popped second"),
+    };
+    assert_eq!(first.unwrap(), expected, "not the first");
+    assert_eq!(queue.iter().count(), 1);
+    assert_eq!(world.db.count("r".."s").unwrap(), 1, "both found it empty");
+}
+
+#[test]
+fn nobody_slips_into_a_range_that_was_found_empty() {
+    check(3000, ranges);
+}
