@@ -93,7 +93,7 @@ fn compare(tx: &impl Readable, map: &Map, r: &mut Random) {
             .map(Bytes::from),
         expected
     );
-    assert_eq!(tx.multi_get([&probe]).unwrap(), [expected.clone()]);
+    assert_eq!(tx.multi_get([&probe]).unwrap()[0], expected);
     assert_eq!(tx.contains_key(&probe).unwrap(), expected.is_some());
     assert_eq!(
         tx.get_entry(&probe).unwrap().map(|entry| entry.value),
