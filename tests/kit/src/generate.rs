@@ -152,9 +152,12 @@ impl Profile {
             24..=25 => {
                 let mut writes: Vec<Write> = (0..r.below(8)).map(|_| self.one(r)).collect();
                 for write in &mut writes {
-                    if let Action::DeleteRange(_) = write.action {
-                        write.action = Action::Delete; // Transactions delete key by key.
-                    }
+                    // Transactions write plain values of single keys.
+                    write.action = match write.action.clone() {
+                        Action::DeleteRange(_) => Action::Delete,
+                        Action::PutExpiring(value, _) => Action::Put(value),
+                        action => action,
+                    };
                 }
                 let undone = r.below(writes.len() + 1);
                 Op::Transaction(writes, undone, self.read(r), !r.one_in(5))

@@ -40,8 +40,9 @@ fn set(name: &str, key: &Bytes, value: Option<Bytes>) -> Change {
 /// What an action makes of a key.
 fn made(action: &Action) -> Option<Bytes> {
     match action {
-        Action::Put(value) => Some(value.bytes()),
-        Action::Delete | Action::DeleteRange(_) => None, // Ranges are not for a single key.
+        // Steps and transactions write plain values of single keys.
+        Action::Put(value) | Action::PutExpiring(value, _) => Some(value.bytes()),
+        Action::Delete | Action::DeleteRange(_) => None,
     }
 }
 
