@@ -32,6 +32,7 @@ use terrace_base::key::{EXPIRY_LEN, MAX_KEY_LEN, MAX_VALUE_LEN};
 use terrace_base::{Decoder, Error, KeyspaceId, Result, SeqNo, UserKey, ValueKind};
 
 use crate::bounds::{KeyBounds, half_open};
+use crate::condition::Deferred;
 use crate::expiry::{Deadline, Expiry};
 use crate::keyspace::{Keyspace, KeyspaceState};
 use crate::options::Durability;
@@ -174,6 +175,16 @@ pub(crate) fn encode_drop(out: &mut Vec<u8>, id: KeyspaceId) {
     put_varint(out, u64::from(id.0));
 }
 
+/// Appends the operation that sets a key.
+#[inline]
+pub(crate) fn encode_put(out: &mut Vec<u8>, user: UserKey<'_>, value: &[u8]) {
+    let framing = Framing::new(user, ValueKind::Put, value.len());
+    out.extend_from_slice(framing.before_key());
+    out.extend_from_slice(user.bytes);
+    out.extend_from_slice(framing.before_value());
+    out.extend_from_slice(value);
+}
+
 /// What stands in front of the key, and in front of the value, of one operation: the parts of a payload that
 /// are not the caller's bytes, made on the stack.
 #[derive(Debug)]
@@ -272,6 +283,8 @@ pub struct Batch {
     /// The keyspaces that the batch names, other than a default one.
     pub(crate) keyspaces: Vec<Arc<KeyspaceState>>,
     pub(crate) wrong: Option<Error>,
+    /// What is found out when it is written.
+    pub(crate) deferred: Deferred,
 }
 
 impl Batch {
@@ -284,18 +297,19 @@ impl Batch {
     pub fn clear(&mut self) {
         self.payload.clear();
         self.keyspaces.clear();
+        self.deferred.clear();
         (self.count, self.durability, self.wrong) = (0, None, None);
         self.deadlines.clear();
     }
 
-    /// How many operations there are.
+    /// How many operations there are. A condition is none.
     pub fn len(&self) -> usize {
-        self.count as usize
+        self.count as usize + self.deferred.changes()
     }
 
     /// True if there is no operation.
     pub fn is_empty(&self) -> bool {
-        self.count == 0
+        self.len() == 0
     }
 
     /// The same operations on another keyspace.
@@ -339,19 +353,69 @@ impl Batch {
         self
     }
 
+    /// Adds `delta` to the counter `key` of the default keyspace, as [`Keyspace::add_i64`] does. It counts on from
+    /// what stands before it in the batch.
+    ///
+    /// ```
+    /// # fn main() -> terrace::Result<()> {
+    /// let db = terrace::Db::in_memory()?;
+    /// let mut batch = terrace::Batch::new();
+    /// batch.put("order/7", "3 pens").add_i64("orders", 1).append("log", "order/7 ");
+    /// db.write(batch)?;
+    /// assert_eq!(db.get("orders")?.unwrap()[..], 1i64.to_le_bytes());
+    /// # Ok(()) }
+    /// ```
+    pub fn add_i64(&mut self, key: impl AsRef<[u8]>, delta: i64) -> &mut Self {
+        self.add_sum(KeyspaceId(0), key.as_ref(), delta);
+        self
+    }
+
+    /// Appends `bytes` to the value of `key` in the default keyspace, as [`Keyspace::append`] does, behind what
+    /// stands before it in the batch.
+    pub fn append(&mut self, key: impl AsRef<[u8]>, bytes: impl AsRef<[u8]>) -> &mut Self {
+        self.add_append(KeyspaceId(0), key.as_ref(), bytes.as_ref());
+        self
+    }
+
+    /// The batch is written only if the last write of `key` in the default keyspace set a value and has the sequence
+    /// number `version`. Else [`Db::write`](crate::Db::write) is a `Conflict` that names the key. The condition is
+    /// about the database before the batch, wherever in the batch it stands.
+    ///
+    /// ```
+    /// # fn main() -> terrace::Result<()> {
+    /// # use terrace::{Batch, Db, ErrorKind};
+    /// # let db = Db::in_memory()?;
+    /// let version = db.put("ada", "engine")?;
+    /// let mut batch = Batch::new();
+    /// batch.require_version("ada", version).require_absent("bob");
+    /// batch.put("ada", "notes").put("bob", "new");
+    /// db.write(batch.clone())?;
+    /// let error = db.write(batch).unwrap_err(); // neither holds any more
+    /// assert_eq!((error.kind(), error.key()), (ErrorKind::Conflict, Some(&b"ada"[..])));
+    /// # Ok(()) }
+    /// ```
+    pub fn require_version(&mut self, key: impl AsRef<[u8]>, version: SeqNo) -> &mut Self {
+        self.add_condition(KeyspaceId(0), key.as_ref(), Some(version));
+        self
+    }
+
+    /// The batch is written only if `key` has no value in the default keyspace before it; else as for
+    /// [`Batch::require_version`].
+    pub fn require_absent(&mut self, key: impl AsRef<[u8]>) -> &mut Self {
+        self.add_condition(KeyspaceId(0), key.as_ref(), None);
+        self
+    }
+
     /// When this batch counts as done, if not as the database's options say.
     pub fn durability(&mut self, durability: Durability) -> &mut Self {
         self.durability = Some(durability);
         self
     }
 
-    fn add_put(&mut self, id: KeyspaceId, key: &[u8], value: &[u8]) {
+    pub(crate) fn add_put(&mut self, id: KeyspaceId, key: &[u8], value: &[u8]) {
         if self.admit(key.len(), value.len()) {
-            let framing = Framing::new(UserKey::new(id, key), ValueKind::Put, value.len());
-            self.payload.extend_from_slice(framing.before_key());
-            self.payload.extend_from_slice(key);
-            self.payload.extend_from_slice(framing.before_value());
-            self.payload.extend_from_slice(value);
+            self.count += 1;
+            encode_put(&mut self.payload, UserKey::new(id, key), value);
         }
     }
 
@@ -360,6 +424,7 @@ impl Batch {
             return self.add_put(id, key, value);
         };
         if self.admit(key.len(), value.len()) {
+            self.count += 1;
             let user = UserKey::new(id, key);
             let framing = Framing::new(user, ValueKind::PutExpiring, EXPIRY_LEN + value.len());
             self.payload.extend_from_slice(framing.before_key());
@@ -387,8 +452,9 @@ impl Batch {
         first
     }
 
-    fn add_delete(&mut self, id: KeyspaceId, key: &[u8]) {
+    pub(crate) fn add_delete(&mut self, id: KeyspaceId, key: &[u8]) {
         if self.admit(key.len(), 0) {
+            self.count += 1;
             let framing = Framing::new(UserKey::new(id, key), ValueKind::Tombstone, 0);
             self.payload.extend_from_slice(framing.before_key());
             self.payload.extend_from_slice(key);
@@ -403,6 +469,7 @@ impl Batch {
         // The end of a range that includes its last key is a byte longer than that key.
         let longest = lower.len().max(upper_len).saturating_sub(1);
         if self.admit(longest, lower.len() + upper_len) {
+            self.count += 1;
             self.payload.push(DELETE_RANGE);
             put_varint(&mut self.payload, u64::from(id.0));
             put_slice(&mut self.payload, &lower);
@@ -411,13 +478,14 @@ impl Batch {
         }
     }
 
-    fn admit(&mut self, key: usize, value: usize) -> bool {
+    /// True if an operation with a key and a value of these lengths may be added.
+    pub(crate) fn admit(&mut self, key: usize, value: usize) -> bool {
         if self.wrong.is_some() {
             return false;
         }
         let size = self.payload.len() as u64 + key as u64 + value as u64 + 24;
         let result = check_lengths(key, value).and_then(|()| {
-            if size > MAX_BATCH_LEN || self.count == u32::MAX {
+            if size > MAX_BATCH_LEN || self.len() >= u32::MAX as usize {
                 return Err(Error::invalid(format!(
                     "the batch would have {size} bytes; at most {MAX_BATCH_LEN} are allowed"
                 )));
@@ -425,10 +493,7 @@ impl Batch {
             Ok(())
         });
         match result {
-            Ok(()) => {
-                self.count += 1;
-                true
-            }
+            Ok(()) => true,
             Err(error) => {
                 self.wrong = Some(error);
                 false
@@ -472,6 +537,31 @@ impl BatchKeyspace<'_> {
     /// Removes every key of `range`.
     pub fn delete_range(&mut self, range: impl KeyBounds) -> &mut Self {
         self.batch.add_delete_range(self.id, &range);
+        self
+    }
+
+    /// Adds to a counter: see [`Batch::add_i64`].
+    pub fn add_i64(&mut self, key: impl AsRef<[u8]>, delta: i64) -> &mut Self {
+        self.batch.add_sum(self.id, key.as_ref(), delta);
+        self
+    }
+
+    /// Appends to a value: see [`Batch::append`].
+    pub fn append(&mut self, key: impl AsRef<[u8]>, bytes: impl AsRef<[u8]>) -> &mut Self {
+        self.batch.add_append(self.id, key.as_ref(), bytes.as_ref());
+        self
+    }
+
+    /// The batch is written only if `key` has this version: see [`Batch::require_version`].
+    pub fn require_version(&mut self, key: impl AsRef<[u8]>, version: SeqNo) -> &mut Self {
+        self.batch
+            .add_condition(self.id, key.as_ref(), Some(version));
+        self
+    }
+
+    /// The batch is written only if `key` has no value: see [`Batch::require_absent`].
+    pub fn require_absent(&mut self, key: impl AsRef<[u8]>) -> &mut Self {
+        self.batch.add_condition(self.id, key.as_ref(), None);
         self
     }
 }
@@ -531,11 +621,16 @@ impl<'a> Write<'a> {
 
     /// The write of a batch whose payload follows `lead`, the bytes of an operation without effect on entries.
     pub(crate) fn of_batch(batch: &'a Batch, parts: &'a [&'a [u8]; 2]) -> Write<'a> {
+        Write::of_payload(batch.count, parts)
+    }
+
+    /// The same of a payload of `count` operations, the second part.
+    pub(crate) fn of_payload(count: u32, parts: &'a [&'a [u8]; 2]) -> Write<'a> {
         let lead = u32::from(!parts[0].is_empty());
-        let count = batch.count.saturating_add(lead);
+        let count = count.saturating_add(lead);
         Write {
             lead,
-            ..Write::new(parts, count, Entries::Payload(&batch.payload))
+            ..Write::new(parts, count, Entries::Payload(parts[1]))
         }
     }
 

@@ -2,6 +2,8 @@
 
 use std::ops::{Bound, Range, RangeFrom, RangeFull, RangeInclusive, RangeTo, RangeToInclusive};
 
+use terrace_base::{KeyspaceId, UserKey};
+
 /// A range of keys: `..`, `a..`, `..b`, `..=b`, `a..b`, `a..=b` or a pair of [`Bound`]s, of anything that
 /// is bytes. The standard library's `RangeBounds` takes neither `..` nor borrowed bounds here. An inverted
 /// range is empty.
@@ -118,6 +120,27 @@ impl OwnedBounds {
             lower: Bound::Included(prefix.to_vec()),
             upper,
         }
+    }
+
+    pub(crate) fn lower_key(&self) -> Bound<&[u8]> {
+        self.lower.as_ref().map(Vec::as_slice)
+    }
+
+    pub(crate) fn upper_key(&self) -> Bound<&[u8]> {
+        self.upper.as_ref().map(Vec::as_slice)
+    }
+
+    /// A closed range of whole keys that holds this one.
+    pub(crate) fn closed(&self, keyspace: KeyspaceId) -> (UserKey<'_>, UserKey<'_>) {
+        let lower: &[u8] = match &self.lower {
+            Bound::Included(key) | Bound::Excluded(key) => key,
+            Bound::Unbounded => &[],
+        };
+        let largest = match &self.upper {
+            Bound::Included(key) | Bound::Excluded(key) => UserKey::new(keyspace, key),
+            Bound::Unbounded => UserKey::new(KeyspaceId(keyspace.0.saturating_add(1)), &[]),
+        };
+        (UserKey::new(keyspace, lower), largest)
     }
 
     #[inline]

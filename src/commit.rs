@@ -26,17 +26,19 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-use terrace_base::{Clock, DeletedRange, Error, ErrorKind, KeyRef, Result, SeqNo};
+use terrace_base::{Clock, DeletedRange, Error, ErrorKind, KeyRef, KeyspaceId, Result, SeqNo};
 use terrace_wal::{Log, Lsn, Room, SegmentMeta};
 
 use crate::batch::{Effect, Write};
+use crate::check::Checks;
+use crate::ends::{Ends, Side};
 use crate::events::{Plain, event};
 use crate::keyspace::KeyspaceState;
 use crate::memtable::{Form, ListWriter, MemRun, pin};
 use crate::options::Durability;
 use crate::snapshot_list::SnapshotList;
 use crate::sync::{AtomicU64, Condvar, Mutex, MutexGuard, Ordering, lock, yield_now};
-use crate::view::Views;
+use crate::view::{View, Views};
 
 /// How long a leader waits for the writers of the last group to come back.
 const GATHER: Duration = Duration::from_micros(15);
@@ -78,6 +80,7 @@ struct State {
     list: ListWriter,
     next_run: u64,
     appended: SeqNo,
+    ends: Ends,
     /// Sync writes that are not on disk, in commit order.
     pending: VecDeque<Pending>,
     syncing: bool,
@@ -175,6 +178,7 @@ impl Committer {
             list: start.list,
             next_run: 1,
             appended: start.last_seq,
+            ends: Ends::default(),
             pending: VecDeque::new(),
             syncing: false,
             last_group: 0,
@@ -221,9 +225,7 @@ impl Committer {
         keyspaces: &[Arc<KeyspaceState>],
     ) -> Result<SeqNo> {
         let receipt = self.append(write, durability, keyspaces, &mut |_| {})?;
-        if !receipt.visible {
-            self.wait_visible(receipt.last)?;
-        }
+        self.wait_visible(receipt.last)?;
         Ok(receipt.last)
     }
 
@@ -236,6 +238,19 @@ impl Committer {
         keyspaces: &[Arc<KeyspaceState>],
         appended: &mut dyn FnMut(SeqNo),
     ) -> Result<Receipt> {
+        let receipt = self.append_if(write, durability, keyspaces, None, appended)?;
+        receipt.ok_or_else(|| Error::new(ErrorKind::Conflict, "a condition that nobody made"))
+    }
+
+    /// The same on condition that `checks` hold; `None` if they do not, with nothing written.
+    pub(crate) fn append_if(
+        &self,
+        write: &Write<'_>,
+        durability: Durability,
+        keyspaces: &[Arc<KeyspaceState>],
+        checks: Option<&Checks<'_>>,
+        appended: &mut dyn FnMut(SeqNo),
+    ) -> Result<Option<Receipt>> {
         let _guard = PanicGuard::new(self);
         let mut state = lock(&self.state);
         loop {
@@ -256,6 +271,11 @@ impl Committer {
                 }
             }
         }
+        if let Some(checks) = checks
+            && !checks.hold(&self.views.cell.load(), &mut state.ends)?
+        {
+            return Ok(None);
+        }
         let had_spare = state.log.has_spare();
         let first = state.appended.plus(1);
         let last = state.appended.plus(u64::from(write.count));
@@ -271,14 +291,17 @@ impl Committer {
         };
         state.appended = last;
         let pin = pin();
-        let list = &mut state.list;
+        let State { list, ends, .. } = &mut *state;
         let inserted = write.for_each(first, |seq, effect| match effect {
             Effect::Entry {
                 user,
                 hash,
                 kind,
                 value,
-            } => list.insert(KeyRef::new(user, seq, kind), hash, value, &pin),
+            } => {
+                list.insert(KeyRef::new(user, seq, kind), hash, value, &pin);
+                ends.wrote(user, kind);
+            }
             Effect::DeletedRange { lower, upper } => list.delete_range(DeletedRange {
                 keyspace: lower.keyspace,
                 lower: lower.bytes.into(),
@@ -318,11 +341,29 @@ impl Committer {
         if let Durability::Interval(longest) = durability {
             self.wait_while_too_old(state, longest)?;
         }
-        Ok(Receipt {
+        Ok(Some(Receipt {
             last,
             end,
             visible: self.visible() >= last,
-        })
+        }))
+    }
+
+    /// The newest appended state, published or not: a view, and the sequence number to read it at. Nothing that
+    /// a reader there may see is missing from the view; what becomes of it later, only [`Checks`] tell.
+    pub(crate) fn newest(&self) -> (Arc<View>, SeqNo) {
+        let state = lock(&self.state);
+        (self.views.cell.load_full(), state.appended)
+    }
+
+    /// The same, with the key beyond which nothing is alive at one end of a keyspace, if that is known.
+    pub(crate) fn newest_end(
+        &self,
+        keyspace: KeyspaceId,
+        side: Side,
+    ) -> (Arc<View>, SeqNo, Option<Vec<u8>>) {
+        let mut state = lock(&self.state);
+        let end = state.ends.get(keyspace, side);
+        (self.views.cell.load_full(), state.appended, end)
     }
 
     /// Under `Interval`: leads or joins a sync while the oldest unsynced write is older than allowed.
@@ -405,6 +446,9 @@ impl Committer {
 
     /// Waits until everything up to `last` is visible.
     pub(crate) fn wait_visible(&self, last: SeqNo) -> Result<()> {
+        if self.visible() >= last {
+            return Ok(());
+        }
         let state = lock(&self.state);
         self.wait_until(state, |_| self.visible() >= last)
     }
@@ -560,6 +604,7 @@ impl Committer {
     pub(crate) fn advance(&self, seq: SeqNo) {
         let mut state = lock(&self.state);
         state.appended = state.appended.max(seq);
+        state.ends = Ends::default(); // What came alive did not pass here.
         self.publish(&mut state);
     }
 

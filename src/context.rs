@@ -33,6 +33,13 @@ pub(crate) struct ReadPoint {
     pub(crate) now: Option<u64>,
 }
 
+impl ReadPoint {
+    /// Everything up to `seq`, as of whenever it is read.
+    pub(crate) fn newest(seq: SeqNo) -> ReadPoint {
+        ReadPoint { seq, now: None }
+    }
+}
+
 impl Context {
     /// `latest` is the latest time that the database is known to have seen before.
     pub(crate) fn new(clock: Arc<dyn Clock>, latest: u64) -> Context {

@@ -239,9 +239,13 @@ impl Engine {
 
     pub(crate) fn write_batch(&self, batch: &mut Batch) -> Result<SeqNo> {
         self.check_batch(batch)?;
+        if !batch.deferred.is_empty() {
+            let receipt = self.append_conditional(batch)?;
+            self.committer.wait_visible(receipt.last)?;
+            return Ok(receipt.last);
+        }
         if batch.count == 0 {
-            self.check_open()?;
-            return Ok(self.committer.visible());
+            return Ok(self.nothing_written()?.last);
         }
         let clock = self.date(batch);
         let parts = [clock.as_deref().unwrap_or_default(), &batch.payload];
@@ -252,18 +256,34 @@ impl Engine {
     /// Appends a batch without waiting for it to be durable.
     pub(crate) fn submit_batch(&self, batch: &mut Batch) -> Result<Receipt> {
         self.check_batch(batch)?;
-        if batch.count == 0 {
-            self.check_open()?;
-            let (end, _) = self.committer.end();
-            return Ok(Receipt {
-                last: self.committer.visible(),
-                end,
-                visible: true,
-            });
+        if batch.is_empty() && batch.deferred.is_empty() {
+            return self.nothing_written();
         }
         self.check_process()?;
         self.committer
             .wait_for_room(self.options.largest_segment())?;
+        let receipt = match batch.deferred.is_empty() {
+            true => self.append_plain(batch)?,
+            false => self.append_conditional(batch)?,
+        };
+        if !receipt.visible {
+            self.background.ticket_waits();
+        }
+        Ok(receipt)
+    }
+
+    /// What a batch without operations comes to.
+    pub(crate) fn nothing_written(&self) -> Result<Receipt> {
+        self.check_open()?;
+        let (end, _) = self.committer.end();
+        Ok(Receipt {
+            last: self.committer.visible(),
+            end,
+            visible: true,
+        })
+    }
+
+    fn append_plain(&self, batch: &mut Batch) -> Result<Receipt> {
         let clock = self.date(batch);
         let parts = [clock.as_deref().unwrap_or_default(), &batch.payload];
         let write = Write::of_batch(batch, &parts);
@@ -273,9 +293,6 @@ impl Engine {
             .committer
             .append(&write, durability, &batch.keyspaces, &mut |_| {})?;
         self.counters.written(&write);
-        if !receipt.visible {
-            self.background.ticket_waits();
-        }
         Ok(receipt)
     }
 
@@ -380,10 +397,7 @@ impl Engine {
             .append(&write, durability, keyspaces, &mut |seq| {
                 self.catalogue.note(seq, change(seq));
             })?;
-        if !receipt.visible {
-            self.committer.wait_visible(receipt.last)?;
-        }
-        Ok(())
+        self.committer.wait_visible(receipt.last)
     }
 
     /// How compactions are picked now.

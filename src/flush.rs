@@ -431,6 +431,7 @@ impl Engine {
             self.views.install(|view| {
                 view.sealed.retain(|run| !ids.contains(&run.id));
                 view.version = version.clone();
+                view.tables_upto = flushed.seq;
             });
         })?;
         self.catalogue.forget_upto(flushed.seq);

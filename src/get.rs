@@ -88,9 +88,34 @@ impl View {
         at: ReadPoint,
         context: &Context,
     ) -> Result<Option<Live<'_>>> {
-        let Some(stored) = self.newest(key, key_hash(key), at.seq)? else {
-            return Ok(None);
-        };
+        match self.newest(key, key_hash(key), at.seq)? {
+            Some(stored) => self.live(stored, at, context),
+            None => Ok(None),
+        }
+    }
+
+    /// The same, behind the sequence number of the key's newest entry, whatever that did; zero if there is none.
+    pub(crate) fn look(
+        &self,
+        key: UserKey<'_>,
+        hash: u64,
+        at: ReadPoint,
+        context: &Context,
+    ) -> Result<(SeqNo, Option<Live<'_>>)> {
+        match self.newest(key, hash, at.seq)? {
+            Some(stored) => Ok((stored.seq, self.live(stored, at, context)?)),
+            None => Ok((SeqNo::ZERO, None)),
+        }
+    }
+
+    /// What an entry means.
+    #[inline]
+    fn live<'v>(
+        &'v self,
+        stored: Stored<'v>,
+        at: ReadPoint,
+        context: &Context,
+    ) -> Result<Option<Live<'v>>> {
         match stored.kind {
             ValueKind::Put => Ok(Some(Live {
                 seq: stored.seq,

@@ -424,7 +424,10 @@ impl Engine {
             ..VersionEdit::default()
         };
         self.heed(self.versions.log_and_apply(&edit, |_, version| {
-            self.views.install(|view| view.version = version.clone());
+            self.views.install(|view| {
+                view.version = version.clone();
+                view.tables_upto = seq;
+            });
         }))?;
         self.committer.advance(seq);
         self.release_log(lsn)?;

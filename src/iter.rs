@@ -10,6 +10,9 @@ use terrace_base::{Error, KeyspaceId, Result};
 use crate::bounds::OwnedBounds;
 use crate::context::{Context, ReadPoint};
 use crate::events::damage;
+use crate::sync::Mutex;
+use crate::transaction::reads::ReadSet;
+use crate::transaction::writes::Own;
 use crate::view::View;
 use crate::walk::Walk;
 
@@ -21,6 +24,15 @@ pub(crate) struct Scan {
     pub(crate) at: ReadPoint,
     pub(crate) context: Arc<Context>,
     pub(crate) bounds: OwnedBounds,
+    /// Of a transaction.
+    pub(crate) overlay: Option<Overlay>,
+}
+
+/// How a transaction reads: with its own writes on top, and with what it reads noted.
+#[derive(Clone, Debug)]
+pub(crate) struct Overlay {
+    pub(crate) own: Option<Arc<Own>>,
+    pub(crate) reads: Option<Arc<Mutex<ReadSet>>>,
 }
 
 impl Scan {

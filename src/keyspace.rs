@@ -350,13 +350,17 @@ impl Keyspace {
             kind,
             value,
         };
-        let keyspaces = match self.state.id {
-            KeyspaceId(0) => &[][..], // The default keyspace cannot be dropped.
+        let write = Write::new(&parts, 1, entry);
+        self.handle.writer().write(&write, None, self.must_live())
+    }
+
+    /// What must be alive for a write here to go through.
+    #[inline]
+    pub(crate) fn must_live(&self) -> &[Arc<KeyspaceState>] {
+        match self.state.id {
+            KeyspaceId(0) => &[], // The default keyspace cannot be dropped.
             _ => std::slice::from_ref(&self.state),
-        };
-        self.handle
-            .writer()
-            .write(&Write::new(&parts, 1, entry), None, keyspaces)
+        }
     }
 
     /// What the whole database holds now, looking at this keyspace. It answers the same for as long as it

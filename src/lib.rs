@@ -34,16 +34,21 @@
 //! - Stored bytes that were promised and do not verify are [`ErrorKind::Corruption`] with file and offset, never
 //!   a shorter or a wrong answer.
 //! - Readers take no lock, never see half a batch, and a [`Snapshot`] always answers the same.
+//! - Committed [`Transaction`]s are as if run one after another, unless less is asked for.
 //!
 //! Errors are one type, [`Error`], whose [`kind`](Error::kind) says what to do about them.
 
+mod atomic;
 mod background;
 mod batch;
 mod bounds;
+mod check;
 mod commit;
 mod compact;
+mod condition;
 mod context;
 mod db;
+mod ends;
 mod engine;
 mod events;
 mod expiry;
@@ -73,6 +78,7 @@ mod space;
 mod stats;
 mod sync;
 mod ticket;
+mod transaction;
 mod undeleted;
 mod version_set;
 mod view;
@@ -89,6 +95,7 @@ pub use options::Tuning;
 #[cfg(feature = "testing")]
 pub use terrace_base::{clock, vfs};
 
+pub use atomic::Swap;
 pub use batch::{Batch, BatchKeyspace, MAX_BATCH_LEN};
 pub use bounds::KeyBounds;
 pub use db::Db;
@@ -101,3 +108,4 @@ pub use readable::{Entry, Readable};
 pub use snapshot::Snapshot;
 pub use stats::{LevelStats, Stats};
 pub use ticket::Ticket;
+pub use transaction::{Isolation, Savepoint, Transaction, TxKeyspace};

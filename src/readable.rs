@@ -1,4 +1,4 @@
-//! The reads that a keyspace and a snapshot have in common.
+//! The reads that a keyspace, a snapshot and a transaction have in common.
 
 use std::time::SystemTime;
 
@@ -13,6 +13,7 @@ use crate::get::Live;
 use crate::iter::{Cursor, Iter, Scan};
 use crate::keyspace::{Keyspace, KeyspaceState};
 use crate::snapshot::Snapshot;
+use crate::transaction::{Transaction, TxKeyspace};
 
 /// A value with the sequence number that wrote it.
 #[non_exhaustive]
@@ -20,7 +21,8 @@ use crate::snapshot::Snapshot;
 pub struct Entry {
     /// The value.
     pub value: Bytes,
-    /// The sequence number of the write that set it: the key's version.
+    /// The sequence number of the write that set it: the key's version. What a transaction has written itself has
+    /// [`SeqNo::MAX`] until it is committed.
     pub version: SeqNo,
     /// From when on the key is absent, if it was written with an expiry.
     pub expires_at: Option<SystemTime>,
@@ -36,7 +38,7 @@ pub(crate) struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         self.engine.check_open()?;
         if let Some(wrong) = self.wrong {
             return Err(wrong.clone());
@@ -58,7 +60,11 @@ impl Reader<'_> {
 
     /// The view comes first and the sequence number second: see [`crate::view`].
     #[inline]
-    fn read<R>(&self, key: &[u8], found: impl FnOnce(Live<'_>) -> R) -> Result<Option<R>> {
+    pub(crate) fn read<R>(
+        &self,
+        key: &[u8],
+        found: impl FnOnce(Live<'_>) -> R,
+    ) -> Result<Option<R>> {
         self.check()?;
         let view = self.engine.views.cell.load();
         let key = UserKey::new(self.keyspace.id, key);
@@ -68,7 +74,7 @@ impl Reader<'_> {
         Ok(live.map(found))
     }
 
-    fn scan(&self, bounds: OwnedBounds) -> Result<Scan> {
+    pub(crate) fn scan(&self, bounds: OwnedBounds) -> Result<Scan> {
         self.check()?;
         let view = self.engine.views.cell.load_full();
         Ok(Scan {
@@ -77,6 +83,7 @@ impl Reader<'_> {
             at: self.at(),
             context: self.engine.context.clone(),
             bounds,
+            overlay: None,
         })
     }
 
@@ -97,25 +104,32 @@ impl Reader<'_> {
     }
 
     fn count(&self, bounds: OwnedBounds) -> Result<u64> {
-        let mut cursor = Cursor::new(self.scan(bounds));
-        let mut count = 0;
-        let mut on = cursor.first()?;
-        while on {
-            count += 1;
-            on = cursor.next()?;
-        }
-        Ok(count)
+        count(self.scan(bounds))
     }
+}
+
+/// How many entries a scan has.
+pub(crate) fn count(scan: Result<Scan>) -> Result<u64> {
+    let mut cursor = Cursor::new(scan);
+    let mut count = 0;
+    let mut on = cursor.first()?;
+    while on {
+        count += 1;
+        on = cursor.next()?;
+    }
+    Ok(count)
 }
 
 mod sealed {
     pub trait Sealed {}
     impl Sealed for super::Keyspace {}
     impl Sealed for super::Snapshot {}
+    impl Sealed for super::Transaction {}
+    impl Sealed for super::TxKeyspace<'_> {}
 }
 
-/// What can be read of a [`Keyspace`] (and so of a [`Db`](crate::Db)) and of a [`Snapshot`], for code that takes
-/// either. The same methods stand on the types themselves.
+/// What can be read of a [`Keyspace`] (and so of a [`Db`](crate::Db)), of a [`Snapshot`] and of a [`Transaction`],
+/// for code that takes any of them. The same methods stand on the types themselves.
 pub trait Readable: sealed::Sealed {
     /// The value of `key`. Values of up to 512 bytes are copies; a larger one is a slice that keeps its table's file
     /// mapped, or its decoded block in memory, for as long as it lives.
@@ -327,6 +341,8 @@ macro_rules! readable {
 
 readable!(Keyspace);
 readable!(Snapshot);
+readable!(Transaction);
+readable!(TxKeyspace<'_>);
 
 impl Keyspace {
     #[inline]

@@ -657,6 +657,7 @@ fn assemble(
         active: list.list().clone(),
         sealed: image.map(Arc::new).into_iter().collect(),
         version: state.version.clone(),
+        tables_upto: last_seq,
     };
     let budget = options.write_budget();
     let free = (budget / 2).max(options.memtable_bytes() * 5 / 4);

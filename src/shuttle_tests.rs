@@ -438,3 +438,145 @@ fn closing() {
 fn close_keeps_what_it_acknowledged_and_nothing_else() {
     check(2000, closing);
 }
+
+/// A counter's value.
+fn count_of(value: Option<crate::Bytes>) -> i64 {
+    value.map_or(0, |value| i64::from_le_bytes(value[..].try_into().unwrap()))
+}
+
+fn conditions() {
+    let mut world = World::new(|options| options, 256 << 10);
+    for key in ["q1", "q2", "q3"] {
+        world.db.put(key, key).unwrap();
+    }
+    let queue = ["q1", "q2", "q3"];
+    let taken = Arc::new(StdMutex::new(Vec::new()));
+    for writer in 0..2 {
+        let taken = taken.clone();
+        world.writer(move |hands| {
+            for _ in 0..2 {
+                let sum = hands.db.add_i64("n", 1).unwrap();
+                assert!(count_of(hands.db.get("n").unwrap()) >= sum, "not visible");
+            }
+            let durability = [Durability::Sync, Durability::Buffered][writer];
+            let mut batch = Batch::new();
+            batch.add_i64("n", 10).durability(durability);
+            hands.db.write(batch).unwrap();
+            let next = hands.db.take(queue[writer]).unwrap();
+            taken.lock().unwrap().extend(next);
+        });
+    }
+    world.writer(|hands| {
+        // A condition that does not hold rests on what a crash can no longer undo.
+        let found = hands
+            .db
+            .compare_and_swap("n", Some(b"other"), None)
+            .unwrap();
+        if let crate::Swap::Found(found) = found {
+            let seen = count_of(hands.db.get("n").unwrap());
+            assert!(count_of(found) <= seen, "an answer from the future");
+        }
+        let sum = hands.db.transact(|tx| {
+            let sum = count_of(tx.get("n")?);
+            tx.put("copy", sum.to_le_bytes())?;
+            tx.put("n", (sum + 100).to_le_bytes())?;
+            Ok(sum)
+        });
+        assert!(count_of(hands.db.get("n").unwrap()) >= sum.unwrap() + 100);
+    });
+    let popped = taken.clone();
+    world.writer(move |hands| {
+        let last = hands.db.pop_last().unwrap(); // At least one of the queue is left.
+        popped.lock().unwrap().extend(last.map(|(_, value)| value));
+    });
+    world.thread(|hands| {
+        let engine = hands.db.shared();
+        for _ in 0..2 {
+            engine.committer.seal();
+            engine.tend_memtable().unwrap();
+            engine.flush_once(true).unwrap();
+            engine.compact_once(true).unwrap();
+        }
+    });
+    world.join();
+    let db = &world.db;
+    let (n, copy) = (db.get("n").unwrap(), db.get("copy").unwrap());
+    let mut taken = taken.lock().unwrap().clone();
+    taken.retain(|value| value.starts_with(b"q"));
+    taken.sort();
+    let before = taken.len();
+    taken.dedup();
+    assert_eq!(taken.len(), before, "taken twice");
+    for key in queue {
+        let there = db.get(key).unwrap().is_some();
+        assert!(
+            there != taken.iter().any(|taken| taken == key),
+            "{key} is lost"
+        );
+    }
+    assert_eq!(count_of(n), 124, "an addition is lost");
+    assert!(count_of(copy) <= 24);
+}
+
+#[test]
+fn conditions_hold_when_what_depends_on_them_is_appended() {
+    check(4000, conditions);
+}
+
+fn ranges() {
+    let mut world = World::new(|options| options, 256 << 10);
+    let queue = world.db.keyspace("queue").unwrap();
+    for key in ["b", "c"] {
+        queue.put(key, key).unwrap();
+    }
+    let second = Arc::new(StdMutex::new(None));
+    let key_of = |popped: Option<(crate::Bytes, _)>| popped.map(|(key, _): (_, crate::Bytes)| key);
+    let (of_first, of_second) = (queue.clone(), queue.clone());
+    let popped = second.clone();
+    world.writer(move |_| {
+        *popped.lock().unwrap() = key_of(of_second.pop_first().unwrap());
+    });
+    let first = Arc::new(StdMutex::new(None));
+    let popped = first.clone();
+    world.writer(move |_| {
+        of_first.put("a", "a").unwrap();
+        *popped.lock().unwrap() = key_of(of_first.pop_first().unwrap());
+    });
+    // Whoever finds the range empty fills it: one of them.
+    for key in ["r1", "r2"] {
+        world.writer(move |hands| {
+            let filled = hands.db.transact(|tx| {
+                let empty = tx.range("r".."s").next().transpose()?.is_none();
+                if empty {
+                    tx.put(key, "mine")?;
+                }
+                Ok(empty)
+            });
+            filled.unwrap();
+        });
+    }
+    world.thread(|hands| {
+        let engine = hands.db.shared();
+        engine.committer.seal();
+        engine.tend_memtable().unwrap();
+        engine.flush_once(true).unwrap();
+    });
+    world.join();
+    let (first, second) = (
+        first.lock().unwrap().clone(),
+        second.lock().unwrap().clone(),
+    );
+    let expected = match second.as_deref() {
+        Some(b"a") => "b",
+        Some(b"b") => "a",
+        other => panic!("{other:?} was popped second"),
+    };
+    assert_eq!(first.unwrap(), expected, "not the first");
+    assert_eq!(queue.iter().count(), 1);
+    assert_eq!(world.db.count("r".."s").unwrap(), 1, "both found it empty");
+}
+
+#[test]
+fn nobody_slips_into_a_range_that_was_found_empty() {
+    check(3000, ranges);
+}

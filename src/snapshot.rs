@@ -95,6 +95,15 @@ impl Snapshot {
         self.moment.at.seq
     }
 
+    pub(crate) fn handle(&self) -> &Arc<Handle> {
+        &self.moment.handle
+    }
+
+    /// The keyspace that it looks at; `None` if that is of another database.
+    pub(crate) fn state(&self) -> Option<&Arc<KeyspaceState>> {
+        self.wrong.is_none().then_some(&self.keyspace)
+    }
+
     #[inline]
     pub(crate) fn reader(&self) -> Reader<'_> {
         Reader {

@@ -9,6 +9,7 @@
 
 use std::sync::{Arc, Weak};
 
+use terrace_base::SeqNo;
 use terrace_compaction::Version;
 
 use crate::memtable::{List, MemRun};
@@ -22,6 +23,8 @@ pub(crate) struct View {
     /// Newest first.
     pub(crate) sealed: Vec<Arc<MemRun>>,
     pub(crate) version: Arc<Version>,
+    /// No table holds anything above.
+    pub(crate) tables_upto: SeqNo,
 }
 
 impl View {

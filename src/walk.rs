@@ -9,6 +9,9 @@
 //!
 //! An entry that is neither put nor tombstone is looked at on a cold path, [`Walk::is_live`].
 //!
+//! What a transaction has written itself is one more source, of entries at [`SeqNo::MAX`] that hide all others; and
+//! what it reads is noted in a [`Trace`].
+//!
 //! With one source, which is the state of a settled database, there is no merge; and in a block that holds only
 //! one put of each key, all of them visible, no version is looked at: a step is a step in the block.
 
@@ -26,7 +29,9 @@ use terrace_compaction::RunIter;
 use crate::bounds::OwnedBounds;
 use crate::context::{Context, ReadPoint};
 use crate::flush::MemIter;
-use crate::iter::Scan;
+use crate::iter::{Overlay, Scan};
+use crate::transaction::reads::Trace;
+use crate::transaction::writes::OwnIter;
 use crate::undeleted::Undeleted;
 use crate::view::View;
 
@@ -35,6 +40,7 @@ use crate::view::View;
 pub(crate) enum Source {
     Mem(MemIter),
     Run(RunIter),
+    Own(OwnIter),
 }
 
 macro_rules! internal_iterator {
@@ -82,7 +88,7 @@ macro_rules! internal_iterator {
     };
 }
 
-internal_iterator!(Source, Mem, Run);
+internal_iterator!(Source, Mem, Run, Own);
 
 /// All sources: without a merge if there is but one.
 #[derive(Debug)]
@@ -135,6 +141,10 @@ pub(crate) struct Walk {
     value: Vec<u8>,
     /// `key` names a key to skip.
     skipping: bool,
+    /// What a walk is placed in front of a key with: `at`, or in a transaction what is in front of its own writes.
+    in_front: SeqNo,
+    /// Notes what was walked over.
+    trace: Option<Box<Trace>>,
 }
 
 impl Walk {
@@ -151,6 +161,14 @@ impl Walk {
             key: Vec::new(),
             value: Vec::new(),
             skipping: false,
+            in_front: match &scan.overlay {
+                Some(Overlay { own: Some(_), .. }) => SeqNo::MAX,
+                _ => scan.at.seq,
+            },
+            trace: scan.overlay.as_ref().and_then(|overlay| {
+                let reads = overlay.reads.clone()?;
+                Some(Box::new(Trace::new(reads, scan.keyspace)))
+            }),
         }
     }
 
@@ -203,8 +221,7 @@ impl Walk {
         self.start();
         match &self.bounds.lower {
             Bound::Included(key) => {
-                let first = KeyRef::lookup(UserKey::new(self.keyspace, key), self.at.seq);
-                self.sources.seek(first)?;
+                self.sources.seek(self.newest_of(key))?;
             }
             // Behind every version of the bound: no entry has sequence number 0.
             Bound::Excluded(key) => {
@@ -217,7 +234,9 @@ impl Walk {
                 self.sources.seek(self.newest_of(&[]))?;
             }
         }
-        self.settle_ahead()
+        self.settle_ahead()?;
+        self.note(|walk, trace| trace.begin(walk.bounds.lower_key(), walk.up_to_here()));
+        Ok(())
     }
 
     /// Moves to the last entry.
@@ -241,7 +260,9 @@ impl Walk {
                 None => self.sources.last()?,
             },
         }
-        self.settle_back()
+        self.settle_back()?;
+        self.note(|walk, trace| trace.begin(walk.down_to_here(), walk.bounds.upper_key()));
+        Ok(())
     }
 
     /// Moves to the first entry at or behind `key`.
@@ -251,7 +272,9 @@ impl Walk {
         }
         self.start();
         self.sources.seek(self.newest_of(key))?;
-        self.settle_ahead()
+        self.settle_ahead()?;
+        self.note(|walk, trace| trace.begin(Bound::Included(key), walk.up_to_here()));
+        Ok(())
     }
 
     /// Moves to the last entry at or before `key`.
@@ -262,7 +285,34 @@ impl Walk {
         self.start();
         let behind = KeyRef::lookup(UserKey::new(self.keyspace, key), SeqNo::ZERO);
         self.sources.seek_for_prev(behind)?;
-        self.settle_back()
+        self.settle_back()?;
+        self.note(|walk, trace| trace.begin(walk.down_to_here(), Bound::Included(key)));
+        Ok(())
+    }
+
+    /// Notes in a transaction what was read.
+    #[inline]
+    fn note(&mut self, note: impl FnOnce(&Walk, &mut Trace)) {
+        if let Some(mut trace) = self.trace.take() {
+            note(self, &mut trace);
+            self.trace = Some(trace);
+        }
+    }
+
+    /// Where a walk onwards has come to.
+    fn up_to_here(&self) -> Bound<&[u8]> {
+        match self.valid() {
+            true => Bound::Included(self.key()),
+            false => self.bounds.upper_key(),
+        }
+    }
+
+    /// Where a walk backwards has come to.
+    fn down_to_here(&self) -> Bound<&[u8]> {
+        match self.valid() {
+            true => Bound::Included(self.key()),
+            false => self.bounds.lower_key(),
+        }
     }
 
     /// True if the source is on an entry of this keyspace in a block that needs no look at versions.
@@ -284,7 +334,7 @@ impl Walk {
 
     /// The position before every version of `key` that can be seen.
     fn newest_of<'a>(&self, key: &'a [u8]) -> KeyRef<'a> {
-        KeyRef::lookup(UserKey::new(self.keyspace, key), self.at.seq)
+        KeyRef::lookup(UserKey::new(self.keyspace, key), self.in_front)
     }
 
     /// True if an entry of this kind, with the stored value that `value` gives, shows its key. Sets what of the stored value
@@ -336,7 +386,9 @@ impl Walk {
                 self.skipping = false;
             }
         }
-        self.settle_ahead()
+        self.settle_ahead()?;
+        self.note(|walk, trace| trace.extend_up(walk.up_to_here()));
+        Ok(())
     }
 
     /// Moves to the entry before; stays nowhere if on none.
@@ -354,7 +406,9 @@ impl Walk {
             Position::Back => self.sources.prev()?,
             Position::Saved => {}
         }
-        self.settle_back()
+        self.settle_back()?;
+        self.note(|walk, trace| trace.extend_down(walk.down_to_here()));
+        Ok(())
     }
 
     fn remember_key(&mut self) {
@@ -374,8 +428,8 @@ impl Walk {
             if key.user.keyspace != self.keyspace || !self.bounds.below_upper(key.user.bytes) {
                 return Ok(());
             }
-            let hidden =
-                key.seq > self.at.seq || (self.skipping && key.user.bytes == self.key.as_slice());
+            let hidden = (key.seq > self.at.seq && key.seq != SeqNo::MAX)
+                || (self.skipping && key.user.bytes == self.key.as_slice());
             if hidden {
                 self.sources.next()?;
                 continue;
@@ -431,7 +485,7 @@ impl Walk {
             if key.user.keyspace != self.keyspace || key.user.bytes != self.key.as_slice() {
                 break;
             }
-            if key.seq <= self.at.seq {
+            if key.seq <= self.at.seq || key.seq == SeqNo::MAX {
                 newest = key.kind;
                 self.value.clear();
                 self.value.extend_from_slice(self.sources.value());
@@ -445,18 +499,14 @@ impl Walk {
 /// The pieces and runs that can hold an entry of the range, without what range deletes hide.
 fn sources(scan: &Scan) -> Sources {
     let (view, keyspace, bounds) = (&scan.view, scan.keyspace, &scan.bounds);
-    let lower: &[u8] = match &bounds.lower {
-        Bound::Included(key) | Bound::Excluded(key) => key,
-        Bound::Unbounded => &[],
-    };
-    let smallest = UserKey::new(keyspace, lower);
-    let largest = match &bounds.upper {
-        Bound::Included(key) | Bound::Excluded(key) => UserKey::new(keyspace, key),
-        Bound::Unbounded => UserKey::new(KeyspaceId(keyspace.0.saturating_add(1)), &[]),
-    };
+    let (smallest, largest) = bounds.closed(keyspace);
     let deleted = deleted_within(view, smallest, largest);
     // Each with the sequence number that none of its entries is above.
     let mut all = Vec::new();
+    let overlay = scan.overlay.as_ref();
+    if let Some(own) = overlay.and_then(|overlay| overlay.own.clone()) {
+        all.push((Source::Own(OwnIter::new(own, keyspace)), SeqNo::MAX));
+    }
     if !view.active.is_empty() {
         let cursor = view.active.cursor();
         all.push((Source::Mem(MemIter::List(cursor)), SeqNo::MAX));

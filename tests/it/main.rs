@@ -8,12 +8,14 @@
 )]
 
 mod arguments;
+mod atomic;
 mod behaviour;
 mod concurrency;
 mod crash;
 mod expiry;
 mod faults;
 mod ingest;
+mod isolation;
 mod log_damage;
 #[cfg(feature = "log")]
 mod logging;
@@ -22,3 +24,4 @@ mod opening;
 mod packing;
 mod ranges;
 mod regressions;
+mod transactions;

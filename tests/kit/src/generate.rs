@@ -7,7 +7,7 @@ use std::time::Duration;
 use terrace::{Bytes, Durability, MAX_KEY_LEN};
 
 use crate::KEYSPACES;
-use crate::op::{Action, End, How, Move, Op, Range, Read, Value, Write};
+use crate::op::{Action, End, How, Move, Op, Range, Read, Step, Value, Write};
 
 /// Random numbers from a seed (SplitMix64).
 #[derive(Clone, Debug)]
@@ -151,7 +151,21 @@ impl Profile {
 
     fn write(&self, r: &mut Random) -> Op {
         match r.below(40) {
-            0..=25 => Op::One(self.one(r)),
+            0..=19 => Op::One(self.one(r)),
+            20..=23 => Op::Step(self.keyspace(r), self.key(r), self.step(r)),
+            24..=25 => {
+                let mut writes: Vec<Write> = (0..r.below(8)).map(|_| self.one(r)).collect();
+                for write in &mut writes {
+                    // Transactions write plain values of single keys.
+                    write.action = match write.action.clone() {
+                        Action::DeleteRange(_) => Action::Delete,
+                        Action::PutExpiring(value, _) => Action::Put(value),
+                        action => action,
+                    };
+                }
+                let undone = r.below(writes.len() + 1);
+                Op::Transaction(writes, undone, self.read(r), !r.one_in(5))
+            }
             26 => Op::CreateKeyspace(self.keyspace(r)),
             27 => Op::DropKeyspace(self.keyspace(r)),
             _ => {
@@ -177,6 +191,26 @@ impl Profile {
                 };
                 Op::Batch(writes, durability, how)
             }
+        }
+    }
+
+    fn step(&self, r: &mut Random) -> Step {
+        let action = |r: &mut Random| match r.one_in(3) {
+            true => Action::Delete,
+            false => Action::Put(self.value(r)),
+        };
+        match r.below(16) {
+            0..=1 => Step::PutIfAbsent(self.value(r)),
+            2..=3 => Step::Swap(!r.one_in(3), action(r)),
+            4..=5 => Step::Update(action(r)),
+            6..=7 => Step::Add(r.number() as i64 >> r.below(60)),
+            8..=9 => Step::Append(Value {
+                len: r.below(30),
+                seed: r.number() | 1,
+            }),
+            10 => Step::Take,
+            11..=12 => Step::Pop(if r.one_in(3) { End::Back } else { End::Front }),
+            _ => Step::Batch(!r.one_in(3), self.value(r)),
         }
     }
 

@@ -14,6 +14,7 @@
 mod crash;
 mod digest;
 mod generate;
+pub mod isolation;
 mod model;
 mod op;
 mod oracle;
@@ -22,6 +23,7 @@ mod progress;
 mod reads;
 mod runner;
 mod scenario;
+mod steps;
 mod ticket;
 mod trouble;
 
@@ -29,7 +31,7 @@ pub use crash::{Allowed, Crash, Moment, Recovery, Watch, no_file_left_over};
 pub use digest::digest;
 pub use generate::{Generator, Profile, Random};
 pub use model::{Change, Commit, Entry, Map, Model, State};
-pub use op::{Action, End, How, Move, Op, Range, Read, Value, Write};
+pub use op::{Action, End, How, Move, Op, Range, Read, Step, Value, Write};
 pub use oracle::{Contents, Oracle};
 pub use progress::Progress;
 pub use runner::Runner;

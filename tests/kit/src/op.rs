@@ -111,6 +111,28 @@ pub struct Write {
     pub action: Action,
 }
 
+/// Something read, decided and written as one step.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// `put_if_absent`
+    PutIfAbsent(Value),
+    /// `compare_and_swap`, expecting what is there or something else
+    Swap(bool, Action),
+    /// `update`
+    Update(Action),
+    /// `add_i64`
+    Add(i64),
+    /// `append`
+    Append(Value),
+    /// `take`
+    Take,
+    /// `pop_first` or `pop_last`, whatever the key
+    Pop(End),
+    /// A batch of two counters and an appendix, on condition of the key's version or absence: the right one, or
+    /// another
+    Batch(bool, Value),
+}
+
 /// How a batch is handed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum How {
@@ -180,6 +202,11 @@ pub enum Op {
     One(Write),
     /// Several writes at once, perhaps across keyspaces.
     Batch(Vec<Write>, Option<Durability>, How),
+    /// A step on a key of a keyspace.
+    Step(usize, Bytes, Step),
+    /// A transaction of these writes and a question behind them, with the writes from one to the last but so many
+    /// undone by a savepoint; committed, unless that is false.
+    Transaction(Vec<Write>, usize, Read, bool),
     /// Creates a keyspace, or finds it there.
     CreateKeyspace(usize),
     /// Drops a keyspace, or finds none.

@@ -26,7 +26,7 @@ pub struct Runner {
     scenario: Scenario,
     db: Option<Db>,
     /// The durability that the open database has by default.
-    default_durability: Durability,
+    pub(crate) default_durability: Durability,
     model: Model,
     progress: Arc<Progress>,
     handles: BTreeMap<String, Keyspace>,
@@ -41,7 +41,7 @@ impl fmt::Debug for Runner {
     }
 }
 
-fn name_of(keyspace: usize) -> &'static str {
+pub(crate) fn name_of(keyspace: usize) -> &'static str {
     KEYSPACES
         .get(keyspace % KEYSPACES.len())
         .copied()
@@ -176,6 +176,10 @@ impl Runner {
         match op {
             Op::One(write) => self.one(write),
             Op::Batch(writes, durability, how) => self.batch(writes, *durability, *how),
+            Op::Step(n, key, step) => self.step(name_of(*n), key, step),
+            Op::Transaction(writes, undone, read, commit) => {
+                self.transaction(writes, *undone, read, *commit)
+            }
             Op::CreateKeyspace(n) => self.create(name_of(*n)),
             Op::DropKeyspace(n) => self.drop_keyspace(name_of(*n)),
             Op::Read(n, read) => match self.handles.get(name_of(*n)) {
@@ -236,7 +240,7 @@ impl Runner {
     }
 
     /// Notes a commit that is about to be handed over.
-    fn begin(&mut self, changes: Vec<Change>) {
+    pub(crate) fn begin(&mut self, changes: Vec<Change>) {
         self.model.commit(Commit {
             changes,
             last: None,
@@ -245,7 +249,7 @@ impl Runner {
     }
 
     /// Notes that the last commit returned.
-    fn end(&mut self, last: Option<SeqNo>, durability: Durability) -> Outcome {
+    pub(crate) fn end(&mut self, last: Option<SeqNo>, durability: Durability) -> Outcome {
         let visible = self.db()?.stats().visible;
         if let Some(last) = last {
             self.model.confirm(last);
@@ -349,7 +353,7 @@ impl Runner {
     }
 
     /// The handle of a keyspace, created if it is not there.
-    fn handle(&mut self, name: &str) -> Outcome<Keyspace> {
+    pub(crate) fn handle(&mut self, name: &str) -> Outcome<Keyspace> {
         if !self.handles.contains_key(name) {
             self.create(name)?;
         }
@@ -484,7 +488,7 @@ impl Runner {
     }
 }
 
-fn change(write: &Write) -> Change {
+pub(crate) fn change(write: &Write) -> Change {
     let (name, key) = (name_of(write.keyspace).to_string(), write.key.clone());
     match &write.action {
         Action::Put(value) | Action::PutExpiring(value, false) => {

@@ -14,9 +14,11 @@ use std::time::Duration;
 
 use outside::{Table, sum};
 use terrace::{
-    Batch, Bytes, Compression, Cursor, Db, Durability, Entry, Error, ErrorKind, IoMode, Iter,
+    Batch, Bytes, Compression, Cursor, Db, Durability, Entry, Error, ErrorKind, IoMode, Isolation,
+    Iter,
     KeyBounds, Keys, Keyspace, KeyspaceOptions, LevelStats, MAX_BATCH_LEN, MAX_KEY_LEN,
-    MAX_KEYSPACE_NAME_LEN, MAX_VALUE_LEN, Options, Readable, SeqNo, Snapshot, Stats, Ticket,
+    MAX_KEYSPACE_NAME_LEN, MAX_VALUE_LEN, Options, Readable, Savepoint, SeqNo, Snapshot, Stats, Swap,
+    Ticket, Transaction, TxKeyspace,
 };
 
 type AnyError = Box<dyn StdError + Send + Sync>;
@@ -35,6 +37,7 @@ fn handles_go_wherever_threads_do() {
     sent::<Keys>();
     sent::<Cursor>();
     sent::<Ticket>();
+    sent::<Transaction>();
     plain::<Batch>();
     plain::<Stats>();
     plain::<LevelStats>();
@@ -45,6 +48,9 @@ fn handles_go_wherever_threads_do() {
     plain::<Durability>();
     plain::<Compression>();
     plain::<IoMode>();
+    plain::<Isolation>();
+    plain::<Savepoint>();
+    plain::<Swap>();
     assert_eq!(size_of::<Error>(), size_of::<usize>());
 }
 
@@ -505,4 +511,104 @@ fn options_are_read_from_a_configuration_file() {
     ] {
         assert!(serde_json::from_str::<Options>(wrong).is_err(), "{wrong}");
     }
+}
+
+#[test]
+fn single_operations_are_atomic() -> Result<(), AnyError> {
+    let db = Db::in_memory()?;
+    let users: Keyspace = db.keyspace("users")?;
+    let first: Swap = users.put_if_absent("ada", "1815")?;
+    assert!(first.is_done());
+    match users.put_if_absent(b"ada", vec![1])? {
+        Swap::Found(Some(value)) => assert_eq!(value, "1815"),
+        other => panic!("{other:?}"),
+    }
+    let swap = users.compare_and_swap("ada", Some(b"1815"), Some(b"1852"))?;
+    assert!(matches!(swap, Swap::Done(seq) if seq > SeqNo::ZERO));
+    assert_eq!(
+        users.compare_and_swap("ada", None, None)?,
+        Swap::Found(Some(Bytes::from("1852")))
+    );
+    let mut calls = 0;
+    let longer: Option<Bytes> = users.update("ada", |old| {
+        calls += 1;
+        old.map(|old| [old, b"!"].concat())
+    })?;
+    assert_eq!((longer, calls), (Some("1852!".into()), 1));
+    let sum: i64 = db.add_i64("n", -3)?;
+    assert_eq!((sum, db.add_i64("n", 5)?), (-3, 2));
+    let seq: SeqNo = db.append("text", "a")?;
+    assert!(db.append("text", b"b")? > seq);
+    let taken: Option<Bytes> = db.take("text")?;
+    assert_eq!(taken, Some("ab".into()));
+    let first: Option<(Bytes, Bytes)> = users.pop_first()?;
+    assert_eq!(first, Some(("ada".into(), "1852!".into())));
+    assert_eq!(users.pop_last()?, None);
+    assert_eq!(kind(db.add_i64("n", i64::MAX)), ErrorKind::Invalid);
+    Ok(())
+}
+
+#[test]
+fn batches_have_conditions() -> Result<(), AnyError> {
+    let db = Db::in_memory()?;
+    let users = db.keyspace("users")?;
+    let version = users.put("ada", "1")?;
+    let mut batch = Batch::new();
+    batch
+        .require_absent("x")
+        .require_version("none", SeqNo::ZERO)
+        .add_i64("n", 1)
+        .append("text", "a");
+    assert_eq!(batch.len(), 2);
+    batch.clear();
+    batch.require_absent("x").add_i64("n", 1).append("text", "a");
+    batch
+        .keyspace(&users)
+        .require_version("ada", version)
+        .require_absent("bob")
+        .add_i64("n", 2)
+        .append("ada", "2");
+    let before: SeqNo = db.write(batch.clone())?;
+    assert_eq!(users.get("ada")?.unwrap(), "12");
+    let refused: Error = db.submit(batch).map(|_| ()).unwrap_err();
+    assert_eq!((refused.kind(), refused.key()), (ErrorKind::Conflict, Some(&b"ada"[..])));
+    assert_eq!(db.snapshot().seq(), before);
+    Ok(())
+}
+
+#[test]
+fn transactions_read_write_and_conflict() -> Result<(), AnyError> {
+    let db = Db::in_memory()?;
+    let users = db.keyspace("users")?;
+    users.put("ada", [7])?;
+    let tx: Transaction = db.transaction().isolation(Isolation::Serializable);
+    let of_users: TxKeyspace<'_> = tx.keyspace(&users);
+    of_users.put("bob", vec![8])?;
+    let point: Savepoint = tx.savepoint();
+    of_users.delete(b"ada")?;
+    tx.put("k", "v")?;
+    tx.delete("none")?;
+    assert_eq!((sum(&of_users, ..)?, sum(&tx, ..)?), (8, u64::from(b'v')));
+    tx.rollback_to(&point)?;
+    assert_eq!(sum(&of_users, "a"..)?, 15);
+    assert_eq!(of_users.get_entry("bob")?.unwrap().version, SeqNo::MAX);
+    let again = Table::new(db.transaction()).describe("k")?;
+    assert_eq!((again.value, again.count), (None, 0));
+    assert!(tx.seq() < tx.commit()?);
+    let late = db.transaction();
+    late.get("k")?;
+    late.put("other", "1")?;
+    db.put("k", "changed")?;
+    let error: Error = late.commit().unwrap_err();
+    assert_eq!((error.kind(), error.key()), (ErrorKind::Conflict, Some(&b"k"[..])));
+    let length: usize = db.transact(|tx: &Transaction| {
+        let length = tx.get("k")?.map_or(0, |value| value.len());
+        tx.keyspace(&users).put("length", [length as u8])?;
+        Ok(length)
+    })?;
+    assert_eq!(length, 7);
+    let given_up: Result<(), Error> = db.transact(|_| Err(Error::other("no")));
+    assert_eq!(kind(given_up), ErrorKind::Other);
+    db.transaction().rollback();
+    Ok(())
 }

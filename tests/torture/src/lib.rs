@@ -27,6 +27,7 @@ mod faults;
 #[cfg(target_os = "linux")]
 mod hook;
 mod images;
+mod isolation;
 #[cfg(target_os = "linux")]
 mod kill;
 #[cfg(target_os = "linux")]
@@ -114,6 +115,11 @@ pub const MODES: &[Mode] = &[
         name: "diskfull",
         about: "the disk is full at every point where space is taken, and then has room again",
         run: diskfull::run,
+    },
+    Mode {
+        name: "isolation",
+        about: "transactions by 8 threads, and a search for what no serial order explains",
+        run: isolation::run,
     },
 ];
 
