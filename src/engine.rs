@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use terrace_base::vfs::{Fs, LockGuard};
-use terrace_base::{Clock, Error, ErrorKind, FileKind, FileNumber, Result, SeqNo};
+use terrace_base::{Clock, Error, ErrorKind, FileKind, FileNumber, Result, SeqNo, mutant};
 use terrace_compaction::{KeyRange, KeyspaceRecord, PickOptions, SegmentRecord, VersionEdit};
 use terrace_wal::{Lsn, SegmentMeta, create_segment};
 
@@ -148,8 +148,10 @@ impl Env {
             // Not listed yet; what cannot be removed now, the next open removes.
             return self.files.remove(FileKind::Segment(number)).and(Err(error));
         }
-        fs.sync_dir(dir)
-            .map_err(|error| self.versions.directory_failed(error))?;
+        if !mutant("skip-segment-dir-sync") {
+            fs.sync_dir(dir)
+                .map_err(|error| self.versions.directory_failed(error))?;
+        }
         Ok(SegmentRecord {
             number,
             salt: fs.random(),
