@@ -20,6 +20,7 @@
 
 mod plan;
 mod report;
+mod schedules;
 
 pub use plan::{Budget, Plan};
 pub use report::{Counts, Failure, Report};
@@ -39,4 +40,8 @@ pub struct Mode {
 }
 
 /// Every mode, in the order in which `all` runs them.
-pub const MODES: &[Mode] = &[];
+pub const MODES: &[Mode] = &[Mode {
+    name: "schedules",
+    about: "the concurrent parts under chosen schedules, built anew by cargo; counts schedules",
+    run: schedules::run,
+}];
