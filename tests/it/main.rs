@@ -13,6 +13,8 @@ mod concurrency;
 mod crash;
 mod expiry;
 mod faults;
+mod known_bugs;
+mod links;
 mod log_damage;
 #[cfg(feature = "log")]
 mod logging;
