@@ -323,7 +323,9 @@ impl Engine {
             .unwrap_or((newest.end_lsn, newest.last_seq));
         let flushed = Flushed { lsn: lsn.0, seq };
         // A drop may be acted on only if this edit, or an earlier one, carries it.
-        horizon.dropped.retain(|(_, at)| *at <= seq || mutant("act-on-unflushed-drop"));
+        horizon
+            .dropped
+            .retain(|(_, at)| *at <= seq || mutant("act-on-unflushed-drop"));
         let ranges = RangeSet::union(runs.iter().map(|run| &*run.ranges));
         let mut tables = NewTables::new(self);
         match self.write_level0(&view, runs, &ranges, horizon, &mut tables) {

@@ -21,7 +21,8 @@ use std::cmp::Ordering;
 
 use terrace_base::key::split_expiry;
 use terrace_base::{
-    Error, InternalIterator, KeyRef, KeyspaceId, RangeSet, Result, SeqNo, UserKey, ValueKind, mutant,
+    Error, InternalIterator, KeyRef, KeyspaceId, RangeSet, Result, SeqNo, UserKey, ValueKind,
+    mutant,
 };
 
 use crate::stripes::Stripes;

@@ -8,8 +8,11 @@ use std::sync::{Arc, Mutex};
 
 use terrace::vfs::{CrashPolicy, Fault, FaultVfs, ImageKind, MemVfs, Op as Calls, Vfs};
 use terrace::{Compression, Db, Durability, ErrorKind, IoMode, Options};
+use terrace_kit::{
+    Allowed, Crash, Generator, Oracle, Profile, Random, Recovery, Runner, Scenario, Watch,
+};
 
-use crate::workload::{DIR, Run, dump, hash_of, operations};
+const DIR: &str = "/data/db";
 
 const EIO: i32 = 5;
 
@@ -23,14 +26,14 @@ fn small(vfs: Arc<dyn Vfs>) -> Options {
 }
 
 /// What one process leaves in memory that is killed after a workload: tables, several segments, an open log.
-fn killed(seed: u64) -> (Arc<MemVfs>, Run) {
+fn killed(seed: u64) -> (Arc<MemVfs>, Runner) {
     let vfs = MemVfs::crashable(seed);
-    let mut run = Run::seeded(vfs.clone(), seed);
-    run.open().unwrap();
-    for op in operations(seed, 30) {
-        run.apply(&op).unwrap();
+    let mut runner = Runner::new(Scenario::by_hand(vfs.clone()), seed).unwrap();
+    for op in Generator::new(seed, Profile::crashes()).take(30) {
+        runner.apply(&op).unwrap();
     }
-    (vfs.image(ImageKind::Kill, CrashPolicy::KeepAll, seed), run)
+    let image = vfs.image(ImageKind::Kill, CrashPolicy::KeepAll, seed);
+    (image, runner)
 }
 
 fn bytes_of(disk: &MemVfs) -> Vec<(PathBuf, Option<Vec<u8>>)> {
@@ -43,16 +46,13 @@ fn bytes_of(disk: &MemVfs) -> Vec<(PathBuf, Option<Vec<u8>>)> {
 /// Opens what a kill left with each call failing in turn, of one kind if `only` names it; how many failed. What is
 /// opened is whole, and as long as `CURRENT` is the same a failed open has changed no file.
 fn failing_opens(only: Option<Calls>, seed: u64, sticky: bool) -> u64 {
-    let (image, run) = killed(seed);
-    let bounds = run.history().after_kill();
+    let (image, runner) = killed(seed);
     let whole = |disk: Arc<dyn Vfs>, disarm: &dyn Fn()| -> terrace::Result<()> {
-        let db = run.options.clone().vfs(disk).open(Path::new(DIR))?;
+        let db = runner.scenario().elsewhere(disk).open(seed)?;
         disarm();
-        let found = hash_of(&dump(&db)?);
-        assert!(
-            run.history().find(found, bounds).is_some(),
-            "seed {seed}: it is shorter"
-        );
+        let allowed = runner.progress().after(ImageKind::Kill);
+        let found = Oracle::check(&db, runner.model(), allowed);
+        found.unwrap_or_else(|trouble| panic!("seed {seed}: {trouble}"));
         Ok(())
     };
     for at in 1.. {
@@ -99,6 +99,51 @@ fn a_read_error_while_opening_is_never_a_shorter_database() {
 #[test]
 fn a_failed_open_leaves_the_files_as_they_were() {
     assert!(failing_opens(None, 4, false) + failing_opens(None, 5, true) > 60);
+}
+
+/// Opens what each crash during `open` leaves, and goes on with it; how many images that were.
+fn crash_an_open(image: &Arc<MemVfs>, runner: &Runner, seed: u64) -> usize {
+    let recovery = Recovery {
+        scenario: runner.scenario(),
+        seed,
+        model: runner.model(),
+    };
+    let first = Allowed::by(&runner.progress(), ImageKind::Kill);
+    let all = |_| Crash::all().collect();
+    let watch = Watch::new(image, seed, all, move |kind| first.then(kind));
+    let opened = recovery.open(image);
+    let moments = watch.take();
+    drop(watch);
+    drop(opened.unwrap());
+    let last_seq = runner.progress().last_seq();
+    for moment in &moments {
+        let random = &mut Random::new(moment.call);
+        let checked = recovery.check(&moment.image, &moment.allowed);
+        let gone_on = checked.and_then(|(db, found)| {
+            recovery.go_on(&moment.image, &db, found, last_seq, random, &mut |_| ())
+        });
+        gone_on.unwrap_or_else(|e| panic!("seed {seed}, {moment}: {e}"));
+    }
+    moments.len()
+}
+
+/// Elsewhere a second crash, while the first was recovered from, made a torn commit the truth, or had a file number
+/// given out twice.
+#[test]
+fn a_recovery_that_crashes_at_any_call_is_begun_again() {
+    let recovered = |seed| {
+        let (image, runner) = killed(seed);
+        crash_an_open(&image, &runner, seed)
+    };
+    let images: usize = (0..4).map(recovered).sum();
+    assert!(images > 300, "{images} images");
+}
+
+#[test]
+fn a_creation_that_crashes_at_any_call_is_begun_again() {
+    let vfs = MemVfs::crashable(1);
+    let runner = Runner::closed(Scenario::by_hand(vfs.clone()));
+    assert!(crash_an_open(&vfs, &runner, 1) > 50);
 }
 
 /// Elsewhere the followers of a group commit were told that all is well when their leader's write had failed.
@@ -192,7 +237,7 @@ fn damage_below_a_promise_is_seen_under_every_option() {
         bytes[link + 40] ^= 1; // In the first write.
         image.write_file(&path, &bytes);
         let opened = options.clone().vfs(image).open(Path::new(DIR));
-        let error = opened.map(|db| dump(&db)).unwrap_err();
+        let error = opened.map(|_| ()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corruption, "options {n}: {error}");
     }
 }
