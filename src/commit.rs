@@ -26,7 +26,9 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-use terrace_base::{Clock, DeletedRange, Error, ErrorKind, KeyRef, KeyspaceId, Result, SeqNo};
+use terrace_base::{
+    Clock, DeletedRange, Error, ErrorKind, KeyRef, KeyspaceId, Result, SeqNo, mutant,
+};
 use terrace_wal::{Log, Lsn, Room, SegmentMeta};
 
 use crate::batch::{Effect, Write};
@@ -285,11 +287,18 @@ impl Committer {
                 "the sequence numbers are used up",
             ));
         }
+        if mutant("visible-before-appended") {
+            self.visible.store(last.get(), Ordering::Release);
+        }
         let end = match state.log.append(write.count, first, write.parts) {
             Ok(end) => end,
+            Err(error) if mutant("go-on-after-append") => return Err(error),
             Err(error) => return Err(self.fail_and_unlock(state, error)),
         };
         state.appended = last;
+        if mutant("seal-mid-frame") && state.list.list().len() > 2 {
+            self.seal_locked(&mut state);
+        }
         let pin = pin();
         let State { list, ends, .. } = &mut *state;
         let inserted = write.for_each(first, |seq, effect| match effect {
@@ -315,6 +324,7 @@ impl Committer {
         }
         appended(last);
         match durability {
+            Durability::Sync if mutant("ack-before-sync") => {}
             Durability::Sync => {
                 state.pending.push_back(Pending { first, end });
                 self.waiting
@@ -431,13 +441,14 @@ impl Committer {
     /// Moves the visible sequence number as far as durability allows, and wakes who waited for it.
     fn publish(&self, state: &mut State) {
         let upto = match state.pending.front() {
+            Some(first) if mutant("half-batch") => first.first,
             Some(first) => SeqNo::new(first.first.get() - 1),
             None => state.appended,
         };
         if upto.get() > self.visible.load(Ordering::Relaxed) {
             self.visible.store(upto.get(), Ordering::Release);
         }
-        if !state.wakers.is_empty() {
+        if !state.wakers.is_empty() && !mutant("lost-wakeup") {
             let visible = self.visible();
             let done = state.wakers.extract_if(.., |(seq, _)| *seq <= visible);
             state.woken.extend(done.map(|(_, waker)| waker));
@@ -495,6 +506,9 @@ impl Committer {
                 return Ok(());
             }
             if let Some(cause) = &state.failed {
+                if mutant("ack-failed-sync") {
+                    return Ok(());
+                }
                 return Err(read_only(cause));
             }
             state = if state.syncing {
@@ -623,7 +637,8 @@ impl Committer {
         let active = state.list.list().clone();
         self.views.install(|view| {
             view.active = active;
-            view.sealed.insert(0, Arc::new(run));
+            let newest = usize::from(mutant("wrong-run-order")).min(view.sealed.len());
+            view.sealed.insert(newest, Arc::new(run));
         });
         self.env.work_due();
     }
@@ -692,7 +707,7 @@ impl Committer {
     pub(crate) fn finish_writes(&self) -> Result<()> {
         let mut state = lock(&self.state);
         state.refusal = Some(closed());
-        if state.failed.is_some() {
+        if state.failed.is_some() || mutant("close-without-sync") {
             return Ok(());
         }
         let end = state.log.end();

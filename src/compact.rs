@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use terrace_base::{
-    DeletedRange, FileNumber, InternalIterator, KeyRef, KeyspaceId, Result, SeqNo, UserKey,
+    DeletedRange, FileNumber, InternalIterator, KeyRef, KeyspaceId, Result, SeqNo, UserKey, mutant,
 };
 use terrace_compaction::{
     Compaction, CompactionKind, KeyRange, MergeOptions, MergeResult, Version, VersionEdit,
@@ -164,7 +164,9 @@ impl Engine {
         let version = self.views.cell.load().version.clone();
         let compaction = choose(&version, &state.busy)?;
         let numbers: Vec<FileNumber> = compaction.numbers().collect();
-        state.busy.extend(numbers.iter().copied());
+        if !mutant("share-inputs") {
+            state.busy.extend(numbers.iter().copied());
+        }
         drop(state);
         Some((
             compaction,

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use terrace_base::vfs::{Fs, LockGuard, Process};
-use terrace_base::{Clock, Error, ErrorKind, FileKind, FileNumber, Result, SeqNo};
+use terrace_base::{Clock, Error, ErrorKind, FileKind, FileNumber, Result, SeqNo, mutant};
 use terrace_compaction::{KeyRange, KeyspaceRecord, PickOptions, SegmentRecord, VersionEdit};
 use terrace_wal::{Lsn, SegmentMeta, create_segment};
 
@@ -185,8 +185,10 @@ impl Env {
             self.files.remove(FileKind::Segment(number)).ok();
             return Err(error);
         }
-        fs.sync_dir(dir)
-            .map_err(|error| self.versions.directory_failed(error))?;
+        if !mutant("skip-segment-dir-sync") {
+            fs.sync_dir(dir)
+                .map_err(|error| self.versions.directory_failed(error))?;
+        }
         Ok(SegmentRecord {
             number,
             salt: fs.random(),

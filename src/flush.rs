@@ -17,7 +17,7 @@ use bytes::Bytes;
 use terrace_base::vfs::OpenMode;
 use terrace_base::{
     Error, FileKind, FileNumber, InternalIterator, KeyRef, KeyspaceId, MergingIterator, RangeSet,
-    Result, SeqNo, UserKey,
+    Result, SeqNo, UserKey, mutant,
 };
 use terrace_compaction::{
     AddedTable, CompactionIter, Flushed, MergeOptions, OlderRuns, Outputs, Rules, Stripes,
@@ -275,7 +275,7 @@ impl Engine {
             dropped_keyspaces: &[],
             deleted: &RangeSet::default(),
             oldest_snapshot: None,
-            may_exist_below: &|_| true,
+            may_exist_below: &|_| !mutant("drop-tombstone-in-memory"),
         };
         let mut entries = CompactionIter::new(input, rules);
         while let Some((key, value)) = entries.next_kept()? {
@@ -301,7 +301,7 @@ impl Engine {
 
     /// Makes the names of new tables durable, and reads them back.
     pub(crate) fn complete(&self, tables: &[TableMeta]) -> Result<()> {
-        if tables.is_empty() {
+        if tables.is_empty() || mutant("skip-dir-sync") {
             return Ok(());
         }
         let synced = self.fs().sync_dir(&self.files.dir);
@@ -335,10 +335,15 @@ impl Engine {
             return Ok(false);
         };
         let whole = self.committer.boundary(Some(newest.id));
-        let (lsn, seq) = whole.unwrap_or((newest.end_lsn, newest.last_seq));
+        let claimed = mutant("flush-claims-too-much").then(|| self.committer.end());
+        let (lsn, seq) = claimed
+            .or(whole)
+            .unwrap_or((newest.end_lsn, newest.last_seq));
         let flushed = Flushed { lsn: lsn.0, seq };
         // A drop may be acted on only if this edit, or an earlier one, carries it.
-        horizon.dropped.retain(|(_, at)| *at <= seq);
+        horizon
+            .dropped
+            .retain(|(_, at)| *at <= seq || mutant("act-on-unflushed-drop"));
         let ranges = RangeSet::union(runs.iter().map(|run| &*run.ranges));
         let mut tables = NewTables::new(self);
         let written = self.write_level0(&view, runs, &ranges, horizon, &mut tables);

@@ -5,7 +5,7 @@ use std::iter::FusedIterator;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use terrace_base::{Error, KeyspaceId, Result};
+use terrace_base::{Error, KeyspaceId, Result, mutant};
 
 use crate::bounds::OwnedBounds;
 use crate::context::{Context, ReadPoint};
@@ -163,7 +163,10 @@ impl Iter {
         };
         if let Err(error) = &next {
             damage(error);
-            self.end();
+            match mutant("iterate-past-error") {
+                true => (self.front, self.back) = (None, None),
+                false => self.end(),
+            }
         }
         Some(next)
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use terrace_base::hash::key_hash;
-use terrace_base::{Error, ErrorKind, KeyspaceId, Result, SeqNo, UserKey, ValueKind};
+use terrace_base::{Error, ErrorKind, KeyspaceId, Result, SeqNo, UserKey, ValueKind, mutant};
 use terrace_compaction::{KeyRange, KeyspaceRecord, VersionEdit};
 
 use crate::batch::{Batch, Entries, Framing, Write, check_lengths};
@@ -205,6 +205,7 @@ impl Catalogue {
         for (at, change) in inner.unflushed.iter().filter(|(at, _)| *at <= seq) {
             match change {
                 Change::Create(record) => edit.keyspaces_created.push(record.clone()),
+                Change::Drop(_) if mutant("forget-keyspace-drop") => {}
                 Change::Drop(id) => edit.keyspaces_dropped.push((*id, *at)),
             }
         }

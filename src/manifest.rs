@@ -31,7 +31,7 @@ use std::path::Path;
 use terrace_base::checksum::checksum;
 use terrace_base::coding::{put_u32, put_u64};
 use terrace_base::vfs::{File, Fs, OpenMode};
-use terrace_base::{Decoder, Error, ErrorKind, FileKind, FileNumber, Result};
+use terrace_base::{Decoder, Error, ErrorKind, FileKind, FileNumber, Result, mutant};
 use terrace_compaction::VersionEdit;
 use terrace_wal::{FrameFile, read_frames};
 
@@ -138,9 +138,17 @@ impl Manifest {
     /// is in force yet, so a failure changes nothing.
     pub(crate) fn stage(&self, fs: &Fs, dir: &Path) -> Result<()> {
         let temporary = FileKind::CurrentTemporary.path(dir);
-        let file = fs.open(&temporary, OpenMode::CreateOrTruncate)?;
+        // One that is there already may be a link to anything: it is not to be written through.
+        match fs.remove_file(&temporary) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let file = fs.open(&temporary, OpenMode::CreateNew)?;
         file.write_all_at(&encode_current(self.number, self.salt), 0)?;
-        file.sync()
+        if !mutant("skip-current-sync") {
+            file.sync()?;
+        }
+        Ok(())
     }
 
     /// Makes the manifest's name durable and then `CURRENT` name it. A mark says so in the end: see
@@ -149,7 +157,9 @@ impl Manifest {
         fs.sync_dir(dir)?;
         let temporary = FileKind::CurrentTemporary.path(dir);
         fs.rename(&temporary, &FileKind::Current.path(dir))?;
-        fs.sync_dir(dir)?;
+        if !mutant("skip-rename-sync") {
+            fs.sync_dir(dir)?;
+        }
         self.mark()
     }
 
@@ -173,7 +183,9 @@ impl Manifest {
         self.buffer.clear();
         edit.encode(&mut self.buffer);
         self.frames.append(self.last_edit + 1, &self.buffer)?;
-        self.frames.sync()?;
+        if !mutant("skip-manifest-sync") {
+            self.frames.sync()?;
+        }
         self.last_edit += 1;
         self.lone = false;
         Ok(self.last_edit)

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use terrace_base::{Error, Result, SeqNo, UserKey};
+use terrace_base::{Error, Result, SeqNo, UserKey, mutant};
 
 use crate::bounds::{KeyBounds, OwnedBounds};
 use crate::context::ReadPoint;
@@ -89,8 +89,9 @@ impl Reader<'_> {
 
     fn multi_get(&self, keys: impl IntoIterator<Item: AsRef<[u8]>>) -> Result<Vec<Option<Bytes>>> {
         self.check()?;
+        let early = mutant("view-after-visible").then(|| self.at());
         let view = self.engine.views.cell.load_full();
-        let mut at = self.at();
+        let mut at = early.unwrap_or_else(|| self.at());
         at.now.get_or_insert_with(|| self.engine.context.now());
         keys.into_iter()
             .map(|key| {

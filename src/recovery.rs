@@ -24,7 +24,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use terrace_base::coding::align8;
 use terrace_base::vfs::{Fs, LockGuard, OpenMode, Process, parent_of};
-use terrace_base::{Error, ErrorKind, FileKind, FileNumber, RangeSet, Result, SeqNo};
+use terrace_base::{Error, ErrorKind, FileKind, FileNumber, RangeSet, Result, SeqNo, mutant};
 use terrace_compaction::{
     AddedTable, Flushed, KeyspaceRecord, MergeOptions, OlderRuns, Outputs, Rules, Stripes,
     TableStore, VersionEdit,
@@ -214,6 +214,9 @@ impl Opening<'_> {
     /// A number above every number in the directory and every number set aside. A name with a number that no
     /// database can reach is a leftover of somebody's.
     fn free_number(&self, ceiling: u64) -> u64 {
+        if mutant("reuse-file-number") {
+            return ceiling;
+        }
         let used = self.names.iter().filter_map(|name| match name {
             FileKind::Manifest(n)
             | FileKind::Segment(n)
@@ -243,7 +246,9 @@ impl Opening<'_> {
                 Error::new(ErrorKind::NotFound, "there is no database here").in_file(self.dir(), 0)
             );
         }
-        self.sync_ancestors()?;
+        if !mutant("skip-parent-sync") {
+            self.sync_ancestors()?;
+        }
         let mut state = ManifestState::new();
         let number = self.free_number(state.file_ceiling);
         state.file_ceiling = number + 1;
@@ -347,7 +352,7 @@ impl Opening<'_> {
             )
             .in_file(&FileKind::Manifest(read.number).path(self.dir()), 0));
         }
-        let clean = ended_well(&read, &log, &state);
+        let clean = ended_well(&read, &log, &state) && self.has_one_name(read.number)?;
         if !clean && !self.options.read_only {
             return self.rebuilt(state, &read, &log, replay, last_seq);
         }
@@ -375,6 +380,13 @@ impl Opening<'_> {
             published: false,
             log_had,
         })
+    }
+
+    /// False if the manifest can be reached by another name, of a copy made of links: its bytes must stay.
+    fn has_one_name(&self, manifest: FileNumber) -> Result<bool> {
+        let path = FileKind::Manifest(manifest).path(self.dir());
+        let found = self.files.fs.metadata(&path)?;
+        Ok(found.is_some_and(|found| found.links == 1))
     }
 
     /// `Corruption` if some file proves that the manifest was replaced or cut: an old copy lists what once was,
@@ -453,7 +465,12 @@ impl Opening<'_> {
     ) -> Result<Found> {
         let log_had = log_had(&replay, log);
         let mut next_file = self.free_number(state.file_ceiling);
-        let last_seq = found_seq.plus(SKIP);
+        let skipped = if mutant("reuse-sequence-number") {
+            0
+        } else {
+            SKIP
+        };
+        let last_seq = found_seq.plus(skipped);
         let seen = log.end.0.max(log.highest_seen.0).max(state.flushed.lsn);
         let next_lsn = Lsn(align8(seen).saturating_add(SKIP));
         let mut edit = VersionEdit {
@@ -546,7 +563,7 @@ impl Opening<'_> {
     /// disk's `CURRENT` names is then one of these. So the directory is synced first.
     fn remove_unlisted(&self, found: &Found) -> Result<()> {
         let unlisted = self.unlisted(found)?;
-        if !unlisted.is_empty() && !found.published {
+        if !unlisted.is_empty() && !found.published && !mutant("remove-before-sync") {
             self.files.fs.sync_dir(self.dir())?;
         }
         unlisted
@@ -590,6 +607,9 @@ fn ended_well(
 ) -> bool {
     // The one edit of a new manifest was durable before CURRENT; of a later one the mark of `close` tells.
     let closed_later = read.marked && read.edits > 1;
+    if mutant("trust-unsynced-log") {
+        return !read.torn;
+    }
     !read.torn
         && match &log.close {
             Some(close) => close.manifest_edit == read.last_edit || closed_later,

@@ -6,34 +6,48 @@
 //! RUSTFLAGS="--cfg terrace_shuttle" cargo test --target-dir target/shuttle --lib shuttle
 //! ```
 //!
-//! A failure prints its schedule; `shuttle::replay(body, schedule)` in place of [`check`] repeats it. Databases have
-//! no threads of their own here: a thread of the test does what the log's, the flush and the compaction thread
-//! would do, with the same functions.
+//! Each test runs a number of schedules under either scheduler: `TERRACE_SCHEDULES=n` changes it, and
+//! `TERRACE_SCHEDULE_SEED=s` the seed from which they are drawn. `torture schedules` sets both, and reads the line that
+//! each test prints. A failure prints its schedule; `shuttle::replay(body, schedule)` in place of [`check`] repeats it.
+//!
+//! Databases have no threads of their own here: a thread of the test does what the log's, the flush and the
+//! compaction thread would do, with the same functions.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // Helpers of tests as well as tests.
 
 mod disk;
+mod jobs;
 
 use std::sync::{Arc, Mutex as StdMutex};
 use std::time::Duration;
 
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
 use shuttle::{Config, Runner, rand::Rng, thread};
+use terrace_base::vfs::Vfs;
 use terrace_base::{Clock, ErrorKind, SeqNo};
 
 use crate::sync::{AtomicU64, Ordering};
 use crate::{Batch, Db, Durability, Options};
 use disk::Disk;
 
-/// Runs `body` under many schedules.
-fn check(iterations: usize, body: fn()) {
+/// A number from the environment.
+fn number(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().expect(name))
+}
+
+/// Runs `body` under `schedules` schedules, unless the environment names another number, and says so.
+fn check(schedules: usize, body: fn()) {
     fn run(scheduler: impl Scheduler + 'static, body: fn()) {
         let mut config = Config::new();
         config.stack_size = 1 << 20;
         Runner::new(scheduler, config).run(body);
     }
-    run(RandomScheduler::new(iterations), body);
-    run(PctScheduler::new(3, iterations), body);
+    let schedules = number("TERRACE_SCHEDULES").map_or(schedules, |n| n as usize);
+    let seed = number("TERRACE_SCHEDULE_SEED").unwrap_or(1);
+    run(RandomScheduler::new_from_seed(seed, schedules), body);
+    run(PctScheduler::new_from_seed(seed, 3, schedules), body);
+    println!("schedules: {}", 2 * schedules);
 }
 
 /// A clock that moves by 5 us whenever it is asked, so that waiting for a moment comes to an end.
@@ -76,9 +90,9 @@ fn value(writer: u64, n: u64, times: usize) -> Vec<u8> {
     unit.repeat(times)
 }
 
-fn options(disk: &Arc<Disk>, segment: u64) -> Options {
+fn options(disk: Arc<dyn Vfs>, segment: u64) -> Options {
     let mut options = Options::new().memory(4 << 20);
-    options.vfs = disk.clone();
+    options.vfs = disk;
     options.clock = Arc::new(StepClock::default());
     options.tuning.manual = true;
     options.tuning.list_entries = 4;
@@ -89,7 +103,7 @@ fn options(disk: &Arc<Disk>, segment: u64) -> Options {
 impl World {
     fn new(change: impl FnOnce(Options) -> Options, segment: u64) -> World {
         let disk = Disk::new();
-        let db = change(options(&disk, segment)).open("/db").unwrap();
+        let db = change(options(disk.clone(), segment)).open("/db").unwrap();
         World {
             db,
             disk,
@@ -419,7 +433,7 @@ fn closing() {
     }
     world.thread(|hands| hands.db.close().unwrap());
     world.join();
-    let db = options(&world.disk, 4096).open("/db").unwrap();
+    let db = options(world.disk.clone(), 4096).open("/db").unwrap();
     let acknowledged = acknowledged.lock().unwrap();
     for key in acknowledged.iter() {
         assert!(

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use terrace_base::SeqNo;
+use terrace_base::{SeqNo, mutant};
 
 use crate::sync::{AtomicU64, Mutex, Ordering, lock};
 
@@ -26,11 +26,14 @@ struct Registered {
 impl SnapshotList {
     /// Registers a snapshot of what is visible now, and says at what time that is.
     pub(crate) fn register(&self, visible: &AtomicU64, now: impl FnOnce() -> u64) -> (SeqNo, u64) {
+        let early = mutant("register-late").then(|| visible.load(Ordering::Acquire));
         let mut counts = lock(&self.counts);
-        let seq = SeqNo::new(visible.load(Ordering::Acquire));
+        let seq = SeqNo::new(early.unwrap_or_else(|| visible.load(Ordering::Acquire)));
         let time = now();
         let new = Registered { snapshots: 0, time };
-        counts.entry(seq).or_insert(new).snapshots += 1;
+        if !mutant("forget-snapshot") {
+            counts.entry(seq).or_insert(new).snapshots += 1;
+        }
         (seq, time)
     }
 

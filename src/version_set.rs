@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use terrace_base::{Error, ErrorKind, FileKind, FileNumber, KeyspaceId, Result, SeqNo};
+use terrace_base::{Error, ErrorKind, FileKind, FileNumber, KeyspaceId, Result, SeqNo, mutant};
 use terrace_compaction::{
     Flushed, KeyspaceRecord, SegmentRecord, TableStore, Version, VersionEdit,
 };
@@ -236,6 +236,13 @@ impl VersionSet {
     ) -> Result<u64> {
         let mut inner = self.lock();
         let before = inner.state.version.clone();
+        for early in edit
+            .removed
+            .iter()
+            .filter(|_| mutant("delete-inputs-early"))
+        {
+            self.files.remove(FileKind::Table(early.number))?;
+        }
         let number = self.apply_locked(&mut inner, edit)?;
         let after = inner.state.version.clone();
         install(&mut inner, &after);

@@ -7,6 +7,7 @@
 //! - [`error`]: the one error type, and [`filename`]: the names of the files of a database
 //! - [`iterator`] and [`merging`]: the seam between sources of entries and those who read them
 //! - [`vfs`] and [`clock`]: the only ways to the file system and to time
+//! - [`mutant`](mod@mutant): deliberate bugs, for testing the tests
 #![deny(unsafe_code)]
 
 pub mod checksum;
@@ -18,6 +19,7 @@ pub mod hash;
 pub mod iterator;
 pub mod key;
 pub mod merging;
+pub mod mutant;
 pub mod prefetch;
 pub mod range_set;
 pub mod vfs;
@@ -29,4 +31,5 @@ pub use filename::{FileKind, FileNumber};
 pub use iterator::InternalIterator;
 pub use key::{KeyRef, KeyspaceId, OwnedKey, OwnedUserKey, SeqNo, UserKey, ValueKind};
 pub use merging::MergingIterator;
+pub use mutant::mutant;
 pub use range_set::{DeletedRange, RangeSet};

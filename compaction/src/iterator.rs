@@ -22,6 +22,7 @@ use std::cmp::Ordering;
 use terrace_base::key::split_expiry;
 use terrace_base::{
     Error, InternalIterator, KeyRef, KeyspaceId, RangeSet, Result, SeqNo, UserKey, ValueKind,
+    mutant,
 };
 
 use crate::stripes::Stripes;
@@ -197,12 +198,14 @@ impl<'a, I: InternalIterator> CompactionIter<'a, I> {
 
     /// Moves to the next entry of the input; false at its end.
     fn step(&mut self) -> Result<bool> {
-        if self.started {
-            self.input.next()?;
-        } else {
-            self.started = true;
-            self.input.first()?;
+        let moved = match std::mem::replace(&mut self.started, true) {
+            true => self.input.next(),
+            false => self.input.first(),
+        };
+        if moved.is_err() && mutant("merge-ends-at-error") {
+            return Ok(false);
         }
+        moved?;
         let valid = self.input.valid();
         self.read += u64::from(valid);
         Ok(valid)
@@ -226,7 +229,7 @@ impl<'a, I: InternalIterator> CompactionIter<'a, I> {
         if keyspace_is_gone(&mut self.keyspace, &self.rules, key.user.keyspace) {
             return Ok(Some(Dropped::DroppedKeyspace));
         }
-        if hidden_in == Some(stripe) {
+        if hidden_in == Some(stripe) || hidden_in.is_some() && mutant("drop-version-early") {
             return Ok(Some(Dropped::Shadowed));
         }
         if is_range_deleted(&self.rules, key, stripe) {
@@ -239,7 +242,8 @@ impl<'a, I: InternalIterator> CompactionIter<'a, I> {
             _ if self.expired => Dropped::Expired,
             _ => return Ok(None),
         };
-        let hides_nothing = stripe == 0 && !(self.rules.may_exist_below)(key.user);
+        let hides_nothing = stripe == 0
+            && (!(self.rules.may_exist_below)(key.user) || mutant("drop-tombstone-early"));
         Ok(hides_nothing.then_some(hides))
     }
 

@@ -9,7 +9,8 @@
 //! 1. Arena memory is written before the node that points to it is inserted (no node points to what was not
 //!    written, and nothing else reads a chunk), never written again, and
 //!    freed only with the [`List`]: chunks are only ever pushed, and a chunk's bytes do not move when the
-//!    vector of chunks grows.
+//!    vector of chunks grows. A [`Chunk`] is a pointer, not a `Box`: moving a box says that no other pointer to
+//!    its bytes is in use.
 //! 2. A `Node` leaves this file only inside a [`ListCursor`], which holds the `Arc<List>` whose arena it
 //!    points into. A probe (a node made to search for) points at the caller's key and lives only for the
 //!    call that made it.
@@ -19,6 +20,7 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::mem::MaybeUninit;
 use std::ops::Bound;
+use std::ptr::NonNull;
 use std::sync::{Arc, Mutex};
 
 use crossbeam_epoch as epoch;
@@ -139,12 +141,35 @@ impl PartialEq for Node {
 
 impl Eq for Node {}
 
+/// A piece of the arena, freed when this is dropped.
+struct Chunk(NonNull<[MaybeUninit<u8>]>);
+
+// SAFETY: it owns its bytes, and frees them wherever it is dropped.
+unsafe impl Send for Chunk {}
+
+impl Chunk {
+    fn new(size: usize) -> Chunk {
+        Chunk(NonNull::from(Box::leak(Box::new_uninit_slice(size))))
+    }
+
+    fn start(&self) -> *mut u8 {
+        self.0.as_ptr().cast()
+    }
+}
+
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        // SAFETY: the pointer comes from a box in `new`, and nothing else makes it one again.
+        drop(unsafe { Box::from_raw(self.0.as_ptr()) });
+    }
+}
+
 /// A sorted list of entries: one inserter, any number of readers.
 pub(crate) struct List {
     nodes: SkipList<Node, ()>,
     filter: Filter,
     /// Read only to free them; pushed to once per 256 KiB.
-    chunks: Mutex<Vec<Box<[MaybeUninit<u8>]>>>,
+    chunks: Mutex<Vec<Chunk>>,
     entries: AtomicU64,
     /// The range deletes, and how many, so that a get need not look at them where there are none.
     ranges: ArcCell<RangeSet>,
@@ -243,7 +268,7 @@ impl ListWriter {
         };
         ListWriter {
             list: Arc::new(list),
-            next: std::ptr::NonNull::dangling().as_ptr(), // An empty entry takes no bytes of any chunk.
+            next: NonNull::dangling().as_ptr(), // An empty entry takes no bytes of any chunk.
             left: 0,
             bytes: 0,
         }
@@ -291,8 +316,7 @@ impl ListWriter {
 
     fn copy_in(&mut self, key: &[u8], value: &[u8]) -> *const u8 {
         let needed = key.len() + value.len();
-        // An entry without bytes needs a place too: a slice's pointer is never null.
-        if needed > self.left || self.next.is_null() {
+        if needed > self.left {
             self.grow(needed);
         }
         let start = self.next;
@@ -310,8 +334,8 @@ impl ListWriter {
     #[cold]
     fn grow(&mut self, needed: usize) {
         let size = if needed > CHUNK / 4 { needed } else { CHUNK };
-        let mut chunk = Box::new_uninit_slice(size);
-        let start = chunk.as_mut_ptr().cast::<u8>();
+        let chunk = Chunk::new(size);
+        let start = chunk.start();
         let mut chunks = self
             .list
             .chunks

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
-use terrace_base::vfs::{LockGuard, MemVfs, Metadata, OpenMode, Vfs, VfsFile};
+use terrace_base::vfs::{
+    CrashPolicy, ImageKind, LockGuard, MemVfs, Metadata, OpenMode, Vfs, VfsFile,
+};
 
 #[derive(Debug, Default)]
 struct Known {
@@ -31,7 +33,7 @@ pub(super) struct Disk {
 impl Disk {
     pub(super) fn new() -> Arc<Disk> {
         Arc::new(Disk {
-            inner: MemVfs::new(7),
+            inner: MemVfs::crashable(7),
             known: Arc::default(),
         })
     }
@@ -52,6 +54,11 @@ impl Disk {
             known.durable.get(path).is_some_and(|&n| n > i)
         };
         known.stores.iter().enumerate().take(at + 1).all(durable)
+    }
+
+    /// What a power cut now would leave, with nothing kept that was not synced.
+    pub(super) fn cut(&self) -> Arc<MemVfs> {
+        self.inner.image(ImageKind::Cut, CrashPolicy::DropAll, 7)
     }
 
     /// The `nth` sync of what was stored in the log, counted from now on, fails.

@@ -27,6 +27,7 @@ use bytes::Bytes;
 use terrace_base::coding::{Decoder, put_u32, put_u64};
 use terrace_base::error::{Error, Result};
 use terrace_base::hash::seeded;
+use terrace_base::mutant;
 use terrace_base::prefetch::prefetch;
 
 const SLOTS: usize = 15;
@@ -131,7 +132,9 @@ fn place(buckets: &mut [[u32; SLOTS + 1]], hash: u64, slot: u32) -> Option<()> {
             *free = slot;
             return Some(());
         }
-        *overflow |= overflow_bit(hash);
+        if !mutant("lose-overflow-bit") {
+            *overflow |= overflow_bit(hash);
+        }
         at += 1;
         if at == buckets.len() {
             at = 0;

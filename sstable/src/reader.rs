@@ -24,6 +24,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use terrace_base::error::{Error, Result};
 use terrace_base::key::{SeqNo, UserKey};
+use terrace_base::mutant;
 use terrace_base::prefetch::prefetch;
 use terrace_base::vfs::File;
 
@@ -140,7 +141,7 @@ impl Table {
                 Some(record) if record.key == key.bytes && self.is_in(block, key) => record,
                 _ => continue,
             };
-            if record.seq() > at {
+            if record.seq() > at && !mutant("index-ignores-snapshot") {
                 return self.get_by_fences(key, at);
             }
             let (start, len) = (record.value_start(pos), record.value.len());

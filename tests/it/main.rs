@@ -16,6 +16,8 @@ mod expiry;
 mod faults;
 mod ingest;
 mod isolation;
+mod known_bugs;
+mod links;
 mod log_damage;
 #[cfg(feature = "log")]
 mod logging;

@@ -46,7 +46,7 @@ use std::fmt;
 
 use terrace_base::checksum::{crc32_of_parts, place};
 use terrace_base::coding::align8;
-use terrace_base::{Decoder, Error, FileNumber, Result, SeqNo};
+use terrace_base::{Decoder, Error, FileNumber, Result, SeqNo, mutant};
 
 const CRC_OFFSET: usize = size_of::<u32>();
 const SALT_OFFSET: usize = CRC_OFFSET + size_of::<u32>();
@@ -190,11 +190,17 @@ pub(crate) fn encode(
         out.extend_from_slice(part);
     }
     out.resize(align8(length) as usize, 0);
-    let crc = crc_of(out).wrapping_add(place(salt, offset));
+    let crc = crc_of(out).wrapping_add(belonging(salt, offset));
     if let Some(field) = out.get_mut(CRC_OFFSET..SALT_OFFSET) {
         field.copy_from_slice(&crc.to_le_bytes());
     }
     Ok(())
+}
+
+/// What is added to the CRC of a frame of this use at this offset.
+#[inline]
+fn belonging(salt: u64, offset: u64) -> u32 {
+    place(if mutant("ignore-salt") { 0 } else { salt }, offset)
 }
 
 /// The CRC of all of a frame but its crc field.
@@ -209,7 +215,7 @@ fn crc_of(frame: &[u8]) -> u32 {
 /// file with `salt` and it fits the `room` left. Cheap, and rarely wrong: the CRC decides.
 #[inline]
 pub(crate) fn plausible(first: [u8; 8], second: [u8; 8], salt: u64, room: u64) -> Option<u64> {
-    if u64::from_le_bytes(second) as u32 != salt as u32 {
+    if u64::from_le_bytes(second) as u32 != salt as u32 && !mutant("ignore-salt") {
         return None;
     }
     let length = u64::from(u64::from_le_bytes(first) as u32);
@@ -236,7 +242,7 @@ pub(crate) fn decode(bytes: &[u8], salt: u64, offset: u64) -> Result<Option<Veri
     let mut decoder = Decoder::new(bytes);
     let length = decoder.u32()?;
     let crc = decoder.u32()?;
-    if total != bytes.len() as u64 || crc != crc_of(bytes).wrapping_add(place(salt, offset)) {
+    if total != bytes.len() as u64 || crc != crc_of(bytes).wrapping_add(belonging(salt, offset)) {
         return Ok(None);
     }
     decoder.u32()?;

@@ -26,7 +26,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use terrace_base::vfs::{Fs, OpenMode};
-use terrace_base::{Error, ErrorKind, FileKind, FileNumber, Result, SeqNo};
+use terrace_base::{Error, ErrorKind, FileKind, FileNumber, Result, SeqNo, mutant};
 
 use crate::file::{LogFile, PwriteFile};
 use crate::format::{
@@ -102,7 +102,10 @@ pub struct SyncPoint {
 impl SyncPoint {
     /// Syncs the files in order. After an error the log must not be used any more: see [`Log::fail`].
     pub fn run(&self) -> Result<()> {
-        self.files.iter().try_for_each(|file| file.sync())
+        self.files.iter().try_for_each(|file| match file.sync() {
+            Err(_) if mutant("retry-failed-sync") => file.sync(),
+            result => result,
+        })
     }
 }
 
@@ -271,6 +274,9 @@ impl Log {
 
     /// What a frame can say to be durable.
     fn promise(&self) -> Lsn {
+        if mutant("promise-unsynced") {
+            return self.next;
+        }
         match self.synced <= self.begin {
             true => self.below,
             false => self.synced,
@@ -356,7 +362,8 @@ impl Log {
     /// What must be synced so that everything appended so far is durable. Taken under the lock, run
     /// outside of it, reported back with [`Log::note_synced`].
     pub fn sync_point(&mut self) -> SyncPoint {
-        let mut files: Vec<_> = self.unsynced.iter().map(|(_, f)| Arc::clone(f)).collect();
+        let older = self.unsynced.iter().filter(|_| !mutant("sync-newest-only"));
+        let mut files: Vec<_> = older.map(|(_, f)| Arc::clone(f)).collect();
         if let Some(current) = self.current.as_ref().filter(|_| self.next > self.synced) {
             files.push(Arc::clone(&current.file));
         }
@@ -411,6 +418,9 @@ impl Log {
             self.switch_to(0)?;
         }
         let point = self.sync_point();
+        if mutant("close-without-sync") {
+            return Ok(true);
+        }
         point.run()?;
         self.note_synced(point.upto);
         let last_seq = last_seq.max(self.last_seq);
@@ -433,7 +443,7 @@ impl Log {
         while self
             .sealed
             .front()
-            .is_some_and(|sealed| sealed.end <= flushed)
+            .is_some_and(|sealed| sealed.end <= flushed || mutant("release-log-early"))
         {
             released.extend(self.sealed.pop_front().map(|sealed| sealed.meta));
         }
@@ -474,7 +484,9 @@ impl Log {
     }
 
     fn noting_failure<T>(&mut self, result: Result<T>) -> Result<T> {
-        if let Err(error) = &result {
+        if let Err(error) = &result
+            && !mutant("go-on-after-append")
+        {
             self.fail(error.clone());
         }
         result

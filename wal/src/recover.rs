@@ -41,7 +41,7 @@
 use std::path::Path;
 
 use terrace_base::vfs::Fs;
-use terrace_base::{Error, Result, SeqNo};
+use terrace_base::{Error, Result, SeqNo, mutant};
 
 use crate::chain::{Segment, open_all};
 use crate::format::{Close, Frame, FrameKind, Link, Lsn, MAX_LSN};
@@ -389,7 +389,7 @@ impl Replay {
         scanner.search(offset, &mut |at, frame| {
             frames += 1;
             let promise = Lsn(frame.fields.synced);
-            if promise > stop.lsn && broken.is_none() {
+            if promise > stop.lsn && broken.is_none() && !mutant("ignore-synced") {
                 broken = Some((at, promise));
             }
             result.synced = result.synced.max(promise.min(stop.lsn));

@@ -79,7 +79,7 @@ pub trait Vfs: fmt::Debug + Send + Sync {
     fn remove_file(&self, path: &Path) -> io::Result<()>;
     /// Makes the names in a directory durable.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
-    /// Length, kind and number of names.
+    /// Length, kind and number of names, a symbolic link among them if `path` is one.
     fn metadata(&self, path: &Path) -> io::Result<Metadata>;
     /// Takes an advisory lock on a file, created if absent; `None` while somebody else holds it, also in
     /// this process.

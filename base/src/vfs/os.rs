@@ -105,6 +105,13 @@ fn private(_: &mut fs::OpenOptions) {}
 
 impl Vfs for OsVfs {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn VfsFile>> {
+        // To open a pipe would wait for somebody to write to it.
+        if matches!(mode, OpenMode::Read | OpenMode::ReadWrite) && !fs::metadata(path)?.is_file() {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "it is not a file",
+            ));
+        }
         Ok(Arc::new(OsFile(options(mode).open(path)?)))
     }
 
@@ -152,6 +159,8 @@ impl Vfs for OsVfs {
         let links = std::os::unix::fs::MetadataExt::nlink(&found);
         #[cfg(not(unix))]
         let links = 1;
+        // A symbolic link is one more name for the file.
+        let links = links + u64::from(fs::symlink_metadata(path)?.is_symlink());
         Ok(Metadata {
             len: found.len(),
             is_dir: found.is_dir(),
@@ -166,6 +175,13 @@ impl Vfs for OsVfs {
             options.write(true).create(true);
         }
         private(&mut options);
+        // A link could have a file made elsewhere.
+        if fs::symlink_metadata(path).is_ok_and(|found| !found.is_file()) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "it is not a file",
+            ));
+        }
         let file = options.open(path)?;
         let taken = if exclusive {
             file.try_lock()

@@ -2,6 +2,8 @@
 //!
 //! What each must do follows from the model alone; only then the database is asked.
 
+use std::sync::Arc;
+
 use terrace::{Batch, Bytes, ErrorKind, SeqNo, Swap};
 
 use crate::KEYSPACES;

@@ -45,6 +45,7 @@ mod plan;
 mod powercut;
 mod report;
 mod rounds;
+mod schedules;
 mod shrink;
 #[cfg(target_os = "linux")]
 mod steps;
@@ -120,6 +121,11 @@ pub const MODES: &[Mode] = &[
         name: "isolation",
         about: "transactions by 8 threads, and a search for what no serial order explains",
         run: isolation::run,
+    },
+    Mode {
+        name: "schedules",
+        about: "the concurrent parts under chosen schedules, built anew by cargo; counts schedules",
+        run: schedules::run,
     },
 ];
 
