@@ -13,6 +13,7 @@
 
 mod crash;
 mod digest;
+pub mod fuzz;
 mod generate;
 mod model;
 mod op;
