@@ -162,7 +162,8 @@ pub(super) fn edit() -> Vec<Vec<u8>> {
 pub(super) fn batch() -> Vec<Vec<u8>> {
     let two = [2, 1, 0, 1, b'a', 2, b'x', b'y', 2, 7, 1, b'b'];
     let keyspaces = [2, 32, 1, 1, b'u', 0, 33, 1];
-    vec![two.to_vec(), keyspaces.to_vec(), vec![0], vec![1, 2, 0, 0]]
+    let followed = [1, 2, 0, 0, 9];
+    vec![two.to_vec(), keyspaces.to_vec(), vec![0], followed.to_vec()]
 }
 
 fn section_of(table: &[u8], tag: u32) -> Option<&[u8]> {
