@@ -23,9 +23,9 @@ longest() {
 # add TARGET EXECUTIONS SECONDS EDGES FEATURES FAILURES: one line a target, in order.
 add() {
     touch totals.json
-    { awk -F'[":, ]+' -v name="$1" -v runs="$2" -v cpu="$3" -v edges="$4" -v features="$5" -v bad="$6" '
+    { awk -F'[":, {}]+' -v name="$1" -v runs="$2" -v cpu="$3" -v edges="$4" -v features="$5" -v bad="$6" '
         $2 == name { runs += $4; cpu += $6; bad += $12; next }
-        $3 == "executions" || $4 ~ /^[0-9]+$/ { print $2, $4, $6, $8, $10, $12 }
+        $3 == "executions" { print $2, $4, $6, $8, $10, $12 }
         END { print name, runs, cpu, edges, features, bad }' totals.json; } | sort |
         awk 'BEGIN { print "{" }
             { if (NR > 1) print ","
@@ -34,8 +34,10 @@ add() {
     mv totals.new totals.json
 }
 
+# All at once, before the clock runs.
+cargo +nightly fuzz build
+
 for target in "${targets[@]}"; do
-    cargo +nightly fuzz build "$target" 2>/dev/null || { cargo +nightly fuzz build "$target"; exit 1; }
     binary=$(find target -path "*/release/$target" -type f -perm -u+x | head -1)
     work=target/work/$target log=target/work/$target.log
     mkdir -p "$work" "artifacts/$target" "corpus/$target"
