@@ -154,6 +154,15 @@ impl<'a> Iterator for Operations<'a> {
     }
 }
 
+/// Appends the operation that deletes a range of keys.
+pub(crate) fn encode_delete_range(out: &mut Vec<u8>, lower: UserKey<'_>, upper: Option<&[u8]>) {
+    out.push(DELETE_RANGE);
+    put_varint(out, u64::from(lower.keyspace.0));
+    put_slice(out, lower.bytes);
+    out.push(u8::from(upper.is_some()));
+    put_slice(out, upper.unwrap_or_default());
+}
+
 /// Appends the operation that creates a keyspace.
 pub(crate) fn encode_create(out: &mut Vec<u8>, id: KeyspaceId, name: &str, options: &[u8]) {
     out.push(CREATE_KEYSPACE);
@@ -470,11 +479,8 @@ impl Batch {
         let longest = lower.len().max(upper_len).saturating_sub(1);
         if self.admit(longest, lower.len() + upper_len) {
             self.count += 1;
-            self.payload.push(DELETE_RANGE);
-            put_varint(&mut self.payload, u64::from(id.0));
-            put_slice(&mut self.payload, &lower);
-            self.payload.push(u8::from(upper.is_some()));
-            put_slice(&mut self.payload, upper.as_deref().unwrap_or_default());
+            let lower = UserKey::new(id, &lower);
+            encode_delete_range(&mut self.payload, lower, upper.as_deref());
         }
     }
 

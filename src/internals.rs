@@ -1,8 +1,11 @@
-//! Parts below the public API, for benches. Not part of the API.
+//! Parts below the public API, for benches and fuzzing. Not part of the API.
 
 use terrace_base::hash::key_hash;
-use terrace_base::{KeyRef, KeyspaceId, Result, SeqNo, UserKey, ValueKind};
+use terrace_base::{Error, KeyRef, KeyspaceId, Result, SeqNo, UserKey, ValueKind};
 
+use crate::batch::{
+    Framing, Operation, Operations, encode_clock, encode_create, encode_delete_range, encode_drop,
+};
 use crate::memtable::{ListWriter, pin};
 
 /// A list of the memtable.
@@ -34,4 +37,37 @@ impl MemList {
         let found = self.0.list().get(user, key_hash(user), SeqNo::MAX)?;
         Ok(found.map(|(_, _, value)| value.len()))
     }
+}
+
+/// The operations of a log frame's payload, decoded and encoded again, and how many they were.
+///
+/// # Errors
+/// If they do not decode.
+pub fn recode_operations(payload: &[u8], count: u32) -> Result<(Vec<u8>, u32)> {
+    let mut out = Vec::new();
+    let mut read = 0;
+    for operation in Operations::new(payload, count) {
+        read += 1;
+        match operation? {
+            Operation::Entry { user, kind, value } => {
+                let framing = Framing::new(user, kind, value.len());
+                for part in [
+                    framing.before_key(),
+                    user.bytes,
+                    framing.before_value(),
+                    value,
+                ] {
+                    out.extend_from_slice(part);
+                }
+            }
+            Operation::DeleteRange { lower, upper } => encode_delete_range(&mut out, lower, upper),
+            Operation::CreateKeyspace { id, name, options } => {
+                let name = str::from_utf8(name).map_err(Error::other)?;
+                encode_create(&mut out, id, name, options);
+            }
+            Operation::DropKeyspace { id } => encode_drop(&mut out, id),
+            Operation::Clock(time) => out.extend_from_slice(&encode_clock(time)),
+        }
+    }
+    Ok((out, read))
 }

@@ -11,7 +11,7 @@ use terrace_base::vfs::{Fault, FaultVfs, Fs, MemVfs, OpenMode};
 
 use super::*;
 use crate::Compression;
-use crate::format::{Section, decode_footer, encode_footer, seal_section};
+use crate::format::{POINT_INDEX, Section, decode_footer, encode_footer, seal_section};
 use crate::testing::*;
 use crate::{FileSink, TableWriter, WriterOptions};
 use terrace_base::checksum::checksum;
@@ -293,6 +293,26 @@ fn entries_out_of_order_are_noticed_under_right_checksums() {
     }
     let error = RawBlock::new(&bytes).unwrap().validate().unwrap_err();
     assert!(error.to_string().contains("out of order"), "{error}");
+}
+
+/// The right place comes second: a look-up would answer with the older version, and not look further.
+#[test]
+fn an_index_that_leads_to_an_older_version_first_is_noticed() {
+    let model = vec![put(b"k", 2, b"new"), put(b"k", 1, b"old")];
+    let (_, mut image) = build(&model, &options(Compression::None, 8192));
+    let layout = layout(&image);
+    let raw = RawBlock::new(&image[layout.blocks[0].clone()]).unwrap();
+    let (newest, older) = (raw.position(0) as u32 / 8, raw.position(1) as u32 / 8);
+    let index = layout.sections.iter().find(|s| s.tag == POINT_INDEX);
+    let slot = index.unwrap().offset as usize + 64;
+    let right = u32::from_le_bytes(image[slot..slot + 4].try_into().unwrap());
+    assert_eq!(right & 0x3ff, newest);
+    let wrong = right & !0x3ff | older;
+    image[slot..slot + 4].copy_from_slice(&wrong.to_le_bytes());
+    image[slot + 4..slot + 8].copy_from_slice(&right.to_le_bytes());
+    repair(&mut image, &layout);
+    let error = open_image(&image).unwrap().verify().unwrap_err();
+    assert!(error.to_string().contains("point index"), "{error}");
 }
 
 #[test]

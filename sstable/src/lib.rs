@@ -25,6 +25,9 @@ mod block;
 mod block_cache;
 mod fence;
 mod format;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub mod internals;
 mod iterator;
 mod open;
 mod options;

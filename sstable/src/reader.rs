@@ -165,6 +165,13 @@ impl Table {
             .is_some_and(|meta| meta.keyspace == key.keyspace)
     }
 
+    /// True if a version of `key` is at this place, a block and a byte in it.
+    pub(crate) fn is_at(&self, key: UserKey<'_>, (block, pos): (usize, usize)) -> Result<bool> {
+        let reference = self.block(block)?;
+        let record = Record::at(reference.bytes(), pos);
+        Ok(record.is_some_and(|record| record.key == key.bytes) && self.is_in(block, key))
+    }
+
     #[cold]
     fn get_by_fences(&self, key: UserKey<'_>, at: SeqNo) -> Result<Option<Found<'_>>> {
         let blocks = self.fences.locate(key);

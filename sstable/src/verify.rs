@@ -121,14 +121,20 @@ impl Sums {
     }
 }
 
-/// Checks that the point index, if there is one, leads to the newest version of `user`, which lies at `place`.
+/// Checks that the point index, if there is one, leads to the newest version of `user`, which lies at `place`, before
+/// it leads to any other version of it.
 fn find_by_index(table: &Table, user: UserKey<'_>, place: (usize, usize)) -> Result<()> {
-    let indexed = match table.index() {
-        Some(index) => index.probe(key_hash(user)).any(|found| found == place),
-        None => true,
-    };
-    if indexed {
+    let Some(index) = table.index() else {
         return Ok(());
+    };
+    for found in index.probe(key_hash(user)) {
+        if found == place {
+            return Ok(());
+        }
+        // A key with the same fingerprint, as a rule: a look-up passes over it.
+        if table.is_at(user, found)? {
+            break;
+        }
     }
     Err(Error::corruption(format!(
         "the point index misses {user:?}"

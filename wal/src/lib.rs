@@ -30,6 +30,9 @@
 mod chain;
 mod file;
 mod format;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub mod internals;
 mod log;
 #[cfg(test)]
 mod model_tests;

@@ -13,6 +13,7 @@
 
 mod crash;
 mod digest;
+pub mod fuzz;
 mod generate;
 pub mod isolation;
 mod model;
