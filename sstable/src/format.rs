@@ -116,7 +116,9 @@ pub(crate) fn encode_footer(sections: &[Section], id: u64, offset: u64) -> Vec<u
 
 /// The id that the footer at the end of `tail` names. Nothing of it is checked.
 pub(crate) fn id_in_footer(tail: &[u8]) -> Option<u64> {
-    let (end, _) = tail.get(tail.len().checked_sub(TAIL_LEN)?..)?.split_first_chunk::<8>()?;
+    let (end, _) = tail
+        .get(tail.len().checked_sub(TAIL_LEN)?..)?
+        .split_first_chunk::<8>()?;
     Some(u64::from_le_bytes(*end))
 }
 

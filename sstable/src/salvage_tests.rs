@@ -25,7 +25,10 @@ fn check(bytes: &[u8], blocks: Option<u64>, model: &Model, what: &str) -> Salvag
     })
     .unwrap();
     assert_eq!(kept.len() as u64, found.entries, "{what}");
-    assert!(kept.is_sorted_by(|a, b| a.0.as_ref() < b.0.as_ref()), "{what}");
+    assert!(
+        kept.is_sorted_by(|a, b| a.0.as_ref() < b.0.as_ref()),
+        "{what}"
+    );
     for entry in &kept {
         assert!(model.contains(entry), "{what}: {entry:?} was never written");
     }
@@ -60,7 +63,12 @@ fn whatever_is_damaged_the_other_blocks_are_kept() {
             }
         }
         for len in 0..image.len() {
-            let found = check(&image[..len], Some(info.blocks), &model, &format!("cut to {len}"));
+            let found = check(
+                &image[..len],
+                Some(info.blocks),
+                &model,
+                &format!("cut to {len}"),
+            );
             let all = found.blocks == info.blocks;
             assert_eq!(all, len >= data.len(), "cut to {len}");
             assert_eq!(found.lost.is_empty(), all, "cut to {len}");

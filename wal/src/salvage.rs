@@ -84,13 +84,17 @@ pub fn frames_in(
                 None => continue,
             },
             FrameKind::Link => {
-                let Ok(link) = Link::decode(frame.payload) else { continue };
+                let Ok(link) = Link::decode(frame.payload) else {
+                    continue;
+                };
                 found.last_seq = link.last_seq;
                 found.manifest_edit = Some(link.manifest_edit);
                 found.first_lsn = Some(link.first);
             }
             FrameKind::Close => {
-                let Ok(close) = Close::decode(frame.payload) else { continue };
+                let Ok(close) = Close::decode(frame.payload) else {
+                    continue;
+                };
                 found.last_seq = close.last_seq;
                 found.manifest_edit = Some(close.manifest_edit);
             }

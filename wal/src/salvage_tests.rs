@@ -29,7 +29,10 @@ fn found(bytes: &[u8]) -> Vec<(u64, u64)> {
     let mut found = Vec::new();
     frames_in(bytes, SALT, 64, &mut |frame| {
         let n = frame.payload.first().copied().unwrap_or(0);
-        assert_eq!(frame.last_seq.get() - frame.first_seq.get(), u64::from(n % 3));
+        assert_eq!(
+            frame.last_seq.get() - frame.first_seq.get(),
+            u64::from(n % 3)
+        );
         found.push((frame.start, frame.end));
         Ok(())
     })
