@@ -424,7 +424,11 @@ impl Engine {
         if let Some(cause) = self.versions.failure() {
             return Err(cause.wrap(ErrorKind::ReadOnly, "the manifest failed"));
         }
-        self.background.trouble().map_or(Ok(()), Err)
+        if let Some(trouble) = self.background.trouble() {
+            return Err(trouble);
+        }
+        let version = self.views.cell.load().version.clone();
+        version.damage().next().cloned().map_or(Ok(()), Err)
     }
 
     /// True if so many range deletes are kept that they are to be worked off before the database is idle.

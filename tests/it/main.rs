@@ -22,3 +22,5 @@ mod opening;
 mod packing;
 mod ranges;
 mod regressions;
+mod salvage;
+mod set_aside;
