@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use bytes::Bytes;
 use terrace_base::{DeletedRange, ErrorKind, FileKind, FileNumber, Result, SeqNo};
 use terrace_compaction::{TableMeta, VersionEdit};
+use terrace_wal::LinkedUse;
 
 use super::lenient::read_leniently;
 use crate::manifest;
@@ -71,20 +72,44 @@ impl Hints {
         state.last_seq = state.last_seq.max(edit.last_seq.unwrap_or_default());
     }
 
-    /// The salts to try on a file, the likeliest first: its link's own, its last, those of the others.
-    pub fn salts_for(&self, number: FileNumber, bytes: &[u8]) -> Vec<u64> {
-        let of = |own: bool| {
-            let salts = self.salts.iter().rev();
-            salts
-                .filter(move |(n, _)| (*n == number) == own)
-                .map(|(_, salt)| *salt)
+    /// The salts to try on each segment file, the likeliest first: its link's own, its last, those of the others.
+    ///
+    /// A use that no edit names may be a later one than the manifest knows, or of another database. It is the former if
+    /// its link follows a known use, or one that does; and all are believed where no file has a known use.
+    pub fn salts_of(&self, uses: &BTreeMap<FileNumber, Option<LinkedUse>>) -> Vec<Vec<u64>> {
+        let named: BTreeSet<(FileNumber, u64)> = self.salts.iter().copied().collect();
+        let all = || {
+            uses.iter()
+                .filter_map(|(number, found)| Some((*number, (*found)?)))
         };
-        let mut seen = BTreeSet::new();
-        let all = terrace_wal::salt_in_link(bytes)
-            .into_iter()
-            .chain(of(true))
-            .chain(of(false));
-        all.filter(|salt| seen.insert(*salt)).collect()
+        let mut ours = named.clone();
+        if !all().any(|(number, found)| named.contains(&(number, found.salt))) {
+            ours.extend(all().map(|(number, found)| (number, found.salt)));
+        }
+        while let Some((number, found)) = all().find(|(number, found)| {
+            let follows = found
+                .predecessor
+                .is_some_and(|before| ours.contains(&before));
+            follows && !ours.contains(&(*number, found.salt))
+        }) {
+            ours.insert((number, found.salt));
+        }
+        let salts_for = |(number, found): (&FileNumber, &Option<LinkedUse>)| {
+            let of = |own: bool| {
+                let salts = self.salts.iter().rev();
+                let salts = salts.filter(move |(n, _)| (n == number) == own);
+                salts.map(|(_, salt)| *salt)
+            };
+            let own = found.filter(|found| ours.contains(&(*number, found.salt)));
+            let mut seen = BTreeSet::new();
+            let all = own
+                .map(|found| found.salt)
+                .into_iter()
+                .chain(of(true))
+                .chain(of(false));
+            all.filter(|salt| seen.insert(*salt)).collect()
+        };
+        uses.iter().map(salts_for).collect()
     }
 }
 
@@ -170,8 +195,8 @@ fn names_something(opening: &Opening<'_>, hints: &Hints) -> Result<bool> {
             }
             FileKind::Segment(number) => {
                 let (bytes, _) = read_leniently(&opening.files.fs, &path, None)?;
-                match terrace_wal::salt_in_link(&bytes) {
-                    Some(salt) if hints.salts.contains(&(number, salt)) => return Ok(true),
+                match terrace_wal::use_in_link(&bytes) {
+                    Some(found) if hints.salts.contains(&(number, found.salt)) => return Ok(true),
                     Some(_) => others = true,
                     None => {}
                 }

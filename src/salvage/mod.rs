@@ -477,19 +477,21 @@ impl<'a> Survey<'a> {
     }
 
     fn all_segments(&self, hints: &Hints) -> Result<Vec<SegmentFile>> {
-        let mut segments = Vec::new();
+        let mut uses = BTreeMap::new();
         for name in &self.opening.names {
             let FileKind::Segment(number) = *name else {
                 continue;
             };
             let (bytes, _) = lenient::read_leniently(self.fs(), &self.path(*name), None)?;
-            segments.push(SegmentFile {
-                number,
-                size: None,
-                salts: hints.salts_for(number, &bytes),
-            });
+            uses.insert(number, terrace_wal::use_in_link(&bytes));
         }
-        Ok(segments)
+        let salts = hints.salts_of(&uses);
+        let segments = uses.keys().zip(salts).map(|(number, salts)| SegmentFile {
+            number: *number,
+            size: None,
+            salts,
+        });
+        Ok(segments.collect())
     }
 
     /// Merges tables and log into one run in the last level: every version but the newest goes, and all that ranges

@@ -47,6 +47,6 @@ pub use file::{LogFile, PwriteFile};
 pub use format::{Frame, FrameKind, Lsn};
 pub use log::{Log, Predecessor, Room, Sealed, Start, SyncPoint};
 pub use recover::{CloseInfo, Recovered, recover};
-pub use salvage::{FoundFrame, frames_in, salt_in_link};
+pub use salvage::{FoundFrame, LinkedUse, frames_in, use_in_link};
 pub use segment::{SegmentMeta, create_segment, edit_named_by};
 pub use single::{FrameFile, FrameFileTail, read_frames};

@@ -9,7 +9,7 @@
 #![deny(clippy::indexing_slicing)]
 
 use terrace_base::coding::align8;
-use terrace_base::{Result, SeqNo};
+use terrace_base::{FileNumber, Result, SeqNo};
 
 use crate::format::{self, Close, FrameKind, HEADER_LEN, LINK_LEN, Link, Lsn};
 
@@ -105,14 +105,27 @@ pub fn frames_in(
     Ok(())
 }
 
-/// The salt that the link at the front of `bytes` names, if the link verifies under it.
-pub fn salt_in_link(bytes: &[u8]) -> Option<u64> {
+/// The use of a segment as its own link names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkedUse {
+    /// Its salt.
+    pub salt: u64,
+    /// The use that it follows.
+    pub predecessor: Option<(FileNumber, u64)>,
+}
+
+/// What the link at the front of `bytes` says, if it verifies under the salt that it names.
+pub fn use_in_link(bytes: &[u8]) -> Option<LinkedUse> {
     let link = bytes.get(..LINK_LEN as usize)?;
     let (salt, _) = link.get(HEADER_LEN..)?.split_first_chunk::<8>()?;
     let salt = u64::from_le_bytes(*salt);
     let frame = format::decode(link, salt, 0).ok().flatten()?;
     let link = Link::decode(frame.payload).ok()?;
-    (frame.fields.kind == FrameKind::Link && link.salt == salt).then_some(salt)
+    let named = frame.fields.kind == FrameKind::Link && link.salt == salt;
+    named.then(|| LinkedUse {
+        salt,
+        predecessor: link.predecessor.map(|before| (before.number, before.salt)),
+    })
 }
 
 #[cfg(test)]

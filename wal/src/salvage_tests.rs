@@ -81,7 +81,11 @@ fn a_link_names_its_salt_only_while_it_verifies() {
     };
     let mut bytes = Vec::new();
     format::encode(&mut bytes, fields, &[&link.encode()], SALT, 0).unwrap();
-    assert_eq!(salt_in_link(&bytes), Some(SALT));
+    let expected = LinkedUse {
+        salt: SALT,
+        predecessor: None,
+    };
+    assert_eq!(use_in_link(&bytes), Some(expected));
     frames_in(&bytes, SALT, 0, &mut |frame| {
         let told = (frame.last_seq.get(), frame.manifest_edit, frame.first_lsn);
         assert_eq!(told, (3, Some(4), Some(Lsn(8))));
@@ -91,7 +95,7 @@ fn a_link_names_its_salt_only_while_it_verifies() {
     for bit in 0..bytes.len() * 8 {
         let mut bad = bytes.clone();
         bad[bit / 8] ^= 1 << (bit % 8);
-        assert_eq!(salt_in_link(&bad), None, "bit {bit}");
+        assert_eq!(use_in_link(&bad), None, "bit {bit}");
     }
-    assert_eq!(salt_in_link(&bytes[..50]), None);
+    assert_eq!(use_in_link(&bytes[..50]), None);
 }

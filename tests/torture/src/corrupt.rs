@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use self::check::Outcome as Answer;
 use self::damage::{Damage, misplaced, single};
-use self::subject::Subject;
+use self::subject::{Ending, Subject};
 use crate::{Counts, Failure, Outcome, Plan};
 
 /// Threads that work side by side.
@@ -44,13 +44,14 @@ pub fn run(plan: &Plan) -> Outcome {
 }
 
 fn round(plan: &Plan, seed: u64, counts: &mut Counts) -> Result<(), Failure> {
-    let foreign = Subject::new(seed ^ 0x5555, true);
-    for closed in [true, false] {
-        let subject = Subject::new(seed, closed);
+    let foreign = Subject::new(seed ^ 0x5555, Ending::Closed);
+    for ending in [Ending::Closed, Ending::Killed] {
+        let subject = Subject::new(seed, ending);
         let mut cases: Vec<(Damage, bool)> =
             misplaced(&subject).into_iter().map(|d| (d, true)).collect();
         let singles = single(&subject).into_iter().enumerate();
         cases.extend(singles.map(|(n, damage)| (damage, n % SALVAGED == 0)));
+        cases.insert(0, (Damage::None, true));
         if let Some(at) = &plan.at {
             cases.retain(|(damage, _)| format!("{}.{damage}", subject.name) == *at);
             cases.iter_mut().for_each(|(_, salvaged)| *salvaged = true);

@@ -4,11 +4,13 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::check::Allowed;
-use super::subject::{Disk, Subject};
+use super::subject::{Disk, Ending, Subject};
 
 /// One damage. Files are named by their places among the files of the disk.
 #[derive(Clone, Debug)]
 pub enum Damage {
+    /// Nothing: what is not damaged must be right.
+    None,
     /// A bit is flipped.
     Flip(usize, usize),
     /// A byte is zeroed.
@@ -77,6 +79,7 @@ impl Damage {
     pub fn apply(&self, subject: &Subject, other: &Subject) -> Option<Disk> {
         let mut disk = subject.disk.clone();
         match *self {
+            Damage::None => return Some(disk),
             Damage::Flip(n, bit) => *self.byte(&mut disk, n, bit / 8)? ^= 1 << (bit % 8),
             Damage::Zero(n, at) => *self.byte(&mut disk, n, at)? = 0,
             Damage::Cut(n, len) => disk.values_mut().nth(n)?.truncate(len),
@@ -135,6 +138,7 @@ impl Damage {
     /// What may be answered then.
     pub fn allowed(&self, subject: &Subject) -> Allowed {
         match *self {
+            Damage::None => Allowed::Exactly(subject.last_seq()),
             Damage::Flip(n, bit) => self.allowed_at(subject, n, bit / 8),
             Damage::Zero(n, at) => self.allowed_at(subject, n, at),
             // The whole use of a segment is gone, and its promises with it: as if it had never been written.
@@ -150,7 +154,7 @@ impl Damage {
 
     /// Damage to one byte. On a log that was not closed it may be taken for a tear, by its promises.
     fn allowed_at(&self, subject: &Subject, n: usize, at: usize) -> Allowed {
-        if subject.closed || kind_of(&file(&subject.disk, n).0) != ".wal" {
+        if subject.ending == Ending::Closed || kind_of(&file(&subject.disk, n).0) != ".wal" {
             return Allowed::LastOrTold;
         }
         match subject.expected(&|frame| frame.file == n && (frame.at..frame.end).contains(&at)) {

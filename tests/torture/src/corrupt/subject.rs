@@ -20,11 +20,20 @@ pub type Place = (usize, Vec<u8>);
 /// For each place the last write: its sequence number, and the value unless it was deleted.
 pub type State = BTreeMap<Place, (u64, Option<Vec<u8>>)>;
 
+/// How a database ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// It was closed.
+    Closed,
+    /// Its process was killed.
+    Killed,
+}
+
 /// One database and its history.
 #[derive(Debug)]
 pub struct Subject {
     pub name: &'static str,
-    pub closed: bool,
+    pub ending: Ending,
     pub disk: Disk,
     /// Copies of earlier moments.
     pub earlier: Vec<Disk>,
@@ -138,8 +147,24 @@ impl Writer {
             .extend(numbered.map(|((place, value), seq)| (seq, place, value)));
     }
 
+    /// Deletes a range of keys: a write of each of them.
+    fn delete_range(&mut self) {
+        let keyspace = self.random.below(self.keyspaces as u64) as usize;
+        let first = self.random.below(KEYS);
+        let last = first + self.random.below(4);
+        let key = |n: u64| format!("key{n:02}").into_bytes();
+        let handle = self.db.keyspace(NAMES[keyspace]).unwrap();
+        let seq = handle.delete_range(key(first)..=key(last)).unwrap().get();
+        for n in first..=last.min(KEYS - 1) {
+            self.writes.push((seq, (keyspace, key(n)), None));
+        }
+    }
+
     fn batches(&mut self, count: u64) {
         for n in 0..count {
+            if self.random.below(10) == 0 {
+                self.delete_range();
+            }
             let durability = match self.random.below(3) {
                 0 => Durability::Sync,
                 _ => Durability::Buffered,
@@ -154,8 +179,8 @@ impl Writer {
 
 impl Subject {
     /// A database made from `seed`: a packed table in the last level, a raw one above, and a log of several
-    /// segments; closed, or killed.
-    pub fn new(seed: u64, closed: bool) -> Subject {
+    /// segments.
+    pub fn new(seed: u64, ending: Ending) -> Subject {
         let vfs = MemVfs::crashable(seed);
         let shared: Arc<dyn Vfs> = vfs.clone();
         let db = options(seed).vfs(shared).open(Path::new(DIR)).unwrap();
@@ -182,7 +207,7 @@ impl Subject {
         let Writer {
             writes, earlier, ..
         } = writer;
-        let disk = if closed {
+        let disk = if ending == Ending::Closed {
             db.close().unwrap();
             disk_of(&vfs)
         } else {
@@ -192,8 +217,11 @@ impl Subject {
         };
         let frames = frames_of(&disk);
         Subject {
-            name: if closed { "closed" } else { "killed" },
-            closed,
+            name: match ending {
+                Ending::Closed => "closed",
+                Ending::Killed => "killed",
+            },
+            ending,
             disk,
             earlier,
             writes,
