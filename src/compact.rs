@@ -3,6 +3,9 @@
 //! The picker decides from a version alone and the merge knows no locks; this file marks the inputs as busy,
 //! runs the one or the other kind, and installs the result. Inputs are deleted only by the edit that replaced
 //! them, once it is durable and the last reader has let go.
+//!
+//! An input that turns out damaged fails its job, once: the read that found it has set the table aside, so it is
+//! picked no more, nor is any step that would need it, and the others go on. `Db::health` names it.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -11,7 +14,7 @@ use terrace_base::{
     DeletedRange, FileNumber, InternalIterator, KeyRef, KeyspaceId, Result, SeqNo, UserKey, mutant,
 };
 use terrace_compaction::{
-    Compaction, CompactionKind, KeyRange, MergeOptions, MergeResult, Version, VersionEdit,
+    Compaction, CompactionKind, KeyRange, MergeOptions, MergeResult, RunIter, Version, VersionEdit,
     damaged_table, pick, pick_range, rewrite_in_place,
 };
 use terrace_sstable::Table;
@@ -186,13 +189,9 @@ impl Engine {
             CompactionKind::Merge => self.with_reserve(|| self.merge_down(compaction, version)),
         };
         if let Err(error) = &result
-            && let Some(number) = damaged_table(error)
-            && let Some((_, table)) = compaction
-                .inputs
-                .iter()
-                .find(|(_, table)| table.number() == number)
+            && damaged_table(error).is_some()
         {
-            table.set_damaged(error.clone()); // Set aside: it is picked no more, and reads say why.
+            // The read that found it has set it aside: it is picked no more, and reads say why.
             event!(
                 error,
                 "a table is damaged, and is set aside: {}",
@@ -296,7 +295,7 @@ fn holder(version: &Version, id: KeyspaceId, at: SeqNo) -> Result<Option<(FileNu
         if level == 0 || id < first || last < id || file.damaged() {
             continue;
         }
-        let mut entries = file.table()?.iter();
+        let mut entries = RunIter::over(vec![file.clone()], false);
         entries.seek(KeyRef::lookup(UserKey::new(id, &[]), SeqNo::MAX))?;
         if entries.valid() && entries.key().user.keyspace == id {
             let whole = first == id && last == id && info.max_seq <= at;

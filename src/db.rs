@@ -128,12 +128,15 @@ impl Db {
     }
 
     pub(crate) fn open_with(options: Options, dir: &Path) -> Result<Db> {
-        let engine = recovery::open(options, dir)?;
+        recovery::open(options, dir).map(Db::of_engine)
+    }
+
+    pub(crate) fn of_engine(engine: Arc<Engine>) -> Db {
         let default = engine
             .catalogue
             .get(DEFAULT_NAME)
             .unwrap_or_else(|| KeyspaceState::new(engine.id, KeyspaceId(0), DEFAULT_NAME));
-        Ok(Db::from_handle(Arc::new(Handle { engine, default })))
+        Db::from_handle(Arc::new(Handle { engine, default }))
     }
 
     pub(crate) fn from_handle(handle: Arc<Handle>) -> Db {

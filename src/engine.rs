@@ -481,7 +481,11 @@ impl Engine {
             return Err(cause.wrap(ErrorKind::ReadOnly, "the manifest failed"));
         }
         let trouble = self.space.full().or_else(|| self.background.trouble());
-        trouble.map_or(Ok(()), Err)
+        if let Some(trouble) = trouble {
+            return Err(trouble);
+        }
+        let version = self.views.cell.load().version.clone();
+        version.damage().next().cloned().map_or(Ok(()), Err)
     }
 
     /// True if so many range deletes are kept that they are to be worked off before the database is idle.

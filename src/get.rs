@@ -187,9 +187,12 @@ impl View {
                 return Ok(Some(found));
             }
         }
-        let found = self.newest_in_tables(key, hash, at)?;
+        let found = self.newest_in_tables(key, hash, at);
+        if let Err(error) = &found {
+            self.version.note_damage(error);
+        }
         Ok(unless_deleted(
-            found,
+            found?,
             self.version.deleted().newest(key, at),
         ))
     }

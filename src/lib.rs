@@ -70,6 +70,7 @@ mod pacer;
 mod readable;
 mod recovery;
 mod replay;
+mod salvage;
 #[cfg(all(test, terrace_shuttle))]
 mod shuttle_tests;
 mod snapshot;
@@ -105,6 +106,7 @@ pub use iter::{Cursor, Iter, Keys};
 pub use keyspace::{Keyspace, KeyspaceOptions, MAX_KEYSPACE_NAME_LEN};
 pub use options::{Compression, Durability, IoMode, Options};
 pub use readable::{Entry, Readable};
+pub use salvage::{Kept, Loss, LossKind, LostKeys, Salvage};
 pub use snapshot::Snapshot;
 pub use stats::{LevelStats, Stats};
 pub use ticket::Ticket;

@@ -83,6 +83,13 @@ pub(crate) struct Recovered {
     synced: u64,
 }
 
+impl Recovered {
+    /// What seeds the checksums of its frames.
+    pub(crate) fn salt(&self) -> u64 {
+        self.salt
+    }
+}
+
 impl Manifest {
     /// Writes a manifest whose first edit, numbered `edit_number`, is `edit`; synced, but for its name. It is in
     /// force after [`Manifest::publish`].
@@ -213,6 +220,17 @@ pub(crate) fn read(
     sink: &mut dyn FnMut(&VersionEdit) -> Result<()>,
 ) -> Result<Recovered> {
     let (number, salt) = read_current(fs, dir)?;
+    read_named(fs, dir, number, salt, sink)
+}
+
+/// As [`read`], of the manifest `number` under the salt that `CURRENT` gives it.
+pub(crate) fn read_named(
+    fs: &Fs,
+    dir: &Path,
+    number: FileNumber,
+    salt: u64,
+    sink: &mut dyn FnMut(&VersionEdit) -> Result<()>,
+) -> Result<Recovered> {
     let path = FileKind::Manifest(number).path(dir);
     let file = fs.open(&path, OpenMode::ReadWrite).or_else(|error| {
         if fs.metadata(&path)?.is_none() {
@@ -267,15 +285,47 @@ pub(crate) fn was_in_force(fs: &Fs, dir: &Path, number: FileNumber) -> Result<bo
     if file.read_at(&mut header, 0)? < HEADER_SIZE {
         return Ok(false);
     }
-    let salt = Decoder::new(header.get(SALT_OFFSET..).unwrap_or(&[])).u64()?;
-    if decode_header(&header, salt, number).is_err() {
+    let Ok(Some((salt, _))) = identity_of(&header, number) else {
         return Ok(false);
-    }
+    };
     match read_frames(&file, salt, HEADER_SIZE as u64, &mut |_, _| Ok(())) {
         Ok(tail) => Ok(tail.synced > HEADER_SIZE as u64),
         Err(error) if error.kind() == ErrorKind::Corruption => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// The salt and the database that the header of the manifest `number` names, if it verifies under that salt; of a
+/// newer format it is `Unsupported`.
+pub(crate) fn identity_of(bytes: &[u8], number: FileNumber) -> Result<Option<(u64, u64)>> {
+    let Some((header, _)) = bytes.split_first_chunk::<HEADER_SIZE>() else {
+        return Ok(None);
+    };
+    let salt = Decoder::new(header.get(SALT_OFFSET..).unwrap_or(&[])).u64()?;
+    match decode_header(header, salt, number) {
+        Ok(database) => Ok(Some((salt, database))),
+        Err(error) if error.kind() == ErrorKind::Unsupported => Err(error),
+        Err(_) => Ok(None),
+    }
+}
+
+/// Gives every edit to `sink` that verifies alone in `bytes`, a manifest with this salt, with its number.
+pub(crate) fn edits_in(
+    bytes: &[u8],
+    salt: u64,
+    sink: &mut dyn FnMut(u64, &VersionEdit),
+) -> Result<()> {
+    terrace_wal::frames_in(bytes, salt, HEADER_SIZE as u64, &mut |frame| {
+        if frame.count == 0 {
+            return Ok(());
+        }
+        match VersionEdit::decode(frame.payload) {
+            Ok(edit) => sink(frame.first_seq.get(), &edit),
+            Err(error) if error.kind() == ErrorKind::Unsupported => return Err(error),
+            Err(_) => {}
+        }
+        Ok(())
+    })
 }
 
 fn encode_header(salt: u64, database: u64, number: FileNumber) -> Vec<u8> {
@@ -331,7 +381,8 @@ fn encode_current(number: FileNumber, salt: u64) -> Vec<u8> {
     out
 }
 
-fn read_current(fs: &Fs, dir: &Path) -> Result<(FileNumber, u64)> {
+/// The manifest that `CURRENT` names, and its salt.
+pub(crate) fn read_current(fs: &Fs, dir: &Path) -> Result<(FileNumber, u64)> {
     let path = FileKind::Current.path(dir);
     let bytes = fs.open(&path, OpenMode::Read)?.read_to_end(1 << 12)?;
     decode_current(&bytes).map_err(|error| error.in_file(&path, 0))

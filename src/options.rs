@@ -9,6 +9,7 @@ use terrace_base::{Clock, Error, Result, SystemClock};
 pub use terrace_sstable::{Compression, IoMode};
 
 use crate::db::Db;
+use crate::salvage::Salvage;
 
 /// When a write counts as done.
 #[non_exhaustive]
@@ -191,6 +192,33 @@ impl Options {
     /// this build has no feature for. A failed open changes no file that existed.
     pub fn open(&self, dir: impl AsRef<Path>) -> Result<Db> {
         Db::open_with(self.clone(), dir.as_ref())
+    }
+
+    /// Opens what is left of a damaged database, and reports what is lost: for when [`Options::open`] answers
+    /// `Corruption` and there is no backup. A database that is not damaged is opened as it is.
+    ///
+    /// Every block of a table and every batch of the log stands alone: those that verify are kept, also behind damage.
+    /// For each key the newest of the versions kept is there. What a [`Loss`](crate::Loss) covers may be gone, or older,
+    /// or, if it had been deleted, back; what none covers is as it was. With a hole in the log the result may be a state
+    /// that the database never had, since what came behind is kept: see [`Salvage`].
+    ///
+    /// No file is deleted: what is no part of the database any more lies in a new directory `salvaged-NNNNNN` in
+    /// `dir`, which is yours to remove. A crash on the way leaves what was there, and salvage can be run again. Damaged
+    /// tables are written anew; if the manifest is lost, all are. That takes as much space again.
+    ///
+    /// ```no_run
+    /// # fn main() -> terrace::Result<()> {
+    /// let (db, report) = terrace::Options::new().salvage("my.db")?;
+    /// println!("{report}");
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// `NotFound` where there is no file of a database, `Locked` while it is open, `Invalid` if read-only,
+    /// `Unsupported` for files of a newer version, and those of writing files.
+    pub fn salvage(&self, dir: impl AsRef<Path>) -> Result<(Db, Salvage)> {
+        let (engine, report) = crate::salvage::salvage(self.clone(), dir.as_ref())?;
+        Ok((Db::of_engine(engine), report))
     }
 
     /// A database in memory, gone with its last handle.

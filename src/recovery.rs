@@ -54,8 +54,8 @@ use crate::view::{View, Views};
 const SKIP: u64 = 1 << 32;
 
 /// What the directory held, as the engine starts from it.
-struct Found {
-    state: ManifestState,
+pub(crate) struct Found {
+    pub(crate) state: ManifestState,
     manifest: Option<Manifest>,
     database: u64,
     /// Entries of the log that are in no table.
@@ -80,13 +80,29 @@ struct LogHad {
     dropped_frames: u64,
 }
 
-struct Opening<'a> {
-    options: &'a Options,
-    files: Arc<Files>,
-    store: Arc<dyn TableStore>,
-    names: Vec<FileKind>,
+/// The directory that is being opened.
+pub(crate) struct Opening<'a> {
+    pub(crate) options: &'a Options,
+    pub(crate) files: Arc<Files>,
+    pub(crate) store: Arc<dyn TableStore>,
+    /// The names of ours that it held at first.
+    pub(crate) names: Vec<FileKind>,
     /// `CURRENT` may have been replaced.
     publishing: Cell<bool>,
+}
+
+/// What a new manifest after an unclean end goes on from.
+pub(crate) struct Basis {
+    /// The random number of the database.
+    pub(crate) database: u64,
+    /// Number of the last edit of the old manifest.
+    pub(crate) last_edit: u64,
+    /// The last sequence number that was found.
+    pub(crate) last_seq: SeqNo,
+    /// No position of the log that was found lies above.
+    pub(crate) lsn: u64,
+    /// Frames behind the log's end; none was promised.
+    pub(crate) dropped_frames: u64,
 }
 
 /// Opens the database in `dir`.
@@ -96,23 +112,7 @@ pub(crate) fn open(options: Options, dir: &Path) -> Result<Arc<Engine>> {
     let started = options.clock.monotonic();
     let fs = Fs::new(options.vfs.clone());
     let lock = prepare_directory(&fs, dir, &options)?;
-    let memory = options.memory_in_force();
-    // Half of the write budget on top is for jobs at work, and for what the allocator keeps of what writes gave back.
-    let cache = BlockCache::new(memory - options.write_budget() * 3 / 2);
-    let files = Arc::new(Files::new(fs.clone(), dir.to_path_buf(), options.io, cache));
-    let names = fs
-        .read_dir(dir)?
-        .iter()
-        .filter_map(|name| FileKind::parse(name))
-        .collect();
-    let store: Arc<dyn TableStore> = files.clone();
-    let mut opening = Opening {
-        options: &options,
-        files,
-        store,
-        names,
-        publishing: Cell::new(false),
-    };
+    let mut opening = Opening::new(&options, &fs, dir)?;
     let found = match opening.find() {
         Err(error) if error.kind() == ErrorKind::NoSpace && opening.give_up_reserve()? => {
             opening.find()?
@@ -175,8 +175,28 @@ fn prepare_directory(fs: &Fs, dir: &Path, options: &Options) -> Result<Box<dyn L
     fs.lock(&FileKind::Lock.path(dir), !options.read_only)
 }
 
-impl Opening<'_> {
-    fn dir(&self) -> &Path {
+impl<'a> Opening<'a> {
+    /// Looks at what `dir` holds; its lock is taken.
+    pub(crate) fn new(options: &'a Options, fs: &Fs, dir: &Path) -> Result<Opening<'a>> {
+        let memory = options.memory_in_force();
+        // Half of the write budget on top is for jobs at work, and for what the allocator keeps of what writes gave back.
+        let cache = BlockCache::new(memory - options.write_budget() * 3 / 2);
+        let files = Arc::new(Files::new(fs.clone(), dir.to_path_buf(), options.io, cache));
+        let names = fs.read_dir(dir)?;
+        let store: Arc<dyn TableStore> = files.clone();
+        Ok(Opening {
+            options,
+            files,
+            store,
+            names: names
+                .iter()
+                .filter_map(|name| FileKind::parse(name))
+                .collect(),
+            publishing: Cell::new(false),
+        })
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
         &self.files.dir
     }
 
@@ -213,7 +233,7 @@ impl Opening<'_> {
 
     /// A number above every number in the directory and every number set aside. A name with a number that no
     /// database can reach is a leftover of somebody's.
-    fn free_number(&self, ceiling: u64) -> u64 {
+    pub(crate) fn free_number(&self, ceiling: u64) -> u64 {
         if mutant("reuse-file-number") {
             return ceiling;
         }
@@ -305,7 +325,7 @@ impl Opening<'_> {
     }
 
     /// Reads manifest and log, and decides how the database ended.
-    fn existing(&self) -> Result<Found> {
+    pub(crate) fn existing(&self) -> Result<Found> {
         let mut state = ManifestState::new();
         let read = manifest::read(&self.files.fs, self.dir(), &mut |edit| {
             state.apply(edit, &self.store)
@@ -354,9 +374,16 @@ impl Opening<'_> {
         }
         let clean = ended_well(&read, &log, &state) && self.has_one_name(read.number)?;
         if !clean && !self.options.read_only {
-            return self.rebuilt(state, &read, &log, replay, last_seq);
+            let basis = Basis {
+                database: read.database,
+                last_edit: read.last_edit,
+                last_seq,
+                lsn: log.end.0.max(log.highest_seen.0),
+                dropped_frames: log.dropped_frames,
+            };
+            return self.rebuilt(state, &basis, replay);
         }
-        let log_had = log_had(&replay, &log);
+        let log_had = log_had(&replay, log.dropped_frames);
         let changes = std::mem::take(&mut replay.changes);
         let database = read.database;
         Ok(Found {
@@ -391,7 +418,7 @@ impl Opening<'_> {
 
     /// `Corruption` if some file proves that the manifest was replaced or cut: an old copy lists what once was,
     /// and everything since would be taken for leftovers and removed.
-    fn check_newest(&self, read: &manifest::Recovered) -> Result<()> {
+    pub(crate) fn check_newest(&self, read: &manifest::Recovered) -> Result<()> {
         let (fs, dir) = (&self.files.fs, self.dir());
         for name in &self.names {
             let (proof, text) = match *name {
@@ -414,7 +441,12 @@ impl Opening<'_> {
     }
 
     /// The replayed entries as an image in memory.
-    fn image_of(&self, replay: Replay, last_seq: SeqNo, end_lsn: Lsn) -> Result<Option<MemRun>> {
+    pub(crate) fn image_of(
+        &self,
+        replay: Replay,
+        last_seq: SeqNo,
+        end_lsn: Lsn,
+    ) -> Result<Option<MemRun>> {
         use terrace_base::InternalIterator;
         let ranges = replay.ranges.iter().cloned().map(Arc::new);
         let ranges = Arc::new(RangeSet::new(ranges.collect()));
@@ -455,23 +487,21 @@ impl Opening<'_> {
     }
 
     /// After an unclean end: the log's tail into new tables, the state into a new manifest.
-    fn rebuilt(
+    pub(crate) fn rebuilt(
         &self,
         mut state: ManifestState,
-        read: &manifest::Recovered,
-        log: &terrace_wal::Recovered,
+        basis: &Basis,
         mut replay: Replay,
-        found_seq: SeqNo,
     ) -> Result<Found> {
-        let log_had = log_had(&replay, log);
+        let log_had = log_had(&replay, basis.dropped_frames);
         let mut next_file = self.free_number(state.file_ceiling);
-        let skipped = if mutant("reuse-sequence-number") {
-            0
-        } else {
-            SKIP
+        let skipped = match mutant("reuse-sequence-number") {
+            true => 0,
+            false => SKIP,
         };
-        let last_seq = found_seq.plus(skipped);
-        let seen = log.end.0.max(log.highest_seen.0).max(state.flushed.lsn);
+        let last_seq = basis.last_seq.plus(skipped);
+        let found_seq = basis.last_seq;
+        let seen = basis.lsn.max(state.flushed.lsn);
         let next_lsn = Lsn(align8(seen).saturating_add(SKIP));
         let mut edit = VersionEdit {
             segments_removed: state.segments.keys().copied().collect(),
@@ -500,11 +530,11 @@ impl Opening<'_> {
         edit.file_ceiling = Some(next_file + 1);
         state.apply(&edit, &self.store)?;
         let number = FileNumber(next_file);
-        let manifest = self.publish(&state, number, read.database, read.last_edit + 1)?;
+        let manifest = self.publish(&state, number, basis.database, basis.last_edit + 1)?;
         Ok(Found {
             state,
             manifest: Some(manifest),
-            database: read.database,
+            database: basis.database,
             image: None,
             log: Start {
                 next: next_lsn,
@@ -561,7 +591,7 @@ impl Opening<'_> {
     ///
     /// A process that was killed may have left a `CURRENT` that can be read and is not on disk; the file that the
     /// disk's `CURRENT` names is then one of these. So the directory is synced first.
-    fn remove_unlisted(&self, found: &Found) -> Result<()> {
+    pub(crate) fn remove_unlisted(&self, found: &Found) -> Result<()> {
         let unlisted = self.unlisted(found)?;
         if !unlisted.is_empty() && !found.published && !mutant("remove-before-sync") {
             self.files.fs.sync_dir(self.dir())?;
@@ -592,10 +622,10 @@ impl Opening<'_> {
     }
 }
 
-fn log_had(replay: &Replay, log: &terrace_wal::Recovered) -> LogHad {
+fn log_had(replay: &Replay, dropped_frames: u64) -> LogHad {
     LogHad {
         entries: replay.entries(),
-        dropped_frames: log.dropped_frames,
+        dropped_frames,
     }
 }
 
@@ -620,9 +650,9 @@ fn ended_well(
 }
 
 /// Makes files for the tables that recovery writes; no edit can set numbers aside yet.
-struct RecoveredTables<'a> {
-    files: &'a Files,
-    next_file: u64,
+pub(crate) struct RecoveredTables<'a> {
+    pub(crate) files: &'a Files,
+    pub(crate) next_file: u64,
 }
 
 impl Outputs for RecoveredTables<'_> {
@@ -636,7 +666,8 @@ impl Outputs for RecoveredTables<'_> {
     }
 }
 
-fn assemble(
+/// The engine that starts from what was found.
+pub(crate) fn assemble(
     options: Options,
     files: Arc<Files>,
     found: Found,

@@ -4,6 +4,7 @@
 //! reads them in order, into a table or an image.
 
 use std::cmp::Ordering;
+use std::collections::BTreeSet;
 
 use terrace_base::{
     DeletedRange, InternalIterator, KeyRef, KeyspaceId, Result, SeqNo, UserKey, ValueKind,
@@ -37,6 +38,14 @@ pub(crate) struct Replay {
 }
 
 impl Replay {
+    /// Without entries.
+    pub(crate) fn of_changes(changes: Vec<(SeqNo, Change)>) -> Replay {
+        Replay {
+            changes,
+            ..Replay::default()
+        }
+    }
+
     /// Takes in one frame.
     pub(crate) fn add(&mut self, frame: &Frame<'_>) -> Result<()> {
         for (i, operation) in Operations::new(frame.payload, frame.count).enumerate() {
@@ -86,6 +95,11 @@ impl Replay {
         });
         self.bytes.extend_from_slice(user.bytes);
         self.bytes.extend_from_slice(value);
+    }
+
+    /// The keyspaces that it has entries of.
+    pub(crate) fn keyspaces(&self) -> BTreeSet<KeyspaceId> {
+        self.notes.iter().map(|note| note.keyspace).collect()
     }
 
     pub(crate) fn is_empty(&self) -> bool {

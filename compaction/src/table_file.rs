@@ -95,14 +95,14 @@ impl TableFile {
             .ok_or_else(|| Error::invalid("a table was closed while it was opened"))
     }
 
-    /// Damage always names its file, so that the table can be set aside.
+    /// What a read of the table ran into. Damage always names its file, and sets the table aside.
     pub(crate) fn name(&self, error: Error) -> Error {
-        match error.kind() {
-            ErrorKind::Corruption => {
-                error.in_file(Path::new(&FileKind::Table(self.meta.number).name()), 0)
-            }
-            _ => error,
+        if error.kind() != ErrorKind::Corruption {
+            return error;
         }
+        let error = error.in_file(Path::new(&FileKind::Table(self.meta.number).name()), 0);
+        self.set_damaged(error.clone());
+        error
     }
 
     /// From now on the file goes with the last reference.
@@ -110,7 +110,8 @@ impl TableFile {
         self.obsolete.store(true, Ordering::Release);
     }
 
-    /// Sets the table aside: it is read on request but never picked. The first error is kept.
+    /// Sets the table aside until it is opened anew: it is read on request but never picked. The first error is
+    /// kept.
     pub fn set_damaged(&self, error: Error) {
         self.damage.get_or_init(|| error);
     }

@@ -32,7 +32,7 @@ use terrace_base::{DeletedRange, Error, FileNumber, RangeSet, Result};
 use crate::edit::{AddedTable, VersionEdit};
 use crate::edit_text::RangeLine;
 use crate::run::Run;
-use crate::table_file::{TableFile, TableMeta, TableStore};
+use crate::table_file::{TableFile, TableMeta, TableStore, damaged_table};
 
 /// How many levels the tree has. Tables flow from level 0 to the last.
 pub const LEVELS: usize = 7;
@@ -111,6 +111,19 @@ impl Version {
         self.tables()
             .map(|(_, _, table)| table)
             .find(|table| table.number() == number)
+    }
+
+    /// Sets the table aside that `error` found damaged, if it is about one of these.
+    #[cold]
+    pub fn note_damage(&self, error: &Error) {
+        if let Some(table) = damaged_table(error).and_then(|number| self.table(number)) {
+            table.set_damaged(error.clone());
+        }
+    }
+
+    /// Why tables were set aside, of each one.
+    pub fn damage(&self) -> impl Iterator<Item = &Error> {
+        self.tables().filter_map(|(_, _, table)| table.damage())
     }
 
     /// Bytes of all tables.

@@ -28,7 +28,7 @@ use terrace_base::checksum::checksum;
 use terrace_base::coding::{Decoder, put_u32, put_u64};
 use terrace_base::error::{Error, Result};
 
-const MAGIC: [u8; 8] = *b"\xF0terrSST";
+pub(crate) const MAGIC: [u8; 8] = *b"\xF0terrSST";
 /// The one version of the format so far.
 const VERSION: u32 = 1;
 
@@ -112,6 +112,14 @@ pub(crate) fn encode_footer(sections: &[Section], id: u64, offset: u64) -> Vec<u
     put_u32(&mut out, crc);
     out.extend_from_slice(&MAGIC);
     out
+}
+
+/// The id that the footer at the end of `tail` names. Nothing of it is checked.
+pub(crate) fn id_in_footer(tail: &[u8]) -> Option<u64> {
+    let (end, _) = tail
+        .get(tail.len().checked_sub(TAIL_LEN)?..)?
+        .split_first_chunk::<8>()?;
+    Some(u64::from_le_bytes(*end))
 }
 
 /// Reads the footer off the end of `tail`, the last bytes of the file `id` of `size` bytes.

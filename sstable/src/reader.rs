@@ -16,6 +16,7 @@
 //! A look-up of one key asks the point index. Only a reader that must see an older version than the newest,
 //! or a table without index, goes through the fences and searches the block.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -23,7 +24,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use terrace_base::error::{Error, Result};
-use terrace_base::key::{SeqNo, UserKey};
+use terrace_base::key::{KeyspaceId, SeqNo, UserKey};
 use terrace_base::mutant;
 use terrace_base::prefetch::prefetch;
 use terrace_base::vfs::File;
@@ -115,6 +116,15 @@ impl Table {
     /// What is known of the table as a whole.
     pub fn info(&self) -> &TableInfo {
         &self.info
+    }
+
+    /// The keyspaces that it has entries of.
+    pub fn keyspaces(&self) -> BTreeSet<KeyspaceId> {
+        self.fences
+            .metas()
+            .iter()
+            .map(|meta| meta.keyspace)
+            .collect()
     }
 
     /// Starts loading what [`Table::get`] will look at first. `hash` is

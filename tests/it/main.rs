@@ -26,4 +26,6 @@ mod opening;
 mod packing;
 mod ranges;
 mod regressions;
+mod salvage;
+mod set_aside;
 mod transactions;

@@ -37,6 +37,7 @@ mod log;
 #[cfg(test)]
 mod model_tests;
 mod recover;
+mod salvage;
 mod scan;
 mod segment;
 mod single;
@@ -49,5 +50,6 @@ pub use file::{LogFile, PwriteFile};
 pub use format::{Frame, FrameKind, Lsn};
 pub use log::{Log, Predecessor, Room, Sealed, Start, SyncPoint};
 pub use recover::{CloseInfo, Recovered, recover};
+pub use salvage::{FoundFrame, LinkedUse, frames_in, use_in_link};
 pub use segment::{SegmentMeta, create_segment, edit_named_by};
 pub use single::{FrameFile, FrameFileTail, read_frames};

@@ -187,6 +187,15 @@ impl Packer {
     }
 }
 
+/// How long the packed block at the front of `stored` claims to be, without padding.
+pub(super) fn packed_len(stored: &[u8], header: &Header) -> Option<usize> {
+    let mut decoder = Decoder::new(stored);
+    decoder.bytes(HEADER_LEN).ok()?;
+    let (length, seq_width) = (decoder.u32().ok()?, decoder.u8().ok()?);
+    let seqs = usize::from(header.count) * usize::from(seq_width);
+    Some(HEADER_LEN + PACKED_HEAD_LEN + length as usize + seqs)
+}
+
 /// The raw form of the stored block `stored`, whose header is `header`. `plain` is scratch space.
 pub(crate) fn unpack(stored: &[u8], header: &Header, plain: &mut Vec<u8>) -> Result<Vec<u8>> {
     let mut decoder = Decoder::new(stored);

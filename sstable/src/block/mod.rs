@@ -175,6 +175,15 @@ fn records_at(count: usize) -> usize {
     align8((HEADER_LEN + SLOT_LEN * count) as u64) as usize
 }
 
+/// How long the stored block at the front of `bytes` claims to be, padding included.
+pub(crate) fn stored_len(bytes: &[u8], header: &Header) -> Option<usize> {
+    let len = match header.kind {
+        RAW => header.raw_len as usize,
+        _ => compressed::packed_len(bytes, header)?,
+    };
+    (len >= HEADER_LEN).then_some(align8(len as u64) as usize)
+}
+
 /// Length of a record without padding.
 #[inline]
 fn record_len(key_len: usize, value_len: usize) -> usize {

@@ -19,6 +19,10 @@ use terrace::{
     KeyBounds, Keys, Keyspace, KeyspaceOptions, LevelStats, MAX_BATCH_LEN, MAX_KEY_LEN,
     MAX_KEYSPACE_NAME_LEN, MAX_VALUE_LEN, Options, Readable, Savepoint, SeqNo, Snapshot, Stats, Swap,
     Ticket, Transaction, TxKeyspace,
+    Batch, Bytes, Compression, Cursor, Db, Durability, Entry, Error, ErrorKind, IoMode, Iter, Kept,
+    KeyBounds, Keys, Keyspace, KeyspaceOptions, LevelStats, Loss, LossKind, LostKeys,
+    MAX_BATCH_LEN, MAX_KEY_LEN, MAX_KEYSPACE_NAME_LEN, MAX_VALUE_LEN, Options, Readable, Salvage,
+    SeqNo, Snapshot, Stats, Ticket,
 };
 
 type AnyError = Box<dyn StdError + Send + Sync>;
@@ -42,6 +46,11 @@ fn handles_go_wherever_threads_do() {
     plain::<Stats>();
     plain::<LevelStats>();
     plain::<Entry>();
+    plain::<Salvage>();
+    plain::<Loss>();
+    plain::<LossKind>();
+    plain::<LostKeys>();
+    plain::<Kept>();
     plain::<SeqNo>();
     plain::<ErrorKind>();
     plain::<KeyspaceOptions>();
@@ -610,5 +619,72 @@ fn transactions_read_write_and_conflict() -> Result<(), AnyError> {
     let given_up: Result<(), Error> = db.transact(|_| Err(Error::other("no")));
     assert_eq!(kind(given_up), ErrorKind::Other);
     db.transaction().rollback();
+fn what_is_left_of_a_damaged_database_is_salvaged() -> Result<(), AnyError> {
+    let dir = tempfile::tempdir()?;
+    let db = Db::open(dir.path())?;
+    db.put("a", "1")?;
+    db.compact_all()?;
+    db.close()?;
+    let (db, report) = Options::new().salvage(dir.path())?;
+    assert!(report.is_clean() && !report.lost_something());
+    assert_eq!(report.kept.tables, 1);
+    db.close()?;
+    for entry in std::fs::read_dir(dir.path())? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "sst") {
+            std::fs::remove_file(path)?;
+        }
+    }
+    assert_eq!(kind(Db::open(dir.path())), ErrorKind::Corruption);
+    let (db, report): (Db, Salvage) = Options::new().salvage(dir.path())?;
+    let Kept {
+        tables,
+        mended,
+        entries,
+        batches,
+        ..
+    } = report.kept;
+    assert_eq!((tables, mended, entries, batches), (0, 0, 0, 0));
+    assert!(report.lost_something() && report.aside.as_ref().is_some_and(|aside| aside.is_dir()));
+    assert!(report.damaged.len() == 1 && report.renamed.is_empty());
+    let [
+        Loss {
+            file,
+            kind,
+            bytes: None,
+            keys,
+            sequences: Some(sequences),
+            what,
+            ..
+        },
+    ] = &report.losses[..]
+    else {
+        return Err(report.to_string().into());
+    };
+    assert_eq!(
+        (kind, file, what.is_empty()),
+        (&LossKind::Table, &report.damaged[0], false)
+    );
+    let [
+        LostKeys {
+            keyspace,
+            first,
+            last,
+            ..
+        },
+    ] = &keys[..]
+    else {
+        return Err(report.to_string().into());
+    };
+    assert_eq!(
+        (&keyspace[..], first, last),
+        ("default", &Some("a".into()), &Some("a".into()))
+    );
+    assert!(
+        keys[0].contains("default", b"a")
+            && report.losses[0].covers("default", b"a", *sequences.start())
+    );
+    println!("{report} {} {}", report.losses[0], keys[0]);
+    assert_eq!(db.get("a")?, None);
     Ok(())
 }

@@ -20,6 +20,7 @@
 
 #[cfg(target_os = "linux")]
 mod child;
+mod corrupt;
 #[cfg(target_os = "linux")]
 mod disk;
 mod diskfull;
@@ -88,6 +89,11 @@ pub const MODES: &[Mode] = &[
         name: "options",
         about: "one script under 64 option vectors, changed at reopens; counts scripts",
         run: options::run,
+    },
+    Mode {
+        name: "corrupt",
+        about: "every bit, byte and length of small databases damaged, and salvage; counts databases",
+        run: corrupt::run,
     },
     #[cfg(target_os = "linux")]
     Mode {

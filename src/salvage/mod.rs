@@ -1,0 +1,630 @@
+//! Salvage: opening what is left of a damaged database, and saying what is not.
+//!
+//! `open` answers `Corruption` where stored bytes that were promised do not verify. A salvage is an explicit
+//! request to go on without them. Every checksum knows its file and its place, so each block of a table, each frame of
+//! the log and each edit of the manifest stands alone, and what verifies is taken:
+//!
+//! ```text
+//!              manifest whole, and the newest              manifest or CURRENT damaged, old or foreign
+//! tables       those listed: whole ones stay as they are,  all in the directory but those that some edit
+//!              of others the blocks that verify            took out: merged into one new run
+//! log          each batch that is in no table and          each batch that verifies
+//!              verifies, also behind a hole
+//! keyspaces    as listed, and as the log says              from the edits and batches that verify; the others
+//!                                                          are called `salvaged-ID`
+//! ```
+//!
+//! # What the result is
+//!
+//! For each key the newest version that verifies. A batch is there whole or not at all, since a batch is one
+//! frame, until its entries are in tables, which lose them block by block. Without damage to the log the result is the
+//! state that `open` would give, less the lost blocks. With a hole in the log it is *not* a state that the database
+//! ever had: batches behind the hole are kept, since each is worth having and its sequence numbers say where it
+//! belongs, so that no older value can come to stand above a newer one.
+//!
+//! What is lost may have been a tombstone: the value that it hid is then back. So for whatever a [`Loss`] covers,
+//! an older value may be there; what none covers is exact. Where the manifest is lost, leftovers of merges and
+//! flushes may be taken for tables in force, so everything deleted may be back: that is a loss of its own kind.
+//! A torn tail of the log is no damage, as ever: what was never promised is dropped as `open` would drop it. Damage
+//! that also takes the promise with it cannot be told from that, and is not reported.
+//!
+//! # In what order
+//!
+//! Nothing is removed that was there. New tables are written beside the old ones; then each file that will be no
+//! part of the database gets a second name in `salvaged-NNNNNN`; only then is the new manifest published, as after
+//! any unclean end (`recovery.rs`), and only then do the first names go. A crash in front of that leaves every file as
+//! it was, with leftovers of the salvage beside them, and salvage can be run again; a crash behind it leaves a
+//! database that opens.
+
+mod hints;
+mod lenient;
+mod log;
+mod report;
+mod tables;
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::ops::{Range, RangeInclusive};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use terrace_base::vfs::Fs;
+use terrace_base::{
+    Error, ErrorKind, FileKind, FileNumber, InternalIterator, KeyRef, KeyspaceId, MergingIterator,
+    OwnedUserKey, RangeSet, Result, SeqNo,
+};
+use terrace_compaction::{
+    AddedTable, LEVELS, MergeOptions, RemovedTable, Rules, Stripes, TableMeta, TableStore,
+    VersionEdit,
+};
+use terrace_sstable::{Table, TableIter};
+use terrace_wal::{Lsn, SegmentMeta};
+
+use crate::engine::Engine;
+use crate::files::BLOCK_SIZE;
+use crate::keyspace::{Change, DEFAULT_NAME};
+use crate::manifest;
+use crate::memtable::Form;
+use crate::options::Options;
+use crate::recovery::{Basis, Found, Opening, RecoveredTables, assemble};
+use crate::replay::Replay;
+use crate::version_set::ManifestState;
+
+use hints::{Hints, candidates, gather, is_damage};
+use lenient::put_aside;
+use log::SegmentFile;
+pub use report::{Kept, Loss, LossKind, LostKeys, Salvage};
+use tables::Verdict;
+
+/// Opens what is left of the database in `dir`.
+pub(crate) fn salvage(options: Options, dir: &Path) -> Result<(Arc<Engine>, Salvage)> {
+    options.check()?;
+    if options.read_only {
+        return Err(Error::invalid("a salvage writes: it cannot be read-only"));
+    }
+    let options = options.resolved();
+    let fs = Fs::new(options.vfs.clone());
+    match fs.metadata(dir)? {
+        Some(found) if found.is_dir => {}
+        _ => return Err(nothing_here(dir)),
+    }
+    let lock = fs.lock(&FileKind::Lock.path(dir), true)?;
+    let opening = Opening::new(&options, &fs, dir)?;
+    let ours = |name: &&FileKind| !matches!(name, FileKind::Lock | FileKind::CurrentTemporary);
+    if opening.names.iter().find(ours).is_none() {
+        return Err(nothing_here(dir));
+    }
+    let mut survey = Survey::new(&opening);
+    let found = survey.run()?;
+    opening.remove_unlisted(&found)?;
+    let report = survey.report;
+    let files = opening.files;
+    Ok((assemble(options, files, found, lock), report))
+}
+
+fn nothing_here(dir: &Path) -> Error {
+    Error::new(ErrorKind::NotFound, "there is no database here to salvage").in_file(dir, 0)
+}
+
+/// A range of keys that may be lost; an end that is not known is open.
+type Keys = (Option<OwnedUserKey>, Option<OwnedUserKey>);
+
+/// A loss before the names of keyspaces are known.
+#[derive(Clone, Debug)]
+struct Lost {
+    file: PathBuf,
+    kind: LossKind,
+    bytes: Option<Range<u64>>,
+    keys: Option<Keys>,
+    sequences: Option<RangeInclusive<SeqNo>>,
+    what: String,
+}
+
+impl Lost {
+    fn new(file: &Path, kind: LossKind, what: &str) -> Lost {
+        Lost {
+            file: file.into(),
+            kind,
+            bytes: None,
+            keys: None,
+            sequences: None,
+            what: what.into(),
+        }
+    }
+}
+
+/// A manifest that was read whole.
+struct Listed {
+    state: ManifestState,
+    read: manifest::Recovered,
+    /// Tables that some edit took out.
+    removed: HashSet<FileNumber>,
+    verdicts: BTreeMap<FileNumber, Verdict>,
+}
+
+/// A salvage under way.
+struct Survey<'a> {
+    opening: &'a Opening<'a>,
+    outputs: RecoveredTables<'a>,
+    losses: Vec<Lost>,
+    report: Salvage,
+}
+
+impl<'a> Survey<'a> {
+    fn new(opening: &'a Opening<'a>) -> Survey<'a> {
+        Survey {
+            outputs: RecoveredTables {
+                files: &opening.files,
+                next_file: opening.free_number(1),
+            },
+            opening,
+            losses: Vec::new(),
+            report: Salvage::default(),
+        }
+    }
+
+    fn fs(&self) -> &'a Fs {
+        &self.opening.files.fs
+    }
+
+    fn path(&self, file: FileKind) -> PathBuf {
+        file.path(self.opening.dir())
+    }
+
+    fn run(&mut self) -> Result<Found> {
+        let current = match manifest::read_current(self.fs(), self.opening.dir()) {
+            Ok(current) => Some(current),
+            Err(error) if is_damage(error.kind()) => {
+                self.report.damaged.push(self.path(FileKind::Current));
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        let Some((number, salt)) = self.the_manifest(current)? else {
+            return self.loose(current);
+        };
+        match self.listed(number, salt)? {
+            Some(listed) => self.exact(listed),
+            None => self.loose(current),
+        }
+    }
+
+    /// The manifest in force; without `CURRENT`, the only one.
+    fn the_manifest(
+        &self,
+        current: Option<(FileNumber, u64)>,
+    ) -> Result<Option<(FileNumber, u64)>> {
+        if current.is_some() {
+            return Ok(current);
+        }
+        let files = self.opening.names.iter();
+        let files = files.filter(|name| matches!(name, FileKind::Manifest(_)));
+        Ok(match (&candidates(self.opening)?[..], files.count()) {
+            ([only], 1) => Some((only.number, only.salt)),
+            _ => None,
+        })
+    }
+
+    /// Reads the manifest and judges the tables that it lists; `None` if it is damaged or not the newest.
+    fn listed(&mut self, number: FileNumber, salt: u64) -> Result<Option<Listed>> {
+        let mut state = ManifestState::new();
+        let mut removed = HashSet::new();
+        let (fs, dir) = (self.fs(), self.opening.dir());
+        let read = manifest::read_named(fs, dir, number, salt, &mut |edit| {
+            removed.extend(edit.removed.iter().map(|table| table.number));
+            state.apply(edit, &self.opening.store)
+        });
+        let file = self.path(FileKind::Manifest(number));
+        let newest = read.and_then(|read| self.opening.check_newest(&read).map(|()| read));
+        let read = match newest {
+            Ok(read) => read,
+            Err(error) if is_damage(error.kind()) => {
+                self.report.damaged.push(file);
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        let mut verdicts = BTreeMap::new();
+        for (_, _, table) in state.version.tables() {
+            verdicts.insert(table.number(), self.judge(table.meta())?);
+        }
+        let listed = Listed {
+            state,
+            read,
+            removed,
+            verdicts,
+        };
+        if self.is_outdated(&listed) {
+            self.report.damaged.push(file);
+            return Ok(None);
+        }
+        Ok(Some(listed))
+    }
+
+    /// True if the manifest is an old one or of another database, as far as its tables tell: some of those listed are
+    /// not there and others are, which no edit took out; or none of those listed is there at all.
+    fn is_outdated(&self, listed: &Listed) -> bool {
+        let count =
+            |wanted: fn(&Verdict) -> bool| listed.verdicts.values().filter(|v| wanted(v)).count();
+        let missing = count(|v| matches!(v, Verdict::Missing));
+        let foreign = count(|v| matches!(v, Verdict::Foreign));
+        let others = self.opening.names.iter().any(|name| {
+            let FileKind::Table(number) = name else {
+                return false;
+            };
+            !listed.verdicts.contains_key(number) && !listed.removed.contains(number)
+        });
+        let none = missing + foreign == listed.verdicts.len();
+        (others && (none || missing + foreign > 0)) || (none && foreign > 0)
+    }
+
+    /// The manifest says what was in force.
+    fn exact(&mut self, listed: Listed) -> Result<Found> {
+        let Listed {
+            mut state,
+            read,
+            verdicts,
+            ..
+        } = listed;
+        let metas: Vec<SegmentMeta> = state
+            .segments
+            .values()
+            .map(|s| SegmentMeta {
+                number: s.number,
+                salt: s.salt,
+                size: s.size,
+            })
+            .collect();
+        let flushed = state.flushed;
+        let mut replay = Replay::default();
+        let (fs, dir) = (self.fs(), self.opening.dir());
+        let recovered = terrace_wal::recover(
+            fs,
+            dir,
+            &metas,
+            Lsn(flushed.lsn),
+            read.last_edit,
+            &mut |f| replay.add(&f),
+        );
+        let later = |close: &terrace_wal::CloseInfo| close.manifest_edit > read.last_edit;
+        let (mut replay, last_seq, lsn) = match recovered {
+            Ok(log) if !log.close.as_ref().is_some_and(later) => {
+                let whole = verdicts.values().all(|v| matches!(v, Verdict::Whole));
+                if whole && self.report.damaged.is_empty() {
+                    self.report.kept.tables = verdicts.len() as u64;
+                    return self.opening.existing();
+                }
+                (replay, log.last_seq, log.end.0.max(log.highest_seen.0))
+            }
+            Ok(_) => return self.loose(Some((read.number, read.salt()))),
+            Err(error) if is_damage(error.kind()) => {
+                let all: Vec<u64> = metas.iter().map(|meta| meta.salt).collect();
+                let segments: Vec<SegmentFile> = metas
+                    .iter()
+                    .map(|meta| SegmentFile {
+                        number: meta.number,
+                        size: Some(meta.size),
+                        salts: std::iter::once(meta.salt)
+                            .chain(all.iter().copied())
+                            .collect(),
+                    })
+                    .collect();
+                if let Some((file, _)) = error.file() {
+                    self.report.damaged.push(file.to_path_buf());
+                }
+                let log = self.read_log(&segments, Some(flushed.seq), Some(read.last_edit))?;
+                (log.replay, log.last_seq, log.lsn)
+            }
+            Err(error) => return Err(error),
+        };
+        let edit = self.mend_listed(&state, &verdicts)?;
+        state.apply(&edit, &self.opening.store)?;
+        state.file_ceiling = state.file_ceiling.max(self.outputs.next_file);
+        let used = replay.keyspaces();
+        let mut changes = std::mem::take(&mut replay.changes);
+        self.mend_catalogue(&state, &mut changes, used);
+        replay.changes = changes;
+        let last_table = state
+            .version
+            .tables()
+            .map(|(_, _, t)| t.meta().info.max_seq);
+        let basis = Basis {
+            database: read.database,
+            last_edit: read.last_edit,
+            last_seq: last_seq
+                .max(state.last_seq)
+                .max(last_table.max().unwrap_or_default()),
+            lsn,
+            dropped_frames: 0,
+        };
+        self.publish(state, basis, replay)
+    }
+
+    /// The edit that puts what is left of damaged tables in their places.
+    fn mend_listed(
+        &mut self,
+        state: &ManifestState,
+        verdicts: &BTreeMap<FileNumber, Verdict>,
+    ) -> Result<VersionEdit> {
+        let mut edit = VersionEdit::default();
+        for (level, run, table) in state.version.tables() {
+            let meta = table.meta();
+            let mended = match verdicts.get(&meta.number) {
+                Some(Verdict::Whole) => {
+                    self.report.kept.tables += 1;
+                    continue;
+                }
+                Some(Verdict::Broken) => self.mend(meta.number, Some(meta))?,
+                Some(Verdict::Foreign) => {
+                    self.lose_listed(meta, "the file is another table");
+                    None
+                }
+                Some(Verdict::Missing) | None => {
+                    self.lose_listed(meta, "the table is missing");
+                    None
+                }
+            };
+            edit.removed.push(RemovedTable {
+                level,
+                number: meta.number,
+            });
+            edit.added
+                .extend(mended.map(|meta| AddedTable { level, run, meta }));
+        }
+        Ok(edit)
+    }
+
+    /// What was in force is not known: everything that verifies is merged.
+    fn loose(&mut self, current: Option<(FileNumber, u64)>) -> Result<Found> {
+        let hints = gather(self.opening, current)?;
+        let file = match current {
+            Some((number, _)) => FileKind::Manifest(number),
+            None => FileKind::Current,
+        };
+        let what = "which files were in force is not known";
+        self.losses
+            .push(Lost::new(&self.path(file), LossKind::Manifest, what));
+        let sources = self.all_tables(&hints)?;
+        let segments = self.all_segments(&hints)?;
+        let flushed = Some(hints.state.flushed.seq).filter(|seq| *seq > SeqNo::ZERO);
+        let log = self.read_log(&segments, flushed, None)?;
+        let mut replay = log.replay;
+        let mut state = hints.state;
+        let max_seq = sources.iter().map(|table| table.info().max_seq).max();
+        let last_seq = state
+            .last_seq
+            .max(log.last_seq)
+            .max(max_seq.unwrap_or_default());
+        let used: BTreeSet<KeyspaceId> = sources
+            .iter()
+            .flat_map(|table| table.keyspaces())
+            .chain(replay.keyspaces())
+            .collect();
+        let mut changes = std::mem::take(&mut replay.changes);
+        self.mend_catalogue(&state, &mut changes, used);
+        let mut dropped = state.dropped.clone();
+        dropped.extend(changes.iter().filter_map(|(seq, change)| match change {
+            Change::Drop(id) => Some((*id, *seq)),
+            Change::Create(_) => None,
+        }));
+        let mut ranges = hints.ranges;
+        ranges.extend(replay.ranges.drain(..).map(|range| (range.seq, range)));
+        let deleted = RangeSet::new(ranges.into_values().map(Arc::new).collect());
+        let stripes = Stripes::new(&[], last_seq);
+        let rules = Rules {
+            stripes: &stripes,
+            dropped_keyspaces: &dropped,
+            deleted: &deleted,
+            oldest_snapshot: None,
+            may_exist_below: &|_| false,
+        };
+        let added = self.merge_all(sources, replay, rules, Lsn(log.lsn))?;
+        state.apply(&added, &self.opening.store)?;
+        state.file_ceiling = state.file_ceiling.max(self.outputs.next_file);
+        let basis = Basis {
+            database: hints.database.unwrap_or_else(|| self.fs().random()),
+            last_edit: hints.last_edit.max(log.last_edit),
+            last_seq,
+            lsn: log.lsn,
+            dropped_frames: 0,
+        };
+        self.publish(state, basis, Replay::of_changes(changes))
+    }
+
+    /// Every table in the directory that was not taken out, as far as it verifies.
+    fn all_tables(&mut self, hints: &Hints) -> Result<Vec<Arc<Table>>> {
+        let mut tables = Vec::new();
+        for name in &self.opening.names {
+            let FileKind::Table(number) = *name else {
+                continue;
+            };
+            if hints.removed.contains(&number) {
+                continue;
+            }
+            let known = hints.tables.get(&number);
+            let described = match known {
+                Some(meta) => Some(meta.clone()),
+                None => self.described(number)?,
+            };
+            let verdict = described
+                .as_ref()
+                .map(|meta| self.judge(meta))
+                .transpose()?;
+            let kept = match (verdict, &described) {
+                (Some(Verdict::Whole), Some(meta)) => {
+                    self.report.kept.tables += 1;
+                    Some(meta.clone())
+                }
+                (Some(Verdict::Foreign), Some(meta)) => {
+                    self.lose_listed(meta, "the file is another table");
+                    None
+                }
+                _ => self.mend(number, described.as_ref())?,
+            };
+            if let Some(meta) = kept {
+                tables.push(Arc::new(self.opening.files.open(&meta)?));
+            }
+        }
+        for meta in hints.tables.values() {
+            let there = self.opening.names.contains(&FileKind::Table(meta.number));
+            if !there && !hints.removed.contains(&meta.number) {
+                self.lose_listed(
+                    meta,
+                    "the table is missing, unless it was merged into others",
+                );
+            }
+        }
+        Ok(tables)
+    }
+
+    fn all_segments(&self, hints: &Hints) -> Result<Vec<SegmentFile>> {
+        let mut uses = BTreeMap::new();
+        for name in &self.opening.names {
+            let FileKind::Segment(number) = *name else {
+                continue;
+            };
+            let (bytes, _) = lenient::read_leniently(self.fs(), &self.path(*name), None)?;
+            uses.insert(number, terrace_wal::use_in_link(&bytes));
+        }
+        let salts = hints.salts_of(&uses);
+        let segments = uses.keys().zip(salts).map(|(number, salts)| SegmentFile {
+            number: *number,
+            size: None,
+            salts,
+        });
+        Ok(segments.collect())
+    }
+
+    /// Merges tables and log into one run in the last level: every version but the newest goes, and all that ranges
+    /// deleted hide.
+    fn merge_all(
+        &mut self,
+        mut sources: Vec<Arc<Table>>,
+        replay: Replay,
+        rules: Rules<'_>,
+        end: Lsn,
+    ) -> Result<VersionEdit> {
+        if let Some(image) = self.opening.image_of(replay, SeqNo::MAX, end)?
+            && let Form::Image(table) = image.form
+        {
+            sources.push(table);
+        }
+        let options = MergeOptions {
+            rules,
+            target_size: self.opening.options.tuning.table_bytes,
+            compression: self.opening.options.compression,
+            block_size: BLOCK_SIZE,
+            should_stop: &|| false,
+        };
+        let entries = sources.iter().map(Table::scan).collect();
+        let entries = Distinct(MergingIterator::new(entries));
+        let result = terrace_compaction::merge(entries, &options, &mut self.outputs)?;
+        self.opening.files.read_back(&result.tables)?;
+        let added = |meta: TableMeta| AddedTable {
+            level: LEVELS - 1,
+            run: 0,
+            meta,
+        };
+        Ok(VersionEdit {
+            added: result.tables.into_iter().map(added).collect(),
+            ..VersionEdit::default()
+        })
+    }
+
+    /// Puts the old files aside and the new state in force.
+    fn publish(&mut self, state: ManifestState, basis: Basis, replay: Replay) -> Result<Found> {
+        let keep: HashSet<FileKind> = state
+            .version
+            .tables()
+            .map(|(_, _, table)| FileKind::Table(table.number()))
+            .collect();
+        let (fs, dir) = (self.fs(), self.opening.dir());
+        self.report.aside = Some(put_aside(fs, dir, &self.opening.names, &keep)?);
+        self.report.damaged.sort();
+        self.report.damaged.dedup();
+        let found = self.opening.rebuilt(state, &basis, replay)?;
+        let mut names: BTreeMap<KeyspaceId, String> = BTreeMap::new();
+        names.insert(KeyspaceId(0), DEFAULT_NAME.into());
+        for record in found.state.keyspaces.values() {
+            names.insert(record.id, record.name.clone());
+        }
+        let losses = std::mem::take(&mut self.losses);
+        self.report.losses = losses
+            .into_iter()
+            .filter_map(|lost| told(lost, &names))
+            .collect();
+        Ok(found)
+    }
+}
+
+/// The loss with names; `None` if it concerns no keyspace that there is.
+fn told(lost: Lost, names: &BTreeMap<KeyspaceId, String>) -> Option<Loss> {
+    let keys: Vec<LostKeys> = lost.keys.map_or(Vec::new(), |(first, last)| {
+        let from = first.as_ref().map_or(KeyspaceId(0), |key| key.keyspace);
+        let to = last
+            .as_ref()
+            .map_or(KeyspaceId(u32::MAX), |key| key.keyspace);
+        let bound = |end: &Option<OwnedUserKey>, id: KeyspaceId| {
+            let end = end.as_ref().filter(|key| key.keyspace == id);
+            end.map(|key| bytes::Bytes::copy_from_slice(&key.bytes))
+        };
+        let within = names.iter().filter(|(id, _)| from <= **id && **id <= to);
+        let range = |(id, name): (&KeyspaceId, &String)| LostKeys {
+            keyspace: name.clone(),
+            first: bound(&first, *id),
+            last: bound(&last, *id),
+        };
+        within.map(range).collect()
+    });
+    let concerns = lost.kind != LossKind::Table || !keys.is_empty();
+    concerns.then_some(Loss {
+        file: lost.file,
+        kind: lost.kind,
+        bytes: lost.bytes,
+        keys,
+        sequences: lost.sequences,
+        what: lost.what,
+    })
+}
+
+/// The entries of several sources of which some may hold the same: each once. It goes forward only.
+#[derive(Debug)]
+struct Distinct(MergingIterator<TableIter>);
+
+impl InternalIterator for Distinct {
+    fn seek(&mut self, target: KeyRef<'_>) -> Result<()> {
+        self.0.seek(target)
+    }
+    fn seek_for_prev(&mut self, target: KeyRef<'_>) -> Result<()> {
+        self.0.seek_for_prev(target)
+    }
+    fn first(&mut self) -> Result<()> {
+        self.0.first()
+    }
+    fn last(&mut self) -> Result<()> {
+        self.0.last()
+    }
+    fn next(&mut self) -> Result<()> {
+        let before = self.0.key().to_owned();
+        self.0.next()?;
+        while self.0.valid() {
+            let key = self.0.key();
+            if key.user != before.user.as_ref() || key.seq != before.seq {
+                break;
+            }
+            self.0.next()?;
+        }
+        Ok(())
+    }
+    fn prev(&mut self) -> Result<()> {
+        self.0.prev()
+    }
+    fn valid(&self) -> bool {
+        self.0.valid()
+    }
+    fn key(&self) -> KeyRef<'_> {
+        self.0.key()
+    }
+    fn value(&self) -> &[u8] {
+        self.0.value()
+    }
+}

@@ -1,0 +1,347 @@
+//! Salvage: what it refuses, what it reports of each kind of loss, and that a crash on the way takes nothing.
+//!
+//! What every single damage leads to is the business of the torture mode `corrupt`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use terrace::vfs::{Call, CrashPolicy, Fault, FaultVfs, ImageKind, MemVfs, Op, Vfs};
+use terrace::{Compression, Db, ErrorKind, IoMode, LossKind, Options, Salvage, SeqNo};
+
+const DIR: &str = "/data/db";
+
+type Content = BTreeMap<(String, Vec<u8>), Vec<u8>>;
+
+fn options(vfs: Arc<dyn Vfs>) -> Options {
+    Options::new()
+        .memory(4 << 20)
+        .compression(Compression::Lz4)
+        .io(IoMode::Pread)
+        .tune(|tuning| {
+            tuning.manual = true;
+            tuning.segment_bytes = (4096, Some(4096));
+        })
+        .vfs(vfs)
+}
+
+/// Two tables, one packed and one raw, and a log; in the keyspaces `default`, `users` and `late`.
+fn database() -> (Arc<MemVfs>, Content) {
+    let vfs = MemVfs::crashable(3);
+    let db = options(vfs.clone()).open(DIR).unwrap();
+    let users = db.keyspace("users").unwrap();
+    for n in 0..60 {
+        db.put(format!("a{n:03}"), format!("first {n}")).unwrap();
+        users.put(format!("u{n:03}"), format!("user {n}")).unwrap();
+    }
+    db.compact_all().unwrap();
+    db.delete("a001").unwrap();
+    users.put("u002", "changed").unwrap();
+    db.flush().unwrap();
+    db.keyspace("late").unwrap().put("l", "late").unwrap();
+    for n in 0..20 {
+        db.put(format!("b{n:03}"), format!("second {n}")).unwrap();
+    }
+    let content = content(&db);
+    db.close().unwrap();
+    (vfs, content)
+}
+
+fn content(db: &Db) -> Content {
+    let mut content = Content::new();
+    for name in db.keyspaces().unwrap() {
+        for entry in db.keyspace(&name).unwrap().iter() {
+            let (key, value) = entry.unwrap();
+            content.insert((name.clone(), key.to_vec()), value.to_vec());
+        }
+    }
+    content
+}
+
+fn files(vfs: &MemVfs, end: &str) -> Vec<PathBuf> {
+    let named = |path: &PathBuf| path.to_string_lossy().contains(end);
+    let here = |path: &PathBuf| path.parent() == Some(Path::new(DIR));
+    let files = vfs.files().into_iter().map(|(path, _)| path);
+    files.filter(|path| named(path) && here(path)).collect()
+}
+
+fn salvage(vfs: &Arc<MemVfs>) -> (Db, Salvage) {
+    options(vfs.clone()).salvage(DIR).unwrap()
+}
+
+#[test]
+fn an_undamaged_database_is_opened_as_it_is() {
+    let (vfs, wanted) = database();
+    let before = vfs.content_hash();
+    let (db, report) = salvage(&vfs);
+    assert!(report.is_clean() && !report.lost_something());
+    assert_eq!(report.to_string(), "nothing is damaged");
+    assert!(content(&db) == wanted);
+    db.close().unwrap();
+    assert!(files(&vfs, "salvaged").is_empty());
+    assert_eq!(vfs.content_hash(), before, "a clean open writes nothing");
+}
+
+#[test]
+fn what_is_no_database_or_in_use_is_refused() {
+    let vfs = MemVfs::new(1);
+    let refused = |options: Options| options.salvage(DIR).unwrap_err().kind();
+    assert_eq!(refused(options(vfs.clone())), ErrorKind::NotFound);
+    vfs.write_file("/data/db/notes.txt", "mine");
+    assert_eq!(refused(options(vfs.clone())), ErrorKind::NotFound);
+    let (vfs, _) = database();
+    assert_eq!(
+        refused(options(vfs.clone()).read_only(true)),
+        ErrorKind::Invalid
+    );
+    let db = options(vfs.clone()).open(DIR).unwrap();
+    assert_eq!(refused(options(vfs.clone())), ErrorKind::Locked);
+    db.close().unwrap();
+    let (db, _) = salvage(&vfs);
+    assert_eq!(
+        options(vfs).open(DIR).unwrap_err().kind(),
+        ErrorKind::Locked
+    );
+    db.close().unwrap();
+}
+
+#[test]
+fn a_missing_table_is_reported_with_its_keys() {
+    for at in 0..2 {
+        let (vfs, wanted) = database();
+        let table = files(&vfs, ".sst")[at].clone();
+        vfs.remove(&table);
+        let error = options(vfs.clone()).open(DIR).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corruption);
+        let (db, report) = salvage(&vfs);
+        assert_eq!(report.damaged, std::slice::from_ref(&table));
+        assert_eq!((report.kept.tables, report.losses.len()), (1, 1));
+        let loss = &report.losses[0];
+        assert_eq!((loss.kind, &loss.file), (LossKind::Table, &table));
+        let text = report.to_string();
+        assert!(
+            text.contains("the table is missing") && text.contains("keys of `default`"),
+            "{text}"
+        );
+        assert!(
+            text.contains("deleted keys among those may be back"),
+            "{text}"
+        );
+        let found = content(&db);
+        if at == 0 {
+            assert_eq!(found.len(), 20 + 1 + 1, "the log and the newer table");
+        } else {
+            // The newer table held the tombstone: the deleted key is back, and its loss says so.
+            assert_eq!(found.len(), wanted.len() + 1);
+            assert!(found.contains_key(&("default".into(), b"a001".to_vec())));
+            assert!(loss.covers(
+                "default",
+                b"a001",
+                loss.sequences.as_ref().map(|s| *s.start()).unwrap()
+            ));
+            assert!(!loss.covers("default", b"a002", SeqNo::new(121)));
+        }
+        db.put("new", "write").unwrap();
+        db.close().unwrap();
+        let again = options(vfs).open(DIR).unwrap();
+        assert_eq!(again.get("new").unwrap().unwrap(), "write");
+    }
+}
+
+#[test]
+fn without_a_manifest_tables_and_log_are_enough() {
+    for gone in [
+        &["CURRENT"][..],
+        &["MANIFEST"],
+        &["CURRENT", "MANIFEST"],
+        &["MANIFEST", ".wal"],
+    ] {
+        let (vfs, mut wanted) = database();
+        for path in gone.iter().flat_map(|name| files(&vfs, name)) {
+            vfs.remove(&path);
+        }
+        let (db, report) = salvage(&vfs);
+        if gone == ["CURRENT"] {
+            assert!(
+                !report.lost_something(),
+                "the only manifest is whole: {report}"
+            );
+        } else {
+            assert_eq!(report.losses[0].kind, LossKind::Manifest);
+        }
+        if gone.contains(&".wal") {
+            // The names of keyspaces are gone too, and with the log all that was in it alone.
+            assert_eq!(report.renamed, ["salvaged-1"]);
+            let tables = |(_, key): &(String, Vec<u8>)| b"au".contains(&key[0]);
+            wanted.retain(|at, _| tables(at));
+            let rename = |((name, key), value): ((String, Vec<u8>), _)| {
+                let name = if name == "users" {
+                    "salvaged-1".into()
+                } else {
+                    name
+                };
+                ((name, key), value)
+            };
+            wanted = wanted.into_iter().map(rename).collect();
+            assert_eq!(db.keyspace("users").unwrap().iter().count(), 0, "a new one");
+        }
+        assert!(content(&db) == wanted, "without {gone:?}\n{report}");
+        db.close().unwrap();
+        let db = options(vfs).open(DIR).unwrap();
+        assert!(content(&db) == wanted, "without {gone:?}, reopened");
+    }
+}
+
+#[test]
+fn batches_behind_a_hole_in_the_log_are_kept_and_the_hole_is_numbered() {
+    let (vfs, wanted) = database();
+    let segment = files(&vfs, ".wal").into_iter().next_back().unwrap();
+    let mut bytes = vfs.read_file(&segment).unwrap();
+    let at = bytes
+        .windows(9)
+        .position(|part| part == b"second 12")
+        .unwrap();
+    bytes[at] ^= 1;
+    vfs.write_file(&segment, &bytes);
+    assert_eq!(
+        options(vfs.clone()).open(DIR).unwrap_err().kind(),
+        ErrorKind::Corruption
+    );
+    let (db, report) = salvage(&vfs);
+    let [loss] = &report.losses[..] else {
+        panic!("{report}")
+    };
+    assert_eq!((loss.kind, &loss.file), (LossKind::Log, &segment));
+    let bytes = loss.bytes.clone().unwrap();
+    assert!(bytes.contains(&(at as u64)), "{report}");
+    let range = loss.sequences.clone().unwrap();
+    assert_eq!(range.start(), range.end(), "one write");
+    assert!(loss.covers("default", b"b012", *range.start()));
+    let mut rest = wanted;
+    rest.remove(&("default".into(), b"b012".to_vec()));
+    assert!(content(&db) == rest, "{report}");
+}
+
+/// The files that were there at first, wherever they are now.
+fn originals(vfs: &MemVfs, before: &[(PathBuf, Vec<u8>)]) -> usize {
+    let here: Vec<Vec<u8>> = vfs
+        .files()
+        .iter()
+        .map(|(path, _)| vfs.read_file(path).unwrap())
+        .collect();
+    before
+        .iter()
+        .filter(|(_, bytes)| here.contains(bytes))
+        .count()
+}
+
+#[test]
+fn a_crash_on_the_way_takes_nothing_and_salvage_goes_again() {
+    for missing in ["none", "MANIFEST"] {
+        let (vfs, _) = database();
+        let table = files(&vfs, ".sst").remove(0);
+        let mut bytes = vfs.read_file(&table).unwrap();
+        bytes[40] ^= 1;
+        vfs.write_file(&table, &bytes);
+        for path in files(&vfs, missing) {
+            vfs.remove(&path);
+        }
+        let before: Vec<(PathBuf, Vec<u8>)> = vfs
+            .files()
+            .into_iter()
+            .filter(|(path, _)| !path.ends_with("LOCK"))
+            .map(|(path, _)| (path.clone(), vfs.read_file(&path).unwrap()))
+            .collect();
+        let images: Arc<Mutex<Vec<Arc<MemVfs>>>> = Arc::default();
+        let taken = images.clone();
+        vfs.set_hook(Some(Arc::new(move |vfs, number| {
+            let mut images = taken.lock().unwrap();
+            images.push(vfs.image(ImageKind::Kill, CrashPolicy::KeepAll, number));
+            for policy in [CrashPolicy::DropAll, CrashPolicy::KeepAll] {
+                images.push(vfs.image(ImageKind::Cut, policy, number));
+            }
+        })));
+        let (db, _) = salvage(&vfs);
+        let wanted = content(&db);
+        vfs.set_hook(None);
+        db.close().unwrap();
+        let images = std::mem::take(&mut *images.lock().unwrap());
+        assert!(images.len() > 60, "{}", images.len());
+        for (n, image) in images.iter().enumerate() {
+            assert_eq!(
+                originals(image, &before),
+                before.len(),
+                "image {n}, {missing}"
+            );
+            let (db, report) = salvage(image);
+            let found = content(&db);
+            assert_eq!(found, wanted, "image {n}, {missing}\n{report}");
+            db.close().unwrap();
+            assert_eq!(originals(image, &before), before.len(), "image {n} again");
+            let db = options(image.clone()).open(DIR).unwrap();
+            assert!(content(&db) == wanted);
+        }
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_damage_but_a_failed_write_is_not() {
+    let (vfs, wanted) = database();
+    let table = files(&vfs, ".sst").remove(1);
+    let faulty = FaultVfs::new(vfs.clone());
+    let unreadable = table.clone();
+    let unread = move |call: &Call| call.op == Op::Read && call.path == unreadable;
+    faulty.arm_when(unread, Fault::Errno(5), true);
+    let (db, report) = options(faulty.clone()).salvage(DIR).unwrap();
+    assert_eq!(
+        (&report.damaged[..], report.losses.len()),
+        (&[table][..], 1)
+    );
+    let lost = |(name, key): &&(String, Vec<u8>)| {
+        !report.losses[0].covers(
+            name,
+            key,
+            *report.losses[0].sequences.as_ref().unwrap().start(),
+        )
+    };
+    assert!(
+        wanted
+            .keys()
+            .filter(lost)
+            .all(|at| content(&db).get(at) == wanted.get(at))
+    );
+    db.close().unwrap();
+
+    let (vfs, wanted) = database();
+    let table = files(&vfs, ".sst").remove(1);
+    let mut bytes = vfs.read_file(&table).unwrap();
+    let len = bytes.len();
+    bytes[len - 1] ^= 1;
+    vfs.write_file(&table, &bytes);
+    let faulty = FaultVfs::new(vfs.clone());
+    for fault in [Fault::Errno(28), Fault::Errno(5)] {
+        for op in [
+            Op::Write,
+            Op::SyncData,
+            Op::SyncDir,
+            Op::Create,
+            Op::Rename,
+            Op::CreateDir,
+        ] {
+            faulty.disarm();
+            faulty.arm_when(move |call| call.op == op, fault, false);
+            let error = options(faulty.clone()).salvage(DIR).unwrap_err();
+            assert!(
+                matches!(error.kind(), ErrorKind::Io | ErrorKind::NoSpace),
+                "{op:?}: {error}"
+            );
+        }
+    }
+    faulty.disarm();
+    let (db, report) = options(faulty).salvage(DIR).unwrap();
+    assert!(
+        !report.lost_something() && report.kept.mended == 1,
+        "{report}"
+    );
+    assert!(content(&db) == wanted);
+}
