@@ -112,7 +112,12 @@ impl Space {
         while state.held < wanted {
             let rest = usize::try_from(wanted - state.held).unwrap_or(ZERO_LEN);
             let part = zeroes.get(..rest).unwrap_or(&zeroes);
-            file.write_all_at(part, state.held)?;
+            if let Err(error) = file.write_all_at(part, state.held) {
+                if state.held == 0 {
+                    self.files.remove(FileKind::Reserve)?; // Less than what is counted would be lost sight of.
+                }
+                return Err(error);
+            }
             state.held += part.len() as u64;
         }
         // Its name need not last: what a power cut takes is made again.
@@ -174,7 +179,7 @@ impl Space {
     }
 }
 
-/// Keeps the reserve from being taken again.
+/// Keeps anything from being taken ahead.
 struct Borrower<'a>(&'a Space);
 
 impl Borrower<'_> {
