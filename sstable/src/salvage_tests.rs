@@ -1,3 +1,5 @@
+#![allow(clippy::indexing_slicing)]
+
 use terrace_base::key::{OwnedKey, ValueKind};
 
 use super::*;

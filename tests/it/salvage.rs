@@ -78,7 +78,7 @@ fn an_undamaged_database_is_opened_as_it_is() {
     assert_eq!(report.to_string(), "nothing is damaged");
     assert!(content(&db) == wanted);
     db.close().unwrap();
-    assert_eq!(files(&vfs, "salvaged"), [PathBuf::new(); 0]);
+    assert!(files(&vfs, "salvaged").is_empty());
     assert_eq!(vfs.content_hash(), before, "a clean open writes nothing");
 }
 
@@ -114,7 +114,7 @@ fn a_missing_table_is_reported_with_its_keys() {
         let error = options(vfs.clone()).open(DIR).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corruption);
         let (db, report) = salvage(&vfs);
-        assert_eq!(report.damaged, [table.clone()]);
+        assert_eq!(report.damaged, std::slice::from_ref(&table));
         assert_eq!((report.kept.tables, report.losses.len()), (1, 1));
         let loss = &report.losses[0];
         assert_eq!((loss.kind, &loss.file), (LossKind::Table, &table));
