@@ -13,13 +13,14 @@ use std::ops::Bound;
 use bytes::Bytes;
 use terrace_base::{Result, SeqNo, UserKey, ValueKind};
 
-use crate::batch::{Entries, Framing, Write, check_lengths};
+use crate::batch::{Batch, Entries, Framing, Write, check_lengths};
 use crate::bounds::OwnedBounds;
 use crate::check::{CheckedKey, Checks, counter, joined};
 use crate::commit::opened_read_only;
 use crate::context::ReadPoint;
 use crate::ends::{Proof, Side};
 use crate::engine::Engine;
+use crate::expiry::Expiry;
 use crate::get::Hit;
 use crate::iter::Scan;
 use crate::keyspace::Keyspace;
@@ -225,6 +226,51 @@ impl Keyspace {
     /// As for [`Keyspace::put`], and as for a read.
     pub fn pop_last(&self) -> Result<Option<(Bytes, Bytes)>> {
         self.pop(Side::Last)
+    }
+
+    /// Has the value of `key` hold until another time, or for ever. False if the key has no value.
+    ///
+    /// ```
+    /// # fn main() -> terrace::Result<()> {
+    /// use std::time::Duration;
+    /// use terrace::Expiry;
+    /// let db = terrace::Db::in_memory()?;
+    /// db.put_expiring("session", "ada", Expiry::In(Duration::from_secs(60)))?;
+    /// assert!(db.set_expiry("session", Expiry::Never)?);
+    /// assert_eq!(db.get_entry("session")?.unwrap().expires_at, None);
+    /// assert!(!db.set_expiry("other", Expiry::Never)?);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`Keyspace::put`], and as for a read.
+    pub fn set_expiry(&self, key: impl AsRef<[u8]>, expiry: Expiry) -> Result<bool> {
+        let key = key.as_ref();
+        check_lengths(key.len(), 0)?;
+        let engine = self.engine_to_write()?;
+        let checked = CheckedKey::new(UserKey::new(self.state.id, key));
+        loop {
+            self.state.check_alive()?;
+            let (view, at) = engine.committer.newest();
+            let point = ReadPoint::newest(at);
+            let (seen, live) = view.look(checked.user, checked.hash, point, &engine.context)?;
+            let Some(live) = live else {
+                engine.committer.wait_visible(seen)?;
+                return Ok(false);
+            };
+            let mut batch = Batch::new();
+            let mut part = batch.keyspace(self);
+            part.put_expiring(key, &*live.value, expiry);
+            let clock = engine.date(&mut batch);
+            let parts = [clock.as_deref().unwrap_or_default(), &batch.payload];
+            let write = Write::of_batch(&batch, &parts);
+            let checks = Checks::keys(at, std::slice::from_ref(&checked));
+            let receipt = engine.append_if(&write, None, &batch.keyspaces, &checks)?;
+            if let Some(receipt) = receipt {
+                engine.committer.wait_visible(receipt.last)?;
+                return Ok(true);
+            }
+        }
     }
 
     /// The engine, and `Closed` or `ReadOnly` also where nothing may come to be written.

@@ -86,6 +86,8 @@ struct State {
     /// Sync writes that are not on disk, in commit order.
     pending: VecDeque<Pending>,
     syncing: bool,
+    /// Where the last write ends that returns before it is on disk.
+    unsynced_end: Lsn,
     /// How many Sync writes the last sync served.
     last_group: usize,
     /// When the oldest write under `Interval` that no sync has begun to cover was appended.
@@ -183,6 +185,7 @@ impl Committer {
             ends: Ends::default(),
             pending: VecDeque::new(),
             syncing: false,
+            unsynced_end: Lsn(0),
             last_group: 0,
             oldest_unsynced: None,
             oldest_syncing: None,
@@ -323,6 +326,9 @@ impl Committer {
             return Err(self.fail_and_unlock(state, error)); // Our own payload does not decode: stop.
         }
         appended(last);
+        if durability != Durability::Sync {
+            state.unsynced_end = end;
+        }
         match durability {
             Durability::Sync if mutant("ack-before-sync") => {}
             Durability::Sync => {
@@ -594,6 +600,13 @@ impl Committer {
     /// Stops all writes because of a failure elsewhere: the manifest, or a job that panicked.
     pub(crate) fn poison(&self, cause: Error) {
         self.fail_and_unlock(lock(&self.state), cause);
+    }
+
+    /// Why writes that returned may not be on disk: the log failed before it was synced up to them.
+    pub(crate) fn loss(&self) -> Option<Error> {
+        let state = lock(&self.state);
+        let unsynced = state.unsynced_end > state.log.synced();
+        state.failed.as_ref().filter(|_| unsynced).map(read_only)
     }
 
     /// Why writes fail, if they do.

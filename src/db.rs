@@ -274,7 +274,8 @@ impl Db {
     /// `Closed`. Iterators and values that are alive go on reading what they hold. Closing twice is fine.
     ///
     /// # Errors
-    /// Those of the last sync and flush; the database is closed all the same.
+    /// Those of the last sync and flush; `ReadOnly` if the log failed before, and writes that returned under `Buffered` or
+    /// `Interval` may not be on disk. The database is closed all the same.
     pub fn close(&self) -> Result<()> {
         self.engine().close()
     }
@@ -304,7 +305,7 @@ impl Engine {
         }
         self.committer.finish_writes()?;
         if self.committer.failure().is_some() || self.versions.failure().is_some() {
-            return Ok(());
+            return self.committer.loss().map_or(Ok(()), Err);
         }
         let flushed = self.flush_if_much();
         if self.committer.failure().is_some() {

@@ -203,3 +203,25 @@ fn an_idle_database_gives_expired_entries_back() {
     }
     assert_eq!(db.count(..).unwrap(), 0);
 }
+
+#[test]
+fn the_expiry_of_a_value_can_be_changed() {
+    let (clock, db) = opened();
+    db.put("k", "v").unwrap();
+    assert!(!db.set_expiry("other", Expiry::In(SECOND)).unwrap());
+    assert!(db.set_expiry("k", Expiry::In(SECOND)).unwrap());
+    db.flush().unwrap();
+    assert_eq!(db.get("k").unwrap().unwrap(), "v");
+    assert!(db.set_expiry("k", Expiry::In(SECOND * 2)).unwrap());
+    clock.advance(SECOND);
+    assert!(is_there(&db, "k"));
+    assert!(db.set_expiry("k", Expiry::Never).unwrap());
+    clock.advance(SECOND * 5);
+    assert_eq!(db.get("k").unwrap().unwrap(), "v");
+    assert!(db.set_expiry("k", Expiry::At(UNIX_EPOCH)).unwrap());
+    assert!(!is_there(&db, "k"));
+    assert!(
+        !db.set_expiry("k", Expiry::Never).unwrap(),
+        "an expired value came back"
+    );
+}
