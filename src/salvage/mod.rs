@@ -275,7 +275,7 @@ impl<'a> Survey<'a> {
             })
             .collect();
         let flushed = state.flushed;
-        let mut replay = Replay::default();
+        let (mut replay, mut batches) = (Replay::default(), 0);
         let (fs, dir) = (self.fs(), self.opening.dir());
         let recovered = terrace_wal::recover(
             fs,
@@ -283,11 +283,15 @@ impl<'a> Survey<'a> {
             &metas,
             Lsn(flushed.lsn),
             read.last_edit,
-            &mut |f| replay.add(&f),
+            &mut |f| {
+                batches += 1;
+                replay.add(&f)
+            },
         );
         let later = |close: &terrace_wal::CloseInfo| close.manifest_edit > read.last_edit;
         let (mut replay, last_seq, lsn) = match recovered {
             Ok(log) if !log.close.as_ref().is_some_and(later) => {
+                self.report.kept.batches = batches;
                 let whole = verdicts.values().all(|v| matches!(v, Verdict::Whole));
                 if whole && self.report.damaged.is_empty() {
                     self.report.kept.tables = verdicts.len() as u64;

@@ -107,12 +107,10 @@ impl Survey<'_> {
         let compression = info
             .as_ref()
             .map_or(Compression::None, |info| info.compression);
-        let (meta, found) = self.rewrite(
-            &data,
-            id,
-            info.as_ref().map(|info| info.blocks),
-            compression,
-        )?;
+        // Where the footer says that the blocks end, nothing can lie behind them.
+        let all = || info.as_ref().map(|info| info.blocks);
+        let blocks = identity.is_none().then(all).flatten();
+        let (meta, found) = self.rewrite(&data, id, blocks, compression)?;
         let sequences = info.as_ref().map(|info| info.min_seq..=info.max_seq);
         for lost in found.lost {
             let first = lost

@@ -116,6 +116,10 @@ fn a_missing_table_is_reported_with_its_keys() {
         let (db, report) = salvage(&vfs);
         assert_eq!(report.damaged, std::slice::from_ref(&table));
         assert_eq!((report.kept.tables, report.losses.len()), (1, 1));
+        assert_eq!(
+            report.kept.batches, 22,
+            "a keyspace, and what was put into it and the default one"
+        );
         let loss = &report.losses[0];
         assert_eq!((loss.kind, &loss.file), (LossKind::Table, &table));
         let text = report.to_string();
@@ -344,4 +348,23 @@ fn a_file_that_cannot_be_read_is_damage_but_a_failed_write_is_not() {
         "{report}"
     );
     assert!(content(&db) == wanted);
+}
+
+#[test]
+fn a_damaged_block_is_one_loss_and_no_more() {
+    let (vfs, _) = database();
+    let table = files(&vfs, ".sst").remove(0);
+    let mut bytes = vfs.read_file(&table).unwrap();
+    bytes[40] ^= 1;
+    vfs.write_file(&table, &bytes);
+    let (_, report) = salvage(&vfs);
+    assert_eq!(
+        (report.losses.len(), report.kept.mended),
+        (1, 1),
+        "{report}"
+    );
+    assert_eq!(
+        report.losses[0].bytes.as_ref().map(|bytes| bytes.start),
+        Some(0)
+    );
 }
