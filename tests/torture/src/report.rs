@@ -79,3 +79,35 @@ impl Report {
         std::fs::write(file, text + "\n").map_err(|e| format!("{}: {e}", file.display()))
     }
 }
+
+/// A number with its thousands apart.
+fn grouped(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+impl fmt::Display for Report {
+    /// The table that the readme shows.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "| mode | runs | minutes | counted |")?;
+        writeln!(f, "|---|---:|---:|---|")?;
+        for (mode, totals) in &self.modes {
+            let counted: Vec<String> = totals
+                .counts
+                .iter()
+                .map(|(name, count)| format!("{} {name}", grouped(*count)))
+                .collect();
+            let minutes = totals.seconds.div_ceil(60);
+            let counted = counted.join(", ");
+            writeln!(f, "| {mode} | {} | {minutes} | {counted} |", totals.runs)?;
+        }
+        Ok(())
+    }
+}
