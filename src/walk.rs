@@ -40,7 +40,6 @@ use crate::view::View;
 pub(crate) enum Source {
     Mem(MemIter),
     Run(RunIter),
-    Own(OwnIter),
 }
 
 macro_rules! internal_iterator {
@@ -88,7 +87,7 @@ macro_rules! internal_iterator {
     };
 }
 
-internal_iterator!(Source, Mem, Run, Own);
+internal_iterator!(Source, Mem, Run);
 
 /// All sources: without a merge if there is but one.
 #[derive(Debug)]
@@ -539,7 +538,8 @@ fn sources(scan: &Scan) -> Sources {
     let mut all = Vec::new();
     let overlay = scan.overlay.as_ref();
     if let Some(own) = overlay.and_then(|overlay| overlay.own.clone()) {
-        all.push((Source::Own(OwnIter::new(own, keyspace)), SeqNo::MAX));
+        let own = MemIter::Own(OwnIter::new(own, keyspace));
+        all.push((Source::Mem(own), SeqNo::MAX));
     }
     if !view.active.is_empty() {
         let cursor = view.active.cursor();
