@@ -29,6 +29,7 @@ use crate::engine::Engine;
 use crate::files::BLOCK_SIZE;
 use crate::memtable::{Form, ListCursor, MemRun};
 use crate::sync::lock;
+use crate::transaction::writes::OwnIter;
 use crate::view::View;
 
 /// Images folded into one.
@@ -41,6 +42,8 @@ const LARGEST_FOLDED: u64 = 4 << 20;
 pub(crate) enum MemIter {
     List(ListCursor),
     Image(TableIter),
+    /// What a transaction has written: here, so that walks without one have no more sources to tell apart.
+    Own(OwnIter),
 }
 
 impl MemRun {
@@ -57,6 +60,7 @@ macro_rules! each {
         match $self {
             MemIter::List($it) => $call,
             MemIter::Image($it) => $call,
+            MemIter::Own($it) => $call,
         }
     };
 }

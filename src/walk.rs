@@ -40,7 +40,6 @@ use crate::view::View;
 pub(crate) enum Source {
     Mem(MemIter),
     Run(RunIter),
-    Own(OwnIter),
 }
 
 macro_rules! internal_iterator {
@@ -88,7 +87,7 @@ macro_rules! internal_iterator {
     };
 }
 
-internal_iterator!(Source, Mem, Run, Own);
+internal_iterator!(Source, Mem, Run);
 
 /// All sources: without a merge if there is but one.
 #[derive(Debug)]
@@ -293,6 +292,14 @@ impl Walk {
     /// Notes in a transaction what was read.
     #[inline]
     fn note(&mut self, note: impl FnOnce(&Walk, &mut Trace)) {
+        if self.trace.is_some() {
+            self.note_now(note);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn note_now(&mut self, note: impl FnOnce(&Walk, &mut Trace)) {
         if let Some(mut trace) = self.trace.take() {
             note(self, &mut trace);
             self.trace = Some(trace);
@@ -367,6 +374,21 @@ impl Walk {
     /// Moves to the next entry; stays nowhere if on none.
     #[inline]
     pub(crate) fn next(&mut self) -> Result<()> {
+        match self.trace {
+            None => self.step_ahead(),
+            Some(_) => self.noted_next(),
+        }
+    }
+
+    #[cold]
+    fn noted_next(&mut self) -> Result<()> {
+        self.step_ahead()?;
+        self.note(|walk, trace| trace.extend_up(walk.up_to_here()));
+        Ok(())
+    }
+
+    #[inline]
+    fn step_ahead(&mut self) -> Result<()> {
         let position = std::mem::replace(&mut self.position, Position::Nowhere);
         match position {
             Position::Nowhere => return Ok(()),
@@ -386,14 +408,27 @@ impl Walk {
                 self.skipping = false;
             }
         }
-        self.settle_ahead()?;
-        self.note(|walk, trace| trace.extend_up(walk.up_to_here()));
-        Ok(())
+        self.settle_ahead()
     }
 
     /// Moves to the entry before; stays nowhere if on none.
     #[inline]
     pub(crate) fn prev(&mut self) -> Result<()> {
+        match self.trace {
+            None => self.step_back(),
+            Some(_) => self.noted_prev(),
+        }
+    }
+
+    #[cold]
+    fn noted_prev(&mut self) -> Result<()> {
+        self.step_back()?;
+        self.note(|walk, trace| trace.extend_down(walk.down_to_here()));
+        Ok(())
+    }
+
+    #[inline]
+    fn step_back(&mut self) -> Result<()> {
         let position = std::mem::replace(&mut self.position, Position::Nowhere);
         match position {
             Position::Nowhere => return Ok(()),
@@ -406,9 +441,7 @@ impl Walk {
             Position::Back => self.sources.prev()?,
             Position::Saved => {}
         }
-        self.settle_back()?;
-        self.note(|walk, trace| trace.extend_down(walk.down_to_here()));
-        Ok(())
+        self.settle_back()
     }
 
     fn remember_key(&mut self) {
@@ -505,7 +538,8 @@ fn sources(scan: &Scan) -> Sources {
     let mut all = Vec::new();
     let overlay = scan.overlay.as_ref();
     if let Some(own) = overlay.and_then(|overlay| overlay.own.clone()) {
-        all.push((Source::Own(OwnIter::new(own, keyspace)), SeqNo::MAX));
+        let own = MemIter::Own(OwnIter::new(own, keyspace));
+        all.push((Source::Mem(own), SeqNo::MAX));
     }
     if !view.active.is_empty() {
         let cursor = view.active.cursor();
