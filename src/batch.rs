@@ -13,6 +13,8 @@
 //!            | 34 | time: varint                      the database's clock, in milliseconds since 1970
 //!            | 32 | keyspace | name | options    create a keyspace
 //!            | 33 | keyspace                     drop a keyspace
+//!            | 35 | keyspace | options           give a keyspace other options
+//!            | 36 | keyspace | name              give a keyspace another name
 //! keyspace  := varint
 //! key, value, lower, upper, name, options := length: varint | bytes
 //! ```
@@ -44,6 +46,8 @@ const DELETE_RANGE: u8 = 7;
 const CREATE_KEYSPACE: u8 = 32;
 const DROP_KEYSPACE: u8 = 33;
 const CLOCK: u8 = 34;
+const SET_OPTIONS: u8 = 35;
+const RENAME_KEYSPACE: u8 = 36;
 
 /// One operation of a payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +70,14 @@ pub(crate) enum Operation<'a> {
     },
     DropKeyspace {
         id: KeyspaceId,
+    },
+    SetOptions {
+        id: KeyspaceId,
+        options: &'a [u8],
+    },
+    RenameKeyspace {
+        id: KeyspaceId,
+        name: &'a [u8],
     },
     /// How far the database's clock had come.
     Clock(u64),
@@ -120,6 +132,14 @@ impl<'a> Operations<'a> {
                 options: d.slice()?,
             },
             DROP_KEYSPACE => Operation::DropKeyspace { id },
+            SET_OPTIONS => Operation::SetOptions {
+                id,
+                options: d.slice()?,
+            },
+            RENAME_KEYSPACE => Operation::RenameKeyspace {
+                id,
+                name: d.slice()?,
+            },
             5..=6 | 8..=31 => {
                 return Err(Error::unsupported(format!(
                     "operation {code} in the log was written by a newer terrace"
@@ -192,6 +212,20 @@ pub(crate) fn encode_put(out: &mut Vec<u8>, user: UserKey<'_>, value: &[u8]) {
     out.extend_from_slice(user.bytes);
     out.extend_from_slice(framing.before_value());
     out.extend_from_slice(value);
+}
+
+/// Appends the operation that gives a keyspace other options.
+pub(crate) fn encode_set_options(out: &mut Vec<u8>, id: KeyspaceId, options: &[u8]) {
+    out.push(SET_OPTIONS);
+    put_varint(out, u64::from(id.0));
+    put_slice(out, options);
+}
+
+/// Appends the operation that gives a keyspace another name.
+pub(crate) fn encode_rename(out: &mut Vec<u8>, id: KeyspaceId, name: &str) {
+    out.push(RENAME_KEYSPACE);
+    put_varint(out, u64::from(id.0));
+    put_slice(out, name.as_bytes());
 }
 
 /// What stands in front of the key, and in front of the value, of one operation: the parts of a payload that
@@ -289,6 +323,10 @@ pub struct Batch {
     pub(crate) durability: Option<Durability>,
     /// Where in the payload a time of expiry stands, and when it is.
     pub(crate) deadlines: Vec<(usize, Deadline)>,
+    /// Which operations are puts that a keyspace's expiry does not touch.
+    pub(crate) lasting: Vec<u32>,
+    /// The keyspaces that the batch has operands for.
+    pub(crate) merging: Vec<KeyspaceId>,
     /// The keyspaces that the batch names, other than a default one.
     pub(crate) keyspaces: Vec<Arc<KeyspaceState>>,
     pub(crate) wrong: Option<Error>,
@@ -309,6 +347,8 @@ impl Batch {
         self.deferred.clear();
         (self.count, self.durability, self.wrong) = (0, None, None);
         self.deadlines.clear();
+        self.lasting.clear();
+        self.merging.clear();
     }
 
     /// How many operations there are. A condition is none.
@@ -347,6 +387,12 @@ impl Batch {
         expiry: Expiry,
     ) -> &mut Self {
         self.add_put_expiring(KeyspaceId(0), key.as_ref(), value.as_ref(), expiry);
+        self
+    }
+
+    /// Combines the value of `key` in the default keyspace with `operand`; see [`Keyspace::merge`].
+    pub fn merge(&mut self, key: impl AsRef<[u8]>, operand: impl AsRef<[u8]>) -> &mut Self {
+        self.add_merge(KeyspaceId(0), key.as_ref(), operand.as_ref());
         self
     }
 
@@ -422,27 +468,73 @@ impl Batch {
     }
 
     pub(crate) fn add_put(&mut self, id: KeyspaceId, key: &[u8], value: &[u8]) {
-        if self.admit(key.len(), value.len()) {
+        self.add_entry(UserKey::new(id, key), ValueKind::Put, value, None);
+    }
+
+    /// Adds an entry; `value` comes without the time of expiry, which is `deadline`.
+    fn add_entry(
+        &mut self,
+        user: UserKey<'_>,
+        kind: ValueKind,
+        value: &[u8],
+        deadline: Option<Deadline>,
+    ) {
+        if self.admit(user.bytes.len(), value.len()) {
             self.count += 1;
-            encode_put(&mut self.payload, UserKey::new(id, key), value);
+            let len = value.len() + deadline.map_or(0, |_| EXPIRY_LEN);
+            let framing = Framing::new(user, kind, len);
+            self.payload.extend_from_slice(framing.before_key());
+            self.payload.extend_from_slice(user.bytes);
+            self.payload.extend_from_slice(framing.before_value());
+            if let Some(deadline) = deadline {
+                self.deadlines.push((self.payload.len(), deadline));
+                put_u64(&mut self.payload, 0);
+            }
+            self.payload.extend_from_slice(value);
         }
     }
 
     fn add_put_expiring(&mut self, id: KeyspaceId, key: &[u8], value: &[u8], expiry: Expiry) {
         let Some(deadline) = expiry.deadline() else {
+            self.lasting.push(self.count);
             return self.add_put(id, key, value);
         };
-        if self.admit(key.len(), value.len()) {
-            self.count += 1;
-            let user = UserKey::new(id, key);
-            let framing = Framing::new(user, ValueKind::PutExpiring, EXPIRY_LEN + value.len());
-            self.payload.extend_from_slice(framing.before_key());
-            self.payload.extend_from_slice(key);
-            self.payload.extend_from_slice(framing.before_value());
-            self.deadlines.push((self.payload.len(), deadline));
-            put_u64(&mut self.payload, 0);
-            self.payload.extend_from_slice(value);
+        let user = UserKey::new(id, key);
+        self.add_entry(user, ValueKind::PutExpiring, value, Some(deadline));
+    }
+
+    /// Gives the plain puts of keyspaces the expiry that their options say, in milliseconds.
+    #[cold]
+    pub(crate) fn expire(&mut self, expiry: impl Fn(KeyspaceId) -> Option<u64>) -> Result<()> {
+        let old = std::mem::take(self);
+        (self.durability, self.keyspaces) = (old.durability, old.keyspaces);
+        (self.merging, self.deferred) = (old.merging, old.deferred);
+        let mut deadlines = old.deadlines.iter();
+        for (n, operation) in Operations::new(&old.payload, old.count).enumerate() {
+            self.deferred.move_changes(n as u32, self.payload.len());
+            match operation? {
+                Operation::Entry { user, kind, value } => {
+                    let after = expiry(user.keyspace).map(Deadline::After);
+                    let lasts =
+                        kind != ValueKind::Put || old.lasting.binary_search(&(n as u32)).is_ok();
+                    let (kind, deadline) = match (kind, after.filter(|_| !lasts)) {
+                        (_, Some(after)) => (ValueKind::PutExpiring, Some(after)),
+                        (ValueKind::PutExpiring, _) => (kind, deadlines.next().map(|(_, at)| *at)),
+                        _ => (kind, None),
+                    };
+                    let value = match deadline {
+                        Some(_) if !lasts => value,
+                        Some(_) => value.get(EXPIRY_LEN..).unwrap_or_default(),
+                        None => value,
+                    };
+                    self.add_entry(user, kind, value, deadline);
+                }
+                Operation::DeleteRange { lower, upper } => self.add_range(lower, upper),
+                _ => {}
+            }
         }
+        self.deferred.move_changes(old.count, self.payload.len());
+        self.wrong.clone().map_or(Ok(()), Err)
     }
 
     /// Writes the times of expiry into the payload, and returns the first of them.
@@ -461,26 +553,31 @@ impl Batch {
         first
     }
 
-    pub(crate) fn add_delete(&mut self, id: KeyspaceId, key: &[u8]) {
-        if self.admit(key.len(), 0) {
-            self.count += 1;
-            let framing = Framing::new(UserKey::new(id, key), ValueKind::Tombstone, 0);
-            self.payload.extend_from_slice(framing.before_key());
-            self.payload.extend_from_slice(key);
+    fn add_merge(&mut self, id: KeyspaceId, key: &[u8], operand: &[u8]) {
+        if !self.merging.contains(&id) {
+            self.merging.push(id);
         }
+        self.add_entry(UserKey::new(id, key), ValueKind::Merge, operand, None);
+    }
+
+    pub(crate) fn add_delete(&mut self, id: KeyspaceId, key: &[u8]) {
+        self.add_entry(UserKey::new(id, key), ValueKind::Tombstone, &[], None);
     }
 
     pub(crate) fn add_delete_range(&mut self, id: KeyspaceId, range: &impl KeyBounds) {
         let Some((lower, upper)) = half_open(range) else {
             return; // An empty range.
         };
-        let upper_len = upper.as_ref().map_or(0, Vec::len);
+        self.add_range(UserKey::new(id, &lower), upper.as_deref());
+    }
+
+    fn add_range(&mut self, lower: UserKey<'_>, upper: Option<&[u8]>) {
+        let (lower_len, upper_len) = (lower.bytes.len(), upper.map_or(0, <[u8]>::len));
         // The end of a range that includes its last key is a byte longer than that key.
-        let longest = lower.len().max(upper_len).saturating_sub(1);
-        if self.admit(longest, lower.len() + upper_len) {
+        let longest = lower_len.max(upper_len).saturating_sub(1);
+        if self.admit(longest, lower_len + upper_len) {
             self.count += 1;
-            let lower = UserKey::new(id, &lower);
-            encode_delete_range(&mut self.payload, lower, upper.as_deref());
+            encode_delete_range(&mut self.payload, lower, upper);
         }
     }
 
@@ -531,6 +628,13 @@ impl BatchKeyspace<'_> {
     /// Sets `key` to `value`.
     pub fn put(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> &mut Self {
         self.batch.add_put(self.id, key.as_ref(), value.as_ref());
+        self
+    }
+
+    /// Combines the value of `key` with `operand`; see [`Keyspace::merge`].
+    pub fn merge(&mut self, key: impl AsRef<[u8]>, operand: impl AsRef<[u8]>) -> &mut Self {
+        self.batch
+            .add_merge(self.id, key.as_ref(), operand.as_ref());
         self
     }
 
@@ -704,6 +808,8 @@ impl<'a> Write<'a> {
                         }
                         Operation::CreateKeyspace { .. }
                         | Operation::DropKeyspace { .. }
+                        | Operation::SetOptions { .. }
+                        | Operation::RenameKeyspace { .. }
                         | Operation::Clock(_) => {}
                     }
                 }

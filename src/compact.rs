@@ -14,8 +14,8 @@ use terrace_base::{
     DeletedRange, FileNumber, InternalIterator, KeyRef, KeyspaceId, Result, SeqNo, UserKey, mutant,
 };
 use terrace_compaction::{
-    Compaction, CompactionKind, KeyRange, MergeOptions, MergeResult, RunIter, Version, VersionEdit,
-    damaged_table, pick, pick_range, rewrite_in_place,
+    Compaction, CompactionKind, Keeps, KeyRange, MergeOptions, MergeResult, Rules, RunIter,
+    Version, VersionEdit, damaged_table, pick, pick_range, rewrite_in_place,
 };
 use terrace_sstable::Table;
 
@@ -224,9 +224,16 @@ impl Engine {
         let horizon = self.horizon(dropped);
         let older = compaction.older_runs(version);
         let may_hold = |key: UserKey<'_>| older.may_hold(key);
+        let policies = &self.context.policies;
+        let combine = |key: UserKey<'_>, parts: &[&[u8]]| self.combine_for_good(key, parts);
+        let keeps = |key: UserKey<'_>, value: &[u8]| policies.keeps(key, value);
+        let keeps: &Keeps<'_> = &keeps;
         let options = MergeOptions {
             // The same holds for the ranges: the version has those of edits alone.
-            rules: horizon.rules(version.deleted(), &may_hold),
+            rules: Rules {
+                keeps: policies.has_filters().then_some(keeps),
+                ..horizon.rules(version.deleted(), &may_hold, &combine)
+            },
             target_size: self.options.tuning.table_bytes,
             compression: compaction.compression,
             block_size: BLOCK_SIZE,

@@ -70,6 +70,14 @@ impl Deferred {
         self.changes.clear();
     }
 
+    /// The changes behind so many operations now lie behind so many bytes.
+    pub(crate) fn move_changes(&mut self, operations: u32, bytes: usize) {
+        let behind = |change: &&mut Change| change.operations == operations;
+        for change in self.changes.iter_mut().filter(behind) {
+            change.bytes = bytes;
+        }
+    }
+
     fn keys(&self) -> impl Iterator<Item = UserKey<'_>> {
         let conditions = self.conditions.iter().map(|condition| &condition.user);
         let changes = self.changes.iter().map(|change| &change.user);
@@ -239,6 +247,10 @@ fn overlay<'a>(
             *known = match kind {
                 ValueKind::Put => Some(value.to_vec()),
                 ValueKind::Tombstone => None,
+                ValueKind::Merge => {
+                    let parts: Vec<&[u8]> = known.as_deref().into_iter().chain([value]).collect();
+                    Some(state.context.policies.combine(user, &parts)?)
+                }
                 ValueKind::PutExpiring => {
                     let (time, value) = split_expiry(value)?;
                     (!state.context.is_expired(time, state.at)).then(|| value.to_vec())
@@ -258,8 +270,11 @@ fn overlay<'a>(
                 }
             }
         }
-        Operation::CreateKeyspace { .. } | Operation::DropKeyspace { .. } | Operation::Clock(_) => {
-        }
+        Operation::CreateKeyspace { .. }
+        | Operation::DropKeyspace { .. }
+        | Operation::SetOptions { .. }
+        | Operation::RenameKeyspace { .. }
+        | Operation::Clock(_) => {}
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! What a stored entry needs, beside itself, to become the value that a caller sees.
 //!
 //! A plain put is its value. An entry of another kind says how to get one: a value that holds until a time needs
-//! the clock. Point reads ([`crate::get`]) and walks ([`crate::walk`]) meet such entries on a cold path of
+//! the clock, and operands the merge operator of their keyspace. Point reads ([`crate::get`]) and walks ([`crate::walk`]) meet such entries on a cold path of
 //! their own, and come here.
 
 use std::sync::Arc;
@@ -10,10 +10,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use terrace_base::{Clock, SeqNo};
 
+use crate::policy::Policies;
+
 /// What the entries of an open database need to become values. Iterators share it, and outlive the database.
 #[derive(Debug)]
 pub(crate) struct Context {
     clock: Arc<dyn Clock>,
+    pub(crate) policies: Arc<Policies>,
     /// What [`Context::now`] said last: entries that were seen to expire stay expired when the clock is set back.
     latest: AtomicU64,
     /// The time that the log knows.
@@ -42,9 +45,10 @@ impl ReadPoint {
 
 impl Context {
     /// `latest` is the latest time that the database is known to have seen before.
-    pub(crate) fn new(clock: Arc<dyn Clock>, latest: u64) -> Context {
+    pub(crate) fn new(clock: Arc<dyn Clock>, policies: Arc<Policies>, latest: u64) -> Context {
         Context {
             clock,
+            policies,
             latest: AtomicU64::new(latest),
             stamped: AtomicU64::new(latest),
             next_expiry: AtomicU64::new(u64::MAX),

@@ -6,13 +6,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use terrace_base::{KeyspaceId, Result, SeqNo};
+use terrace_base::{Result, SeqNo};
 use terrace_compaction::KeyRange;
 
 use crate::batch::Batch;
 use crate::engine::Engine;
 use crate::events::{Plain, event};
-use crate::keyspace::{DEFAULT_NAME, Keyspace, KeyspaceOptions, KeyspaceState};
+use crate::keyspace::{Keyspace, KeyspaceState};
+use crate::keyspace_options::KeyspaceOptions;
 use crate::options::Options;
 use crate::recovery;
 use crate::stats::Stats;
@@ -132,10 +133,7 @@ impl Db {
     }
 
     pub(crate) fn of_engine(engine: Arc<Engine>) -> Db {
-        let default = engine
-            .catalogue
-            .get(DEFAULT_NAME)
-            .unwrap_or_else(|| KeyspaceState::new(engine.id, KeyspaceId(0), DEFAULT_NAME));
+        let default = engine.default_keyspace.clone();
         Db::from_handle(Arc::new(Handle { engine, default }))
     }
 
@@ -204,7 +202,8 @@ impl Db {
     /// A new keyspace.
     ///
     /// # Errors
-    /// `AlreadyExists` if there is one of that name; `Invalid` for a name that is empty or over 255 bytes.
+    /// `AlreadyExists` if there is one of that name; `Invalid` for a name that is empty or over 255 bytes; `Unsupported` if
+    /// its options name a merge operator or filter that the database was not opened with.
     pub fn create_keyspace(&self, name: &str, options: KeyspaceOptions) -> Result<Keyspace> {
         self.writer()
             .create_keyspace(name, &options)
@@ -218,6 +217,15 @@ impl Db {
     /// `NotFound` if there is none of that name; `Invalid` for the default keyspace.
     pub fn drop_keyspace(&self, name: &str) -> Result<()> {
         self.writer().drop_keyspace(name)
+    }
+
+    /// Gives the keyspace `from` the name `to`, which must be free; its handles go on serving, and say the new name.
+    ///
+    /// # Errors
+    /// `NotFound` if there is none of that name; `AlreadyExists` if there is one of the other; `Invalid` for the default
+    /// keyspace, and for a name that is empty or over 255 bytes.
+    pub fn rename_keyspace(&self, from: &str, to: &str) -> Result<()> {
+        self.writer().rename_keyspace(from, to)
     }
 
     /// The names of all keyspaces, sorted.

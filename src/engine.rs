@@ -20,13 +20,14 @@ use terrace_compaction::{KeyRange, KeyspaceRecord, PickOptions, SegmentRecord, V
 use terrace_wal::{Lsn, SegmentMeta, create_segment};
 
 use crate::background::{Background, Task};
-use crate::batch::{Batch, Entries, Write, encode_create, encode_drop};
+use crate::batch::{
+    Batch, Entries, Write, encode_create, encode_drop, encode_rename, encode_set_options,
+};
 use crate::commit::{CommitEnv, Committer, Receipt, closed, opened_read_only};
 use crate::context::Context;
 use crate::files::Files;
-use crate::keyspace::{
-    Catalogue, Change, DEFAULT_NAME, KeyspaceOptions, KeyspaceState, check_name,
-};
+use crate::keyspace::{Catalogue, Change, DEFAULT_NAME, KeyspaceState, check_name};
+use crate::keyspace_options::KeyspaceOptions;
 use crate::options::{Durability, Options};
 use crate::space::Space;
 use crate::stats::Counters;
@@ -34,10 +35,23 @@ use crate::sync::Mutex;
 use crate::version_set::VersionSet;
 use crate::view::Views;
 
+/// A list with more operands than this is sealed.
+const OPERANDS: u64 = 2048;
+
 /// Released segments kept for another use: as much log as a memtable needs, and one. More are deleted, and all
 /// of them once the database is idle.
 fn most_reusable(options: &Options) -> usize {
     1 + usize::try_from(options.memtable_bytes() / options.largest_segment()).unwrap_or(0)
+}
+
+fn no_keyspace(name: &str) -> Error {
+    let text = format!("there is no keyspace `{name}`");
+    Error::new(ErrorKind::NotFound, text)
+}
+
+fn keyspace_exists(name: &str) -> Error {
+    let text = format!("there is a keyspace `{name}` already");
+    Error::new(ErrorKind::AlreadyExists, text)
 }
 
 /// One open database.
@@ -54,9 +68,13 @@ pub(crate) struct Engine {
     pub(crate) views: Arc<Views>,
     pub(crate) committer: Committer,
     pub(crate) catalogue: Arc<Catalogue>,
+    /// Batches do not name it.
+    pub(crate) default_keyspace: Arc<KeyspaceState>,
     pub(crate) background: Arc<Background>,
     pub(crate) space: Arc<Space>,
     pub(crate) counters: Counters,
+    /// Operands written since the open.
+    pub(crate) operands: AtomicU64,
     pub(crate) closed: AtomicBool,
     /// The threads were started, or there are to be none.
     pub(crate) working: AtomicBool,
@@ -244,6 +262,7 @@ impl Engine {
         if !batch.deferred.is_empty() {
             let receipt = self.append_conditional(batch)?;
             self.committer.wait_visible(receipt.last)?;
+            self.note_operands(batch);
             return Ok(receipt.last);
         }
         if batch.count == 0 {
@@ -252,7 +271,26 @@ impl Engine {
         let clock = self.date(batch);
         let parts = [clock.as_deref().unwrap_or_default(), &batch.payload];
         let write = Write::of_batch(batch, &parts);
-        self.write(&write, batch.durability, &batch.keyspaces)
+        let last = self.write(&write, batch.durability, &batch.keyspaces)?;
+        self.note_operands(batch);
+        Ok(last)
+    }
+
+    fn note_operands(&self, batch: &Batch) {
+        if !batch.merging.is_empty() {
+            self.operands_written(batch.count);
+        }
+    }
+
+    /// Seals the active list early if it may hold many operands: a read gathers all of its key one by one, and those of
+    /// sealed pieces are combined.
+    #[cold]
+    pub(crate) fn operands_written(&self, count: u32) {
+        let before = self.operands.fetch_add(u64::from(count), Ordering::Relaxed);
+        let after = before.wrapping_add(u64::from(count));
+        if before / OPERANDS != after / OPERANDS && !self.options.tuning.manual {
+            self.committer.seal();
+        }
     }
 
     /// Appends a batch without waiting for it to be durable.
@@ -268,6 +306,7 @@ impl Engine {
             true => self.append_plain(batch)?,
             false => self.append_conditional(batch)?,
         };
+        self.note_operands(batch);
         if !receipt.visible {
             self.background.ticket_waits();
         }
@@ -298,10 +337,27 @@ impl Engine {
         Ok(receipt)
     }
 
-    fn check_batch(&self, batch: &Batch) -> Result<()> {
+    /// Checks what a batch holds, and gives its plain puts the expiry that their keyspaces have.
+    fn check_batch(&self, batch: &mut Batch) -> Result<()> {
         if let Some(wrong) = &batch.wrong {
             return Err(wrong.clone());
         }
+        self.check_owners(batch)?;
+        for id in &batch.merging {
+            self.context.policies.check_merge(*id)?;
+        }
+        let default = self.default_keyspace.expiry();
+        if default.is_some() || batch.keyspaces.iter().any(|k| k.expiry().is_some()) {
+            let keyspaces = batch.keyspaces.clone();
+            batch.expire(|id| match keyspaces.iter().find(|state| state.id == id) {
+                Some(state) => state.expiry(),
+                None => default,
+            })?;
+        }
+        Ok(())
+    }
+
+    fn check_owners(&self, batch: &Batch) -> Result<()> {
         match batch
             .keyspaces
             .iter()
@@ -310,7 +366,7 @@ impl Engine {
             None => Ok(()),
             Some(foreign) => Err(Error::invalid(format!(
                 "keyspace `{}` in the batch is of another database",
-                foreign.name
+                foreign.name()
             ))),
         }
     }
@@ -332,22 +388,21 @@ impl Engine {
     pub(crate) fn create_keyspace(
         &self,
         name: &str,
-        _: &KeyspaceOptions,
+        options: &KeyspaceOptions,
     ) -> Result<Arc<KeyspaceState>> {
         self.check_open()?;
         check_name(name)?;
+        self.context.policies.registered.check(options)?;
         let _changing = self.catalogue.lock_for_change();
         if self.catalogue.get(name).is_some() {
-            return Err(Error::new(
-                ErrorKind::AlreadyExists,
-                format!("there is a keyspace `{name}` already"),
-            ));
+            return Err(keyspace_exists(name));
         }
         let id = self.catalogue.new_id()?;
         let mut payload = Vec::new();
-        encode_create(&mut payload, id, name, &[]);
+        let encoded = options.encode();
+        encode_create(&mut payload, id, name, &encoded);
         self.change_catalogue(&payload, &[], |seq| {
-            let options = Vec::new();
+            let options = encoded.clone();
             Change::Create(KeyspaceRecord {
                 id,
                 name: name.into(),
@@ -355,7 +410,7 @@ impl Engine {
                 options,
             })
         })?;
-        let state = KeyspaceState::new(self.id, id, name);
+        let state = KeyspaceState::new(self.id, id, name, options.clone());
         self.catalogue.add(state.clone());
         Ok(state)
     }
@@ -368,16 +423,48 @@ impl Engine {
             ));
         }
         let _changing = self.catalogue.lock_for_change();
-        let state = self.catalogue.get(name).ok_or_else(|| {
-            Error::new(
-                ErrorKind::NotFound,
-                format!("there is no keyspace `{name}`"),
-            )
-        })?;
+        let state = self.catalogue.get(name).ok_or_else(|| no_keyspace(name))?;
         let mut payload = Vec::new();
         encode_drop(&mut payload, state.id);
         self.change_catalogue(&payload, std::slice::from_ref(&state), |_| {
             Change::Drop(state.id)
+        })
+    }
+
+    pub(crate) fn set_keyspace_options(
+        &self,
+        state: &Arc<KeyspaceState>,
+        options: KeyspaceOptions,
+    ) -> Result<()> {
+        self.check_open()?;
+        self.context.policies.registered.check(&options)?;
+        let _changing = self.catalogue.lock_for_change();
+        state.options().check_change(&options)?;
+        let mut payload = Vec::new();
+        encode_set_options(&mut payload, state.id, &options.encode());
+        self.change_catalogue(&payload, std::slice::from_ref(state), |_| {
+            Change::Options(state.id, options.clone())
+        })
+    }
+
+    pub(crate) fn rename_keyspace(&self, from: &str, to: &str) -> Result<()> {
+        self.check_open()?;
+        check_name(to)?;
+        if from == DEFAULT_NAME {
+            return Err(Error::invalid("the default keyspace keeps its name"));
+        }
+        let _changing = self.catalogue.lock_for_change();
+        let state = self.catalogue.get(from).ok_or_else(|| no_keyspace(from))?;
+        if from == to {
+            return Ok(());
+        }
+        if self.catalogue.get(to).is_some() {
+            return Err(keyspace_exists(to));
+        }
+        let mut payload = Vec::new();
+        encode_rename(&mut payload, state.id, to);
+        self.change_catalogue(&payload, std::slice::from_ref(&state), |_| {
+            Change::Rename(state.id, to.into())
         })
     }
 
@@ -481,6 +568,7 @@ impl Engine {
             return Err(cause.wrap(ErrorKind::ReadOnly, "the manifest failed"));
         }
         let trouble = self.space.full().or_else(|| self.background.trouble());
+        let trouble = trouble.or_else(|| self.context.policies.trouble());
         if let Some(trouble) = trouble {
             return Err(trouble);
         }

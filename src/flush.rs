@@ -20,8 +20,8 @@ use terrace_base::{
     Result, SeqNo, UserKey, mutant,
 };
 use terrace_compaction::{
-    AddedTable, CompactionIter, Flushed, MergeOptions, OlderRuns, Outputs, Rules, Stripes,
-    TableMeta, VersionEdit,
+    AddedTable, Combine, CompactionIter, Flushed, Folding, MergeOptions, OlderRuns, Outputs, Rules,
+    Stripes, TableMeta, VersionEdit,
 };
 use terrace_sstable::{Compression, Table, TableIter, TableWriter, WriterOptions};
 
@@ -130,6 +130,7 @@ impl Horizon {
         &'a self,
         deleted: &'a RangeSet,
         may_exist_below: &'a dyn Fn(UserKey<'_>) -> bool,
+        combine: &'a Combine<'a>,
     ) -> Rules<'a> {
         Rules {
             stripes: &self.stripes,
@@ -137,6 +138,8 @@ impl Horizon {
             deleted,
             oldest_snapshot: self.oldest_snapshot,
             may_exist_below,
+            folding: Some(Folding { combine, deleted }),
+            keeps: None,
         }
     }
 }
@@ -239,7 +242,9 @@ impl Engine {
         };
         let stripes = self.horizon(Vec::new()).stripes;
         let input = MergingIterator::new(runs.iter().map(|run| run.iter()).collect());
-        let table = self.write_image(input, &stripes, runs.iter().map(|run| run.bytes).sum())?;
+        let ranges = RangeSet::union(runs.iter().map(|run| &*run.ranges));
+        let size = runs.iter().map(|run| run.bytes).sum();
+        let table = self.write_image(input, &stripes, &ranges, size)?;
         let info = table.info();
         let image = Arc::new(MemRun {
             id: self.committer.next_run(),
@@ -247,7 +252,7 @@ impl Engine {
             end_lsn: newest.end_lsn,
             bytes: info.size,
             entries: info.entries,
-            ranges: Arc::new(RangeSet::union(runs.iter().map(|run| &*run.ranges))),
+            ranges: Arc::new(ranges),
             form: Form::Image(Arc::new(table)),
         });
         let ids: Vec<u64> = runs.iter().map(|run| run.id).collect();
@@ -265,6 +270,7 @@ impl Engine {
         &self,
         input: I,
         stripes: &Stripes,
+        ranges: &RangeSet,
         size: u64,
     ) -> Result<Table> {
         let id = self.fs().random();
@@ -274,12 +280,18 @@ impl Engine {
         let mut writer = TableWriter::new(sink, options);
         // A tombstone must stay: what it hides lies below, in tables and older pieces. So must the entries of a
         // dropped keyspace or range: the drop may lie in a later piece, and be lost while this one is kept.
+        let combine = |key: UserKey<'_>, parts: &[&[u8]]| self.combine_for_good(key, parts);
         let rules = Rules {
             stripes,
             dropped_keyspaces: &[],
             deleted: &RangeSet::default(),
             oldest_snapshot: None,
             may_exist_below: &|_| !mutant("drop-tombstone-in-memory"),
+            folding: Some(Folding {
+                combine: &combine,
+                deleted: ranges,
+            }),
+            keeps: None,
         };
         let mut entries = CompactionIter::new(input, rules);
         while let Some((key, value)) = entries.next_kept()? {
@@ -287,6 +299,11 @@ impl Engine {
         }
         let (_, bytes) = writer.finish()?;
         Table::open_image(Bytes::from(bytes), id, &self.files.cache)
+    }
+
+    /// What a merge operator makes of parts, or nothing if it fails.
+    pub(crate) fn combine_for_good(&self, key: UserKey<'_>, parts: &[&[u8]]) -> Option<Vec<u8>> {
+        self.context.policies.combine_for_good(key, parts)
     }
 
     /// What a job may drop, as of now. The dropped keyspaces come first and the snapshots second: so no snapshot
@@ -320,7 +337,6 @@ impl Engine {
     }
 
     fn try_flush(&self, asked: bool) -> Result<bool> {
-        let _flushing = lock(&self.flushing);
         let mut horizon = self.horizon(self.catalogue.dropped());
         let view = self.views.cell.load_full();
         let ready = view
@@ -350,15 +366,40 @@ impl Engine {
             .retain(|(_, at)| *at <= seq || mutant("act-on-unflushed-drop"));
         let ranges = RangeSet::union(runs.iter().map(|run| &*run.ranges));
         let mut tables = NewTables::new(self);
-        let written = self.write_level0(&view, runs, &ranges, horizon, &mut tables);
-        let installed = written.and_then(|metas| self.install_flush(runs, &ranges, flushed, metas));
-        if let Err(error) = installed {
+        let metas = match self.write_level0(&view, runs, &ranges, horizon, &mut tables) {
+            Ok(metas) => metas,
+            Err(error) => {
+                tables.discard();
+                return Err(error);
+            }
+        };
+        // Taken only now: a merge operator has run meanwhile, which is the caller's code.
+        let flushing = lock(&self.flushing);
+        if !self.are_oldest(runs) {
+            tables.discard();
+            return Ok(true); // Somebody else flushed them. There may be more.
+        }
+        if let Err(error) = self.install_flush(runs, &ranges, flushed, metas) {
             tables.discard();
             return Err(error);
         }
+        // Still under the lock: the position must not run backwards.
         self.release_log(lsn)?;
+        drop(flushing);
         self.background.wake_compaction();
         Ok(true)
+    }
+
+    /// True if `runs` are the oldest pieces of the memtable still.
+    fn are_oldest(&self, runs: &[Arc<MemRun>]) -> bool {
+        let view = self.views.cell.load();
+        let oldest = view.sealed.iter().rev().map(|run| run.id);
+        view.sealed.len() >= runs.len()
+            && runs
+                .iter()
+                .rev()
+                .map(|run| run.id)
+                .eq(oldest.take(runs.len()))
     }
 
     /// Puts changes of the catalogue that no entry follows into the manifest.
@@ -387,8 +428,9 @@ impl Engine {
         let older = OlderRuns::all(&view.version);
         let deleted = RangeSet::union([&**view.version.deleted(), ranges]);
         let may_hold = |key: UserKey<'_>| older.may_hold(key);
+        let combine = |key: UserKey<'_>, parts: &[&[u8]]| self.combine_for_good(key, parts);
         let options = MergeOptions {
-            rules: horizon.rules(&deleted, &may_hold),
+            rules: horizon.rules(&deleted, &may_hold, &combine),
             target_size: self.options.tuning.table_bytes,
             compression: Compression::None,
             block_size: BLOCK_SIZE,

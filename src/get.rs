@@ -28,6 +28,8 @@ const ROUND: usize = 12;
 pub(crate) enum Hit<'v> {
     Memory(&'v [u8]),
     Table(Value<'v>),
+    /// Made of operands.
+    Made(Bytes),
 }
 
 impl Deref for Hit<'_> {
@@ -38,6 +40,7 @@ impl Deref for Hit<'_> {
         match self {
             Hit::Memory(value) => value,
             Hit::Table(value) => value,
+            Hit::Made(value) => value,
         }
     }
 }
@@ -49,6 +52,7 @@ impl Hit<'_> {
         match self {
             Hit::Memory(value) => Bytes::copy_from_slice(value),
             Hit::Table(value) => value.into_bytes(),
+            Hit::Made(value) => value,
         }
     }
 
@@ -57,6 +61,7 @@ impl Hit<'_> {
         match self {
             Hit::Memory(value) => Hit::Memory(value.get(n..).unwrap_or_default()),
             Hit::Table(value) => Hit::Table(value.skip(n)),
+            Hit::Made(value) => Hit::Made(value.slice(n.min(value.len())..)),
         }
     }
 }
@@ -89,7 +94,7 @@ impl View {
         context: &Context,
     ) -> Result<Option<Live<'_>>> {
         match self.newest(key, key_hash(key), at.seq)? {
-            Some(stored) => self.live(stored, at, context),
+            Some(stored) => self.live(key, stored, at, context),
             None => Ok(None),
         }
     }
@@ -103,7 +108,7 @@ impl View {
         context: &Context,
     ) -> Result<(SeqNo, Option<Live<'_>>)> {
         match self.newest(key, hash, at.seq)? {
-            Some(stored) => Ok((stored.seq, self.live(stored, at, context)?)),
+            Some(stored) => Ok((stored.seq, self.live(key, stored, at, context)?)),
             None => Ok((SeqNo::ZERO, None)),
         }
     }
@@ -112,6 +117,7 @@ impl View {
     #[inline]
     fn live<'v>(
         &'v self,
+        key: UserKey<'_>,
         stored: Stored<'v>,
         at: ReadPoint,
         context: &Context,
@@ -123,7 +129,7 @@ impl View {
                 value: stored.value,
             })),
             ValueKind::Tombstone => Ok(None),
-            _ => self.resolve(stored, at, context),
+            _ => self.resolve(key, stored, at, context),
         }
     }
 
@@ -131,12 +137,14 @@ impl View {
     #[cold]
     fn resolve<'v>(
         &'v self,
+        key: UserKey<'_>,
         stored: Stored<'v>,
         at: ReadPoint,
         context: &Context,
     ) -> Result<Option<Live<'v>>> {
         let Stored { seq, kind, value } = stored;
         match kind {
+            ValueKind::Merge => self.combined(key, seq, value, at, context).map(Some),
             ValueKind::PutExpiring => {
                 let (time, _) = split_expiry(&value)?;
                 let live = Live {
@@ -150,6 +158,42 @@ impl View {
                 "an entry of kind {kind:?} cannot be read"
             ))),
         }
+    }
+
+    /// The value of a key whose newest entry is the operand `newest`, with whatever lies below it.
+    fn combined<'v>(
+        &'v self,
+        key: UserKey<'_>,
+        seq: SeqNo,
+        newest: Hit<'v>,
+        at: ReadPoint,
+        context: &Context,
+    ) -> Result<Live<'v>> {
+        let hash = key_hash(key);
+        let mut parts = vec![newest];
+        let mut below = seq.before();
+        while let Some(older) = self.newest(key, hash, below)? {
+            below = older.seq.before();
+            let is_operand = older.kind == ValueKind::Merge;
+            if is_operand || older.kind == ValueKind::Put {
+                parts.push(older.value);
+            } else if older.kind != ValueKind::Tombstone {
+                parts.extend(
+                    self.resolve(key, older, at, context)?
+                        .map(|live| live.value),
+                );
+            }
+            if !is_operand {
+                break;
+            }
+        }
+        let oldest_first: Vec<&[u8]> = parts.iter().rev().map(|part| &**part).collect();
+        let value = context.policies.combine(key, &oldest_first)?;
+        Ok(Live {
+            seq,
+            expires: None, // What lies below may expire; the operands stay.
+            value: Hit::Made(Bytes::from(value)),
+        })
     }
 
     /// The newest entry of `key` at or below `at`, whatever it did. A key that a range delete hides is shown as a

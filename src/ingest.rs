@@ -374,6 +374,8 @@ impl Engine {
                 deleted: &RangeSet::default(),
                 oldest_snapshot: None,
                 may_exist_below: &|_| true,
+                folding: None,
+                keeps: None,
             },
             target_size: self.options.tuning.table_bytes,
             compression,

@@ -5,6 +5,7 @@ use terrace_base::{Error, KeyRef, KeyspaceId, Result, SeqNo, UserKey, ValueKind}
 
 use crate::batch::{
     Framing, Operation, Operations, encode_clock, encode_create, encode_delete_range, encode_drop,
+    encode_rename, encode_set_options,
 };
 use crate::memtable::{ListWriter, pin};
 
@@ -66,6 +67,11 @@ pub fn recode_operations(payload: &[u8], count: u32) -> Result<(Vec<u8>, u32)> {
                 encode_create(&mut out, id, name, options);
             }
             Operation::DropKeyspace { id } => encode_drop(&mut out, id),
+            Operation::SetOptions { id, options } => encode_set_options(&mut out, id, options),
+            Operation::RenameKeyspace { id, name } => {
+                let name = str::from_utf8(name).map_err(Error::other)?;
+                encode_rename(&mut out, id, name);
+            }
             Operation::Clock(time) => out.extend_from_slice(&encode_clock(time)),
         }
     }

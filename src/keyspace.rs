@@ -6,8 +6,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use terrace_base::hash::key_hash;
 use terrace_base::{Error, ErrorKind, KeyspaceId, Result, SeqNo, UserKey, ValueKind, mutant};
@@ -15,8 +16,11 @@ use terrace_compaction::{KeyRange, KeyspaceRecord, VersionEdit};
 
 use crate::batch::{Batch, Entries, Framing, Write, check_lengths};
 use crate::bounds::KeyBounds;
+use crate::context::millis;
 use crate::db::{Db, Handle};
 use crate::expiry::Expiry;
+use crate::keyspace_options::KeyspaceOptions;
+use crate::policy::Policies;
 use crate::snapshot::Snapshot;
 use crate::sync::{Mutex, MutexGuard, lock};
 
@@ -26,15 +30,30 @@ pub const MAX_KEYSPACE_NAME_LEN: usize = 255;
 /// Name of the keyspace that a [`Db`] itself is.
 pub(crate) const DEFAULT_NAME: &str = "default";
 
-/// Options of a keyspace. There are none yet.
-#[non_exhaustive]
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct KeyspaceOptions {}
+/// The names that a keyspace has had since the open. Handles lend out the last of them, so those before stay.
+#[derive(Debug)]
+struct Names {
+    name: String,
+    next: OnceLock<Box<Names>>,
+}
 
-impl KeyspaceOptions {
-    /// The defaults.
-    pub fn new() -> KeyspaceOptions {
-        KeyspaceOptions::default()
+impl Names {
+    fn last(&self) -> &Names {
+        let mut last = self;
+        while let Some(next) = last.next.get() {
+            last = next;
+        }
+        last
+    }
+}
+
+impl Drop for Names {
+    fn drop(&mut self) {
+        // One by one: a long row must not go by recursion.
+        let mut next = self.next.take();
+        while let Some(mut names) = next {
+            next = names.next.take();
+        }
     }
 }
 
@@ -42,21 +61,69 @@ impl KeyspaceOptions {
 #[derive(Debug)]
 pub(crate) struct KeyspaceState {
     pub(crate) id: KeyspaceId,
-    pub(crate) name: String,
+    names: Names,
     /// Which open database it belongs to.
     pub(crate) owner: u64,
     /// Sequence number at which it was dropped; 0 while it lives.
     dropped: AtomicU64,
+    options: Mutex<KeyspaceOptions>,
+    /// Milliseconds after which plain puts expire; `u64::MAX` is never.
+    expiry: AtomicU64,
 }
 
 impl KeyspaceState {
-    pub(crate) fn new(owner: u64, id: KeyspaceId, name: &str) -> Arc<KeyspaceState> {
-        Arc::new(KeyspaceState {
+    pub(crate) fn new(
+        owner: u64,
+        id: KeyspaceId,
+        name: &str,
+        options: KeyspaceOptions,
+    ) -> Arc<KeyspaceState> {
+        let state = KeyspaceState {
             id,
-            name: name.into(),
+            names: Names {
+                name: name.into(),
+                next: OnceLock::new(),
+            },
             owner,
             dropped: AtomicU64::new(0),
-        })
+            options: Mutex::new(KeyspaceOptions::default()),
+            expiry: AtomicU64::new(u64::MAX),
+        };
+        state.set_options(options);
+        Arc::new(state)
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.names.last().name
+    }
+
+    /// REQUIRES: one rename at a time.
+    fn rename(&self, name: &str) {
+        self.names.last().next.get_or_init(|| {
+            Box::new(Names {
+                name: name.into(),
+                next: OnceLock::new(),
+            })
+        });
+    }
+
+    pub(crate) fn options(&self) -> KeyspaceOptions {
+        lock(&self.options).clone()
+    }
+
+    fn set_options(&self, options: KeyspaceOptions) {
+        let expiry = options.expiry.map_or(u64::MAX, millis);
+        *lock(&self.options) = options;
+        self.expiry.store(expiry, Ordering::Release);
+    }
+
+    /// Milliseconds after which plain puts expire.
+    #[inline]
+    pub(crate) fn expiry(&self) -> Option<u64> {
+        match self.expiry.load(Ordering::Relaxed) {
+            u64::MAX => None,
+            time => Some(time),
+        }
     }
 
     /// `NotFound` once it has been dropped.
@@ -82,7 +149,7 @@ impl KeyspaceState {
     fn gone(&self) -> Error {
         Error::new(
             ErrorKind::NotFound,
-            format!("keyspace `{}` was dropped", self.name),
+            format!("keyspace `{}` was dropped", self.name()),
         )
     }
 
@@ -95,6 +162,7 @@ impl KeyspaceState {
 #[derive(Debug)]
 pub(crate) struct Catalogue {
     inner: Mutex<CatalogueInner>,
+    policies: Arc<Policies>,
     /// Held while one is created or dropped, which may wait for a sync.
     changing: Mutex<()>,
 }
@@ -113,6 +181,28 @@ pub(crate) struct CatalogueInner {
 pub(crate) enum Change {
     Create(KeyspaceRecord),
     Drop(KeyspaceId),
+    Options(KeyspaceId, KeyspaceOptions),
+    Rename(KeyspaceId, String),
+}
+
+impl Change {
+    /// Puts the change, made at `seq`, into an edit.
+    pub(crate) fn put_into(&self, seq: SeqNo, edit: &mut VersionEdit) {
+        match self {
+            Change::Create(record) => edit.keyspaces_created.push(record.clone()),
+            Change::Drop(id) => edit.keyspaces_dropped.push((*id, seq)),
+            Change::Options(id, options) => edit.keyspaces_changed.push((*id, options.encode())),
+            Change::Rename(id, name) => edit.keyspaces_renamed.push((*id, name.clone())),
+        }
+    }
+}
+
+impl CatalogueInner {
+    fn take(&mut self, id: KeyspaceId) -> Option<Arc<KeyspaceState>> {
+        let all = self.by_name.iter();
+        let name = all.clone().find(|(_, state)| state.id == id)?.0.clone();
+        self.by_name.remove(&name)
+    }
 }
 
 impl Catalogue {
@@ -122,22 +212,31 @@ impl Catalogue {
         records: impl Iterator<Item = &'a KeyspaceRecord>,
         next_id: u32,
         dropped: &[(KeyspaceId, SeqNo)],
-    ) -> Catalogue {
-        let mut inner = CatalogueInner {
+        policies: Arc<Policies>,
+    ) -> Result<Catalogue> {
+        let inner = CatalogueInner {
             next_id,
             dropped: dropped.to_vec(),
             ..Default::default()
         };
-        let default = KeyspaceState::new(owner, KeyspaceId(0), DEFAULT_NAME);
-        inner.by_name.insert(DEFAULT_NAME.into(), default);
-        for record in records {
-            let state = KeyspaceState::new(owner, record.id, &record.name);
-            inner.by_name.insert(record.name.clone(), state);
-        }
-        Catalogue {
+        let catalogue = Catalogue {
             inner: Mutex::new(inner),
+            policies,
             changing: Mutex::new(()),
+        };
+        let options = KeyspaceOptions::default();
+        catalogue.add(KeyspaceState::new(
+            owner,
+            KeyspaceId(0),
+            DEFAULT_NAME,
+            options,
+        ));
+        for record in records {
+            // The default keyspace is among them if it has options.
+            let options = KeyspaceOptions::decode(&record.options)?;
+            catalogue.add(KeyspaceState::new(owner, record.id, &record.name, options));
         }
+        Ok(catalogue)
     }
 
     fn lock(&self) -> MutexGuard<'_, CatalogueInner> {
@@ -171,43 +270,57 @@ impl Catalogue {
     /// it without it.
     pub(crate) fn note(&self, seq: SeqNo, change: Change) {
         let mut inner = self.lock();
-        if let Change::Drop(id) = &change {
-            inner.dropped.push((*id, seq));
-            inner.by_name.retain(|_, state| {
-                let hit = state.id == *id;
-                if hit {
+        match &change {
+            Change::Create(_) => {}
+            Change::Drop(id) => {
+                inner.dropped.push((*id, seq));
+                if let Some(state) = inner.take(*id) {
                     state.set_dropped(seq);
                 }
-                !hit
-            });
+            }
+            Change::Options(id, options) => {
+                if let Some(state) = inner.by_name.values().find(|state| state.id == *id) {
+                    state.set_options(options.clone());
+                    self.policies.set(*id, options);
+                }
+            }
+            Change::Rename(id, name) => {
+                if let Some(state) = inner.take(*id) {
+                    state.rename(name);
+                    inner.by_name.insert(name.clone(), state);
+                }
+            }
         }
         inner.unflushed.push((seq, change));
     }
 
     /// Makes a created keyspace findable.
     pub(crate) fn add(&self, state: Arc<KeyspaceState>) {
-        self.lock().by_name.insert(state.name.clone(), state);
+        let mut inner = self.lock();
+        self.policies.set(state.id, &state.options());
+        inner.by_name.insert(state.name().into(), state);
     }
 
     /// Replays a change found in the log.
-    pub(crate) fn replay(&self, owner: u64, seq: SeqNo, change: Change) {
+    pub(crate) fn replay(&self, owner: u64, seq: SeqNo, change: Change) -> Result<()> {
         if let Change::Create(record) = &change {
-            self.add(KeyspaceState::new(owner, record.id, &record.name));
+            let options = KeyspaceOptions::decode(&record.options)?;
+            self.add(KeyspaceState::new(owner, record.id, &record.name, options));
             let mut inner = self.lock();
             inner.next_id = inner.next_id.max(record.id.0.saturating_add(1));
         }
         self.note(seq, change);
+        Ok(())
     }
 
     /// Puts the changes up to `seq` into a flush edit; [`Catalogue::forget_upto`] once it is durable.
     pub(crate) fn add_to_edit(&self, seq: SeqNo, edit: &mut VersionEdit) {
         let inner = self.lock();
-        for (at, change) in inner.unflushed.iter().filter(|(at, _)| *at <= seq) {
-            match change {
-                Change::Create(record) => edit.keyspaces_created.push(record.clone()),
-                Change::Drop(_) if mutant("forget-keyspace-drop") => {}
-                Change::Drop(id) => edit.keyspaces_dropped.push((*id, *at)),
-            }
+        let forgotten =
+            |change: &Change| matches!(change, Change::Drop(_)) && mutant("forget-keyspace-drop");
+        let upto = inner.unflushed.iter().filter(|(at, _)| *at <= seq);
+        for (at, change) in upto.filter(|(_, change)| !forgotten(change)) {
+            change.put_into(*at, edit);
         }
         edit.next_keyspace = Some(inner.next_id);
     }
@@ -245,7 +358,7 @@ pub struct Keyspace {
 
 impl fmt::Debug for Keyspace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Keyspace({:?})", self.state.name)
+        write!(f, "Keyspace({:?})", self.state.name())
     }
 }
 
@@ -259,14 +372,25 @@ impl Keyspace {
         Db::from_handle(self.handle.clone())
     }
 
-    /// Its name.
+    /// Its name; the new one once it has been renamed.
     pub fn name(&self) -> &str {
-        &self.state.name
+        self.state.name()
     }
 
-    /// Its options.
+    /// Its options, as they are stored with it.
     pub fn options(&self) -> KeyspaceOptions {
-        KeyspaceOptions::default()
+        self.state.options()
+    }
+
+    /// Gives it other options, in the order of the writes around them, and for good.
+    ///
+    /// # Errors
+    /// `Unsupported` if they name an operator or a filter that the database was not opened with; `Invalid` if the keyspace
+    /// has a merge operator and they do not name it; else as for [`Keyspace::put`].
+    pub fn set_options(&self, options: KeyspaceOptions) -> Result<()> {
+        self.handle
+            .writer()
+            .set_keyspace_options(&self.state, options)
     }
 
     /// Sets `key` to `value`; the write's sequence number, which is the key's new version.
@@ -277,7 +401,15 @@ impl Keyspace {
     /// when the database is opened again; after the others it is not.
     #[inline]
     pub fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<SeqNo> {
-        self.write_one(key.as_ref(), Some(value.as_ref()))
+        if let Some(after) = self.state.expiry() {
+            return self.put_for_a_while(key.as_ref(), value.as_ref(), after);
+        }
+        self.write_one(ValueKind::Put, key.as_ref(), value.as_ref())
+    }
+
+    #[cold]
+    fn put_for_a_while(&self, key: &[u8], value: &[u8], after: u64) -> Result<SeqNo> {
+        self.put_expiring(key, value, Expiry::In(Duration::from_millis(after)))
     }
 
     /// Sets `key` to `value` until a time, from which on it is absent; the write's sequence number. See [`Expiry`].
@@ -295,13 +427,29 @@ impl Keyspace {
         self.handle.writer().write_batch(&mut batch)
     }
 
+    /// Combines the value of `key` with `operand`, by the keyspace's merge operator; the write's sequence number.
+    ///
+    /// It costs what a put costs: nothing is read. Reads, and compaction in time, make the value. An operand on a value that
+    /// expires does not expire with it: it is then combined with nothing. See
+    /// [`Options::merge_operator`](crate::Options::merge_operator).
+    ///
+    /// # Errors
+    /// `Invalid` if the keyspace has no merge operator; else as for [`Keyspace::put`].
+    pub fn merge(&self, key: impl AsRef<[u8]>, operand: impl AsRef<[u8]>) -> Result<SeqNo> {
+        let engine = self.handle.engine();
+        engine.context.policies.check_merge(self.state.id)?;
+        let seq = self.write_one(ValueKind::Merge, key.as_ref(), operand.as_ref())?;
+        engine.operands_written(1);
+        Ok(seq)
+    }
+
     /// Removes `key`, which need not exist; the write's sequence number.
     ///
     /// # Errors
     /// As for [`Keyspace::put`].
     #[inline]
     pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<SeqNo> {
-        self.write_one(key.as_ref(), None)
+        self.write_one(ValueKind::Tombstone, key.as_ref(), &[])
     }
 
     /// Removes every key of `range`, at the cost of one write however many there are; the write's sequence number.
@@ -335,14 +483,10 @@ impl Keyspace {
         self.delete_range(..)
     }
 
-    fn write_one(&self, key: &[u8], value: Option<&[u8]>) -> Result<SeqNo> {
-        check_lengths(key.len(), value.map_or(0, <[u8]>::len))?;
+    #[inline]
+    fn write_one(&self, kind: ValueKind, key: &[u8], value: &[u8]) -> Result<SeqNo> {
+        check_lengths(key.len(), value.len())?;
         let user = UserKey::new(self.state.id, key);
-        let kind = match value {
-            Some(_) => ValueKind::Put,
-            None => ValueKind::Tombstone,
-        };
-        let value = value.unwrap_or(&[]);
         let framing = Framing::new(user, kind, value.len());
         let parts = [framing.before_key(), key, framing.before_value(), value];
         let entry = Entries::One {

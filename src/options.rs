@@ -9,6 +9,7 @@ use terrace_base::{Clock, Error, Result, SystemClock};
 pub use terrace_sstable::{Compression, IoMode};
 
 use crate::db::Db;
+use crate::policy::Registered;
 use crate::salvage::Salvage;
 
 /// When a write counts as done.
@@ -47,6 +48,7 @@ pub struct Options {
     pub(crate) read_only: bool,
     pub(crate) vfs: Arc<dyn Vfs>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) registered: Registered,
     pub(crate) tuning: Tuning,
 }
 
@@ -109,6 +111,7 @@ impl Default for Options {
             read_only: false,
             vfs: Arc::new(OsVfs),
             clock: Arc::new(SystemClock::default()),
+            registered: Registered::default(),
             tuning: Tuning::default(),
         }
     }
@@ -159,6 +162,53 @@ impl Options {
     /// into memory. Several read-only handles may share a directory, but none with a writer.
     pub fn read_only(mut self, yes: bool) -> Options {
         self.read_only = yes;
+        self
+    }
+
+    /// The merge operator `name`, for keyspaces whose options say that name. `f` gets key, older and newer, and returns what
+    /// the two are together; older and newer are values or operands. It must be associative: `f(f(a, b), c)` is
+    /// `f(a, f(b, c))`, for that is how operands are combined before the value below them is known. A key without a value
+    /// has the first operand as its value.
+    ///
+    /// `f` runs in reads and in the background, under no lock; it may read, and must not write. If it panics, reads of that key are
+    /// `Other`, what was written stays as it was, and [`Db::health`] tells of it.
+    ///
+    /// Operators are not stored: every opening has to bring along those that keyspaces name, or fails with `Unsupported`.
+    ///
+    /// ```
+    /// # fn main() -> terrace::Result<()> {
+    /// use terrace::{KeyspaceOptions, Options};
+    /// let longest = |_: &[u8], a: &[u8], b: &[u8]| if a.len() >= b.len() { a.into() } else { b.into() };
+    /// let db = Options::new().merge_operator("longest", longest).open_in_memory()?;
+    /// let words = db.create_keyspace("words", KeyspaceOptions::new().merge_operator("longest"))?;
+    /// for word in ["terrace", "tree", "table"] {
+    ///     words.merge(&word[..1], word)?;
+    /// }
+    /// assert_eq!(words.get("t")?.unwrap(), "terrace");
+    /// # Ok(()) }
+    /// ```
+    pub fn merge_operator(
+        mut self,
+        name: &str,
+        f: impl Fn(&[u8], &[u8], &[u8]) -> Vec<u8> + Send + Sync + 'static,
+    ) -> Options {
+        self.registered.operators.insert(name.into(), Arc::new(f));
+        self
+    }
+
+    /// The compaction filter `name`, for keyspaces whose options say that name. `keep` gets key and value of entries that
+    /// compactions come across; those for which it says false are removed then. That is sooner or later, and not at all
+    /// while a snapshot lives: it is for entries that nobody needs any more. A snapshot that is taken while a compaction
+    /// runs may see an entry go. Values that expire are not shown to it.
+    ///
+    /// If `keep` panics, the entry stays, and [`Db::health`] tells of it. Filters are not stored: every opening has to bring
+    /// along those that keyspaces name, or fails with `Unsupported`.
+    pub fn compaction_filter(
+        mut self,
+        name: &str,
+        keep: impl Fn(&[u8], &[u8]) -> bool + Send + Sync + 'static,
+    ) -> Options {
+        self.registered.filters.insert(name.into(), Arc::new(keep));
         self
     }
 

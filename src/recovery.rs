@@ -16,6 +16,7 @@
 //! new manifest says so.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -24,9 +25,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use terrace_base::coding::align8;
 use terrace_base::vfs::{Fs, LockGuard, OpenMode, Process, parent_of};
-use terrace_base::{Error, ErrorKind, FileKind, FileNumber, RangeSet, Result, SeqNo, mutant};
+use terrace_base::{
+    Error, ErrorKind, FileKind, FileNumber, RangeSet, Result, SeqNo, UserKey, mutant,
+};
 use terrace_compaction::{
-    AddedTable, Flushed, KeyspaceRecord, MergeOptions, OlderRuns, Outputs, Rules, Stripes,
+    AddedTable, Flushed, Folding, KeyspaceRecord, MergeOptions, OlderRuns, Outputs, Rules, Stripes,
     TableStore, VersionEdit,
 };
 use terrace_sstable::{BlockCache, Compression, Table, TableWriter, WriterOptions};
@@ -38,11 +41,13 @@ use crate::context::Context;
 use crate::engine::{Engine, Env};
 use crate::events::event;
 use crate::files::{BLOCK_SIZE, Files};
-use crate::keyspace::{Catalogue, Change};
+use crate::keyspace::{Catalogue, Change, DEFAULT_NAME};
+use crate::keyspace_options::KeyspaceOptions;
 use crate::manifest::{self, Manifest};
 use crate::memtable::{Form, LIST_BYTES, ListWriter, MemRun};
 use crate::options::Options;
 use crate::pacer::Pacer;
+use crate::policy::Policies;
 use crate::replay::Replay;
 use crate::space::Space;
 use crate::stats::Counters;
@@ -85,6 +90,7 @@ pub(crate) struct Opening<'a> {
     pub(crate) options: &'a Options,
     pub(crate) files: Arc<Files>,
     pub(crate) store: Arc<dyn TableStore>,
+    pub(crate) policies: Arc<Policies>,
     /// The names of ours that it held at first.
     pub(crate) names: Vec<FileKind>,
     /// `CURRENT` may have been replaced.
@@ -124,8 +130,10 @@ pub(crate) fn open(options: Options, dir: &Path) -> Result<Arc<Engine>> {
     }
     let took = options.clock.monotonic().saturating_sub(started);
     tell(dir, &found, took);
-    let files = opening.files;
-    Ok(assemble(options, files, found, lock))
+    let Opening {
+        files, policies, ..
+    } = opening;
+    assemble(options, files, policies, found, lock)
 }
 
 /// Logs how the database was found.
@@ -188,6 +196,7 @@ impl<'a> Opening<'a> {
             options,
             files,
             store,
+            policies: Arc::new(Policies::new(options.registered.clone())),
             names: names
                 .iter()
                 .filter_map(|name| FileKind::parse(name))
@@ -353,6 +362,7 @@ impl<'a> Opening<'a> {
             &mut |frame| replay.add(&frame),
         )?;
         state.clock = state.clock.max(replay.clock);
+        self.set_policies(&state, &replay.changes)?;
         let last_table = state
             .version
             .tables()
@@ -414,6 +424,33 @@ impl<'a> Opening<'a> {
         let path = FileKind::Manifest(manifest).path(self.dir());
         let found = self.files.fs.metadata(&path)?;
         Ok(found.is_some_and(|found| found.links == 1))
+    }
+
+    /// Looks up the operators and filters that the keyspaces name, before anything is written.
+    fn set_policies(&self, state: &ManifestState, changes: &[(SeqNo, Change)]) -> Result<()> {
+        let mut all = BTreeMap::new();
+        for record in state.keyspaces.values() {
+            all.insert(record.id, KeyspaceOptions::decode(&record.options)?);
+        }
+        for (_, change) in changes {
+            match change {
+                Change::Create(record) => {
+                    all.insert(record.id, KeyspaceOptions::decode(&record.options)?);
+                }
+                Change::Options(id, options) => {
+                    all.insert(*id, options.clone());
+                }
+                Change::Drop(id) => {
+                    all.remove(id);
+                }
+                Change::Rename(..) => {}
+            }
+        }
+        for (id, options) in &all {
+            self.policies.registered.check(options)?;
+            self.policies.set(*id, options);
+        }
+        Ok(())
     }
 
     /// `Corruption` if some file proves that the manifest was replaced or cut: an old copy lists what once was,
@@ -513,10 +550,7 @@ impl<'a> Opening<'a> {
             ..VersionEdit::default()
         };
         for (seq, change) in std::mem::take(&mut replay.changes) {
-            match change {
-                Change::Create(record) => edit.keyspaces_created.push(record),
-                Change::Drop(id) => edit.keyspaces_dropped.push((id, seq)),
-            }
+            change.put_into(seq, &mut edit);
         }
         edit.ranges_deleted.append(&mut replay.ranges);
         if !replay.is_empty() {
@@ -563,13 +597,21 @@ impl<'a> Opening<'a> {
         let older = OlderRuns::all(&state.version);
         let ranges = edit.ranges_deleted.iter().cloned().map(Arc::new);
         let ranges = RangeSet::new(ranges.collect());
+        let combine =
+            |key: UserKey<'_>, parts: &[&[u8]]| self.policies.combine_for_good(key, parts);
+        let deleted = RangeSet::union([&**state.version.deleted(), &ranges]);
         let options = MergeOptions {
             rules: Rules {
                 stripes: &Stripes::new(&[], last_seq),
                 dropped_keyspaces: &dropped,
-                deleted: &RangeSet::union([&**state.version.deleted(), &ranges]),
+                deleted: &deleted,
                 oldest_snapshot: None,
                 may_exist_below: &|key| older.may_hold(key),
+                folding: Some(Folding {
+                    combine: &combine,
+                    deleted: &deleted,
+                }),
+                keeps: None,
             },
             target_size: self.options.tuning.table_bytes,
             compression: Compression::None,
@@ -670,9 +712,10 @@ impl Outputs for RecoveredTables<'_> {
 pub(crate) fn assemble(
     options: Options,
     files: Arc<Files>,
+    policies: Arc<Policies>,
     found: Found,
     lock: Box<dyn LockGuard>,
-) -> Arc<Engine> {
+) -> Result<Arc<Engine>> {
     static OPENED: AtomicU64 = AtomicU64::new(1);
     let id = OPENED.fetch_add(1, Ordering::Relaxed);
     let Found {
@@ -693,11 +736,16 @@ pub(crate) fn assemble(
         records.iter(),
         state.next_keyspace,
         &state.dropped,
-    ));
+        policies.clone(),
+    )?);
     for (seq, change) in changes {
-        catalogue.replay(id, seq, change);
+        catalogue.replay(id, seq, change)?;
     }
-    let context = Arc::new(Context::new(options.clock.clone(), state.clock));
+    let default_keyspace = catalogue
+        .get(DEFAULT_NAME)
+        .ok_or_else(|| Error::corruption("the default keyspace was dropped"))?;
+    let context = Context::new(options.clock.clone(), policies, state.clock);
+    let context = Arc::new(context);
     if let Some(Form::Image(table)) = image.as_ref().map(|image| &image.form)
         && let Some(expiries) = table.info().expiries
     {
@@ -751,7 +799,7 @@ pub(crate) fn assemble(
         refusal: options.read_only.then(opened_read_only),
     };
     let committer = Committer::new(start, views.clone(), options.clock.clone(), env);
-    Arc::new(Engine {
+    Ok(Arc::new(Engine {
         id,
         process: Process::this(),
         context,
@@ -761,14 +809,16 @@ pub(crate) fn assemble(
         views,
         committer,
         catalogue,
+        default_keyspace,
         background,
         space,
         counters: Counters::default(),
+        operands: AtomicU64::new(0),
         closed: AtomicBool::new(false),
         working: AtomicBool::new(false),
         directory_lock: Mutex::new(Some(lock)),
         flushing: Mutex::new(()),
         forgetting: Mutex::new(()),
         closing: Mutex::new(()),
-    })
+    }))
 }

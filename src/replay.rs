@@ -7,13 +7,14 @@ use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
 use terrace_base::{
-    DeletedRange, InternalIterator, KeyRef, KeyspaceId, Result, SeqNo, UserKey, ValueKind,
+    DeletedRange, Error, InternalIterator, KeyRef, KeyspaceId, Result, SeqNo, UserKey, ValueKind,
 };
 use terrace_compaction::KeyspaceRecord;
 use terrace_wal::Frame;
 
 use crate::batch::{Operation, Operations};
 use crate::keyspace::Change;
+use crate::keyspace_options::KeyspaceOptions;
 
 #[derive(Clone, Copy, Debug)]
 struct Note {
@@ -60,19 +61,22 @@ impl Replay {
                 }),
                 Operation::Clock(time) => self.clock = self.clock.max(time),
                 Operation::CreateKeyspace { id, name, options } => {
-                    let name = String::from_utf8(name.to_vec()).map_err(|_| {
-                        terrace_base::Error::corruption("a keyspace's name is not UTF-8")
-                    })?;
-                    let options = options.to_vec();
                     let record = KeyspaceRecord {
                         id,
-                        name,
+                        name: name_of(name)?,
                         created: seq,
-                        options,
+                        options: options.to_vec(),
                     };
                     self.changes.push((seq, Change::Create(record)));
                 }
                 Operation::DropKeyspace { id } => self.changes.push((seq, Change::Drop(id))),
+                Operation::SetOptions { id, options } => {
+                    let options = KeyspaceOptions::decode(options)?;
+                    self.changes.push((seq, Change::Options(id, options)));
+                }
+                Operation::RenameKeyspace { id, name } => {
+                    self.changes.push((seq, Change::Rename(id, name_of(name)?)));
+                }
             }
         }
         Ok(())
@@ -128,6 +132,11 @@ impl Replay {
             at: 0,
         }
     }
+}
+
+fn name_of(name: &[u8]) -> Result<String> {
+    String::from_utf8(name.to_vec())
+        .map_err(|_| Error::corruption("a keyspace's name is not UTF-8"))
 }
 
 fn slice(bytes: &[u8], at: usize, len: u32) -> &[u8] {

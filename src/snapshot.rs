@@ -51,7 +51,8 @@ impl fmt::Debug for Snapshot {
         write!(
             f,
             "Snapshot({:?} at {:?})",
-            self.keyspace.name, self.moment.at.seq
+            self.keyspace.name(),
+            self.moment.at.seq
         )
     }
 }

@@ -14,6 +14,7 @@ use terrace_compaction::{
 };
 
 use crate::files::Files;
+use crate::keyspace::DEFAULT_NAME;
 use crate::manifest::Manifest;
 use crate::sync::{Mutex, MutexGuard, lock};
 
@@ -88,6 +89,12 @@ impl ManifestState {
                 )));
             }
         }
+        for (id, options) in &edit.keyspaces_changed {
+            self.keyspace(*id)?.options.clone_from(options);
+        }
+        for (id, name) in &edit.keyspaces_renamed {
+            self.keyspace(*id)?.name.clone_from(name);
+        }
         for &(id, seq) in &edit.keyspaces_dropped {
             // A new manifest lists those dropped before without creating them first.
             self.keyspaces.remove(&id);
@@ -97,6 +104,21 @@ impl ManifestState {
         self.last_seq = self.last_seq.max(edit.last_seq.unwrap_or(SeqNo::ZERO));
         self.clock = self.clock.max(edit.clock.unwrap_or(0));
         Ok(())
+    }
+
+    /// What is known of a keyspace that is to change. Nobody created the default one: it is listed once it has options.
+    fn keyspace(&mut self, id: KeyspaceId) -> Result<&mut KeyspaceRecord> {
+        if id == KeyspaceId(0) {
+            return Ok(self.keyspaces.entry(id).or_insert_with(|| KeyspaceRecord {
+                id,
+                name: DEFAULT_NAME.into(),
+                created: SeqNo::ZERO,
+                options: Vec::new(),
+            }));
+        }
+        self.keyspaces.get_mut(&id).ok_or_else(|| {
+            Error::corruption(format!("keyspace {} is changed, but not listed", id.0))
+        })
     }
 
     /// One edit that makes this state out of nothing. Dropped keyspaces that no table can hold an entry of

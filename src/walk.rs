@@ -7,7 +7,9 @@
 //! key's versions are skipped by comparing with a copy of the key. Backwards the versions come oldest first, so
 //! the best so far is copied until the key changes; the source then stands before the key shown.
 //!
-//! An entry that is neither put nor tombstone is looked at on a cold path, [`Walk::is_live`].
+//! An entry that is neither put nor tombstone is looked at on a cold path, [`Walk::is_live`]. Where the newest version of a
+//! key is an operand, those below it are gathered and combined, and the result is shown: forwards the source then stands
+//! somewhere on or behind the key.
 //!
 //! What a transaction has written itself is one more source, of entries at [`SeqNo::MAX`] that hide all others; and
 //! what it reads is noted in a [`Trace`].
@@ -122,6 +124,8 @@ enum Position {
     Back,
     /// The entry is the saved one, and the source stands before its key; moving backwards.
     Saved,
+    /// The entry is the saved one, and the source stands on an older version of its key, or behind it; moving forwards.
+    Made,
 }
 
 /// A position among the live entries of a keyspace.
@@ -182,7 +186,7 @@ impl Walk {
         match self.position {
             Position::Nowhere => &[],
             Position::Ahead | Position::Back => self.sources.key().user.bytes,
-            Position::Saved => &self.key,
+            Position::Saved | Position::Made => &self.key,
         }
     }
 
@@ -192,7 +196,7 @@ impl Walk {
         let stored = match self.position {
             Position::Nowhere => return Ok(&[]),
             Position::Ahead | Position::Back => self.sources.value(),
-            Position::Saved => &self.value,
+            Position::Saved | Position::Made => &self.value,
         };
         Ok(stored.get(self.skip..).unwrap_or_default())
     }
@@ -201,12 +205,12 @@ impl Walk {
         match self.position {
             Position::Nowhere => Bytes::new(),
             Position::Ahead | Position::Back => self.sources.key_bytes(),
-            Position::Saved => Bytes::copy_from_slice(&self.key),
+            Position::Saved | Position::Made => Bytes::copy_from_slice(&self.key),
         }
     }
 
     pub(crate) fn value_bytes(&self) -> Result<Bytes> {
-        if self.skip > 0 || self.position == Position::Saved {
+        if self.skip > 0 || matches!(self.position, Position::Saved | Position::Made) {
             return self.value().map(Bytes::copy_from_slice);
         }
         Ok(match self.position {
@@ -365,10 +369,45 @@ impl Walk {
                 let now = *self.at.now.get_or_insert_with(|| self.context.now());
                 Ok(now < time)
             }
+            ValueKind::Merge => Ok(true),
             _ => Err(Error::unsupported(format!(
                 "an entry of kind {kind:?} cannot be read"
             ))),
         }
+    }
+
+    /// Combines the operand that the source is on with the versions below it, and shows the result.
+    #[cold]
+    fn combine_ahead(&mut self) -> Result<()> {
+        self.remember_key();
+        let mut newest_first = Vec::new();
+        loop {
+            let kind = self.sources.key().kind;
+            if self.is_live(kind, |walk| walk.sources.value())? {
+                let stored = self.sources.value();
+                newest_first.push(stored.get(self.skip..).unwrap_or_default().to_vec());
+            }
+            if kind != ValueKind::Merge {
+                break;
+            }
+            self.sources.next()?;
+            let user = UserKey::new(self.keyspace, &self.key);
+            if !self.sources.valid() || self.sources.key().user != user {
+                break;
+            }
+        }
+        let oldest_first: Vec<&[u8]> = newest_first.iter().rev().map(Vec::as_slice).collect();
+        self.combine(&oldest_first)?;
+        (self.position, self.skipping) = (Position::Made, false);
+        Ok(())
+    }
+
+    /// The saved value becomes what `parts` are together.
+    fn combine(&mut self, parts: &[&[u8]]) -> Result<()> {
+        let user = UserKey::new(self.keyspace, &self.key);
+        self.value = self.context.policies.combine(user, parts)?;
+        self.skip = 0;
+        Ok(())
     }
 
     /// Moves to the next entry; stays nowhere if on none.
@@ -398,6 +437,7 @@ impl Walk {
                 }
                 self.sources.next()?;
             }
+            Position::Made => self.skipping = true,
             Position::Back | Position::Saved => {
                 if position == Position::Back {
                     self.remember_key();
@@ -432,8 +472,10 @@ impl Walk {
         let position = std::mem::replace(&mut self.position, Position::Nowhere);
         match position {
             Position::Nowhere => return Ok(()),
-            Position::Ahead => {
-                self.remember_key();
+            Position::Ahead | Position::Made => {
+                if position == Position::Ahead {
+                    self.remember_key();
+                }
                 let before = KeyRef::lookup(UserKey::new(self.keyspace, &self.key), SeqNo::MAX);
                 self.sources.seek_for_prev(before)?;
             }
@@ -472,6 +514,9 @@ impl Walk {
                 self.remember_key();
                 self.sources.next()?;
                 continue;
+            }
+            if kind == ValueKind::Merge {
+                return self.combine_ahead();
             }
             self.position = Position::Ahead;
             self.skipping = false;
@@ -512,20 +557,36 @@ impl Walk {
     fn save_newest(&mut self) -> Result<bool> {
         self.key.clear();
         self.key.extend_from_slice(self.sources.key().user.bytes);
-        let mut newest = ValueKind::Tombstone;
+        let mut base = ValueKind::Tombstone;
+        let mut operands = Vec::new(); // Those above it, oldest first.
         while self.sources.valid() {
             let key = self.sources.key();
             if key.user.keyspace != self.keyspace || key.user.bytes != self.key.as_slice() {
                 break;
             }
             if key.seq <= self.at.seq || key.seq == SeqNo::MAX {
-                newest = key.kind;
-                self.value.clear();
-                self.value.extend_from_slice(self.sources.value());
+                if key.kind == ValueKind::Merge {
+                    operands.push(self.sources.value().to_vec());
+                } else {
+                    base = key.kind;
+                    operands.clear();
+                    self.value.clear();
+                    self.value.extend_from_slice(self.sources.value());
+                }
             }
             self.sources.prev()?;
         }
-        self.is_live(newest, |walk| &walk.value)
+        let is_live = self.is_live(base, |walk| &walk.value)?;
+        if operands.is_empty() {
+            return Ok(is_live);
+        }
+        if is_live {
+            self.value.drain(..self.skip.min(self.value.len()));
+            operands.insert(0, std::mem::take(&mut self.value));
+        }
+        let oldest_first: Vec<&[u8]> = operands.iter().map(Vec::as_slice).collect();
+        self.combine(&oldest_first)?;
+        Ok(true)
     }
 }
 

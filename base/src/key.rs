@@ -55,6 +55,12 @@ impl SeqNo {
         self.0
     }
 
+    /// The number before; zero has none before it and stays.
+    #[inline]
+    pub const fn before(self) -> SeqNo {
+        SeqNo(self.0.saturating_sub(1))
+    }
+
     /// The number `n` later, at most [`SeqNo::MAX`].
     #[inline]
     pub const fn plus(self, n: u64) -> SeqNo {

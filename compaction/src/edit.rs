@@ -21,6 +21,8 @@
 //!  28  range      keyspace, lower: slice, bounded: u8 (0, 1), upper: slice, seq      deleted: see `range_set`
 //!  32  clock      milliseconds since 1970             the database's clock had come this far
 //!  30  range-     seq                                 nothing that it hid is left
+//!  34  options    keyspace id, options: slice         a keyspace's options from now on
+//!  36  name       keyspace id, name: slice            a keyspace's name from now on
 //!
 //! table    := number, id: u64, size, entries, tombstones, min seq, max seq,
 //!             keyspace, smallest: slice, keyspace, largest: slice,
@@ -68,6 +70,8 @@ const LAST_SEQ: u64 = 22;
 const RANGE_DELETED: u64 = 28;
 const RANGE_FORGOTTEN: u64 = 30;
 const CLOCK: u64 = 32;
+const KEYSPACE_OPTIONS: u64 = 34;
+const KEYSPACE_RENAMED: u64 = 36;
 
 /// Fields at the end of a table.
 const TABLE_EXPIRIES: u64 = 4;
@@ -159,6 +163,10 @@ pub struct VersionEdit {
     pub keyspaces_created: Vec<KeyspaceRecord>,
     /// Keyspaces that are gone from the given sequence number on.
     pub keyspaces_dropped: Vec<(KeyspaceId, SeqNo)>,
+    /// Options that keyspaces have from now on; the default one, which nobody created, may be among them.
+    pub keyspaces_changed: Vec<(KeyspaceId, Vec<u8>)>,
+    /// Names that keyspaces have from now on.
+    pub keyspaces_renamed: Vec<(KeyspaceId, String)>,
     /// Keyspace ids below this were used.
     pub next_keyspace: Option<u32>,
     /// The last sequence number known to be used.
@@ -229,6 +237,18 @@ impl VersionEdit {
                 put_slice(body, &keyspace.options);
             });
         }
+        for (id, options) in &self.keyspaces_changed {
+            put_field(out, KEYSPACE_OPTIONS, |body| {
+                put_varint(body, u64::from(id.0));
+                put_slice(body, options);
+            });
+        }
+        for (id, name) in &self.keyspaces_renamed {
+            put_field(out, KEYSPACE_RENAMED, |body| {
+                put_varint(body, u64::from(id.0));
+                put_slice(body, name.as_bytes());
+            });
+        }
         for (id, seq) in &self.keyspaces_dropped {
             put_numbers(out, KEYSPACE_DROPPED, &[u64::from(id.0), seq.get()]);
         }
@@ -284,6 +304,14 @@ impl VersionEdit {
             KEYSPACE_DROPPED => {
                 let dropped = (KeyspaceId(body.varint_u32()?), seq(body)?);
                 self.keyspaces_dropped.push(dropped);
+            }
+            KEYSPACE_OPTIONS => {
+                let changed = (KeyspaceId(body.varint_u32()?), body.slice()?.to_vec());
+                self.keyspaces_changed.push(changed);
+            }
+            KEYSPACE_RENAMED => {
+                let renamed = (KeyspaceId(body.varint_u32()?), name(body)?);
+                self.keyspaces_renamed.push(renamed);
             }
             NEXT_KEYSPACE => once(&mut self.next_keyspace, body.varint_u32()?)?,
             LAST_SEQ => once(&mut self.last_seq, seq(body)?)?,
@@ -411,10 +439,14 @@ fn keyspace(body: &mut Decoder<'_>) -> Result<KeyspaceRecord> {
     Ok(KeyspaceRecord {
         id: KeyspaceId(body.varint_u32()?),
         created: seq(body)?,
-        name: String::from_utf8(body.slice()?.to_vec())
-            .map_err(|_| Error::corruption("the name of a keyspace is not UTF-8"))?,
+        name: name(body)?,
         options: body.slice()?.to_vec(),
     })
+}
+
+fn name(body: &mut Decoder<'_>) -> Result<String> {
+    String::from_utf8(body.slice()?.to_vec())
+        .map_err(|_| Error::corruption("the name of a keyspace is not UTF-8"))
 }
 
 fn user_key(body: &mut Decoder<'_>) -> Result<OwnedUserKey> {

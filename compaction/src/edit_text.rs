@@ -9,6 +9,8 @@
 //! flushed lsn=4096 seq=17
 //! ceiling 128
 //! keyspace 3 users created=18 options=0102
+//! keyspace-options 3 options=0102
+//! keyspace-name 3 name=people
 //! keyspace- 2 19
 //! next-keyspace 4
 //! last-seq 20
@@ -84,6 +86,13 @@ impl fmt::Debug for VersionEdit {
         lines.extend(self.file_ceiling.iter().map(|n| format!("ceiling {n}")));
         let created = self.keyspaces_created.iter();
         lines.extend(created.map(|part| format!("{part:?}")));
+        let changed = self.keyspaces_changed.iter();
+        lines.extend(changed.map(|(id, options)| {
+            let options: String = options.iter().map(|b| format!("{b:02x}")).collect();
+            format!("keyspace-options {} options={options}", id.0)
+        }));
+        let renamed = self.keyspaces_renamed.iter();
+        lines.extend(renamed.map(|(id, name)| NameLine(*id, name).to_string()));
         let dropped = self.keyspaces_dropped.iter();
         lines.extend(dropped.map(|(id, seq)| format!("keyspace- {} {seq}", id.0)));
         lines.extend(self.next_keyspace.map(|id| format!("next-keyspace {id}")));
@@ -94,6 +103,15 @@ impl fmt::Debug for VersionEdit {
         lines.extend(forgotten.map(|seq| format!("range- {seq}")));
         lines.extend(self.clock.map(|time| format!("clock {time}")));
         f.write_str(&lines.join("\n"))
+    }
+}
+
+struct NameLine<'a>(KeyspaceId, &'a str);
+
+impl fmt::Display for NameLine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "keyspace-name {} name=", self.0.0)?;
+        write_escaped(f, self.1.as_bytes())
     }
 }
 
@@ -142,11 +160,24 @@ impl VersionEdit {
             ["keyspace", id, name, created, options] => {
                 self.keyspaces_created.push(KeyspaceRecord {
                     id: KeyspaceId(parse_id(id)?),
-                    name: String::from_utf8(parse_escaped(name)?)
-                        .map_err(|_| Error::invalid("the name is not UTF-8"))?,
+                    name: parse_name(name)?,
                     created: parse_seq(named("created=", created)?)?,
                     options: parse_bytes(named("options=", options)?)?,
                 });
+            }
+            ["keyspace-options", id, options] => {
+                let changed = (
+                    KeyspaceId(parse_id(id)?),
+                    parse_bytes(named("options=", options)?)?,
+                );
+                self.keyspaces_changed.push(changed);
+            }
+            ["keyspace-name", id, name] => {
+                let renamed = (
+                    KeyspaceId(parse_id(id)?),
+                    parse_name(named("name=", name)?)?,
+                );
+                self.keyspaces_renamed.push(renamed);
             }
             ["keyspace-", id, seq] => {
                 let dropped = (KeyspaceId(parse_id(id)?), parse_seq(seq)?);
@@ -204,6 +235,10 @@ fn parse_file(word: &str) -> Result<FileNumber> {
 
 fn parse_seq(word: &str) -> Result<SeqNo> {
     parse_number(word).map(SeqNo::new)
+}
+
+fn parse_name(word: &str) -> Result<String> {
+    String::from_utf8(parse_escaped(word)?).map_err(|_| Error::invalid("the name is not UTF-8"))
 }
 
 fn parse_id(word: &str) -> Result<u32> {

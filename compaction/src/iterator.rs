@@ -1,15 +1,18 @@
 //! A [`CompactionIter`] goes through sorted entries and drops what no reader can see.
 //!
 //! An entry whose time is over for every reader that could see it counts as a tombstone, and is written as one if it
-//! has to stay. An entry goes for one of four reasons, tried in this order:
+//! has to stay; so does a put that a filter does not want. An entry goes for one of four reasons, tried in this order:
 //!
 //! 1. *Dropped keyspace*: its keyspace is gone, and no snapshot is older than that.
-//! 2. *Shadowed*: a newer version of its key lies in the same stripe (see [`Stripes`]).
+//! 2. *Shadowed*: a newer version of its key lies in the same stripe (see [`Stripes`]), and is no operand.
 //! 3. *Range delete*: a newer delete of a range that covers it lies in the same stripe.
 //! 4. *Tombstone*: nothing that it hides can return. It lies in the oldest stripe, so that rule 2 takes every older
 //!    version of its key out of the input, and no older run outside the input can hold the key.
 //!
 //! A tombstone that goes still shadows: the versions below it must not come back.
+//!
+//! Operands of a merge hide nothing: a reader combines them with what lies below. Those of one key and stripe are
+//! combined into one here (see [`crate::fold`]).
 //!
 //! ```text
 //! in        a#9,PUT  a#7,PUT  a#4,DEL  a#2,PUT     snapshots: 5, visible: 9
@@ -18,6 +21,7 @@
 //! ```
 
 use std::cmp::Ordering;
+use std::collections::VecDeque;
 
 use terrace_base::key::split_expiry;
 use terrace_base::{
@@ -25,6 +29,7 @@ use terrace_base::{
     mutant,
 };
 
+use crate::fold::{Base, Chain, Folding, Part};
 use crate::stripes::Stripes;
 
 /// Why an entry goes.
@@ -40,6 +45,8 @@ pub enum Dropped {
     RangeDeleted,
     /// It has expired, and hides nothing.
     Expired,
+    /// The filter does not want it, and it hides nothing.
+    Filtered,
 }
 
 /// How many entries went, by reason.
@@ -55,12 +62,17 @@ pub struct DropCounts {
     pub range_deleted: u64,
     /// Tombstones that hide nothing, of entries that expired.
     pub expired: u64,
+    /// Entries that a filter does not want, and that hide nothing.
+    pub filtered: u64,
+    /// Combined into a newer entry of their key.
+    pub merged: u64,
 }
 
 impl DropCounts {
     /// All of them.
     pub fn total(&self) -> u64 {
-        self.shadowed + self.tombstones + self.dropped_keyspace + self.range_deleted + self.expired
+        let gone = self.shadowed + self.tombstones + self.dropped_keyspace + self.range_deleted;
+        gone + self.expired + self.filtered + self.merged
     }
 
     fn count(&mut self, why: Dropped) {
@@ -70,6 +82,7 @@ impl DropCounts {
             Dropped::DroppedKeyspace => &mut self.dropped_keyspace,
             Dropped::RangeDeleted => &mut self.range_deleted,
             Dropped::Expired => &mut self.expired,
+            Dropped::Filtered => &mut self.filtered,
         } += 1;
     }
 }
@@ -85,6 +98,9 @@ pub enum Step {
     End,
 }
 
+/// False for an entry that a filter does not want.
+pub type Keeps<'a> = dyn Fn(UserKey<'_>, &[u8]) -> bool + 'a;
+
 /// What decides about entries.
 #[derive(Clone, Copy)]
 pub struct Rules<'a> {
@@ -98,6 +114,10 @@ pub struct Rules<'a> {
     pub oldest_snapshot: Option<SeqNo>,
     /// May an older run outside the input hold the key? If unsure: yes.
     pub may_exist_below: &'a dyn Fn(UserKey<'_>) -> bool,
+    /// How operands are combined; not at all if there is no operator.
+    pub folding: Option<Folding<'a>>,
+    /// False for a put that is to go as if it were deleted. Asked only where no snapshot can see the entry.
+    pub keeps: Option<&'a Keeps<'a>>,
 }
 
 impl std::fmt::Debug for Rules<'_> {
@@ -115,7 +135,7 @@ impl std::fmt::Debug for Rules<'_> {
 pub struct CompactionIter<'a, I> {
     input: I,
     rules: Rules<'a>,
-    /// The user key of the last entry read, and what became of it.
+    /// The user key of the last entry judged, and what became of it.
     last: Option<Last>,
     /// The keyspace of the last entry, and whether its entries go.
     keyspace: Option<(KeyspaceId, bool)>,
@@ -123,15 +143,20 @@ pub struct CompactionIter<'a, I> {
     read: u64,
     counts: DropCounts,
     started: bool,
-    /// The present entry has expired.
-    expired: bool,
+    /// The input stands on an entry that is counted as read and not judged yet.
+    ahead: bool,
+    /// The present entry counts as a tombstone: it has expired, or the filter does not want it.
+    gone: bool,
+    /// The present entry, where it is not the input's, and those that come after it; all of the last key.
+    folded: VecDeque<Part>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Last {
     keyspace: KeyspaceId,
     seq: SeqNo,
-    stripe: usize,
+    /// Older versions of the key are hidden in this stripe.
+    hides: Option<usize>,
 }
 
 impl<'a, I: InternalIterator> CompactionIter<'a, I> {
@@ -146,7 +171,9 @@ impl<'a, I: InternalIterator> CompactionIter<'a, I> {
             read: 0,
             counts: DropCounts::default(),
             started: false,
-            expired: false,
+            ahead: false,
+            gone: false,
+            folded: VecDeque::new(),
         }
     }
 
@@ -163,6 +190,10 @@ impl<'a, I: InternalIterator> CompactionIter<'a, I> {
     /// Moves to the next entry and says what becomes of it. After an error the iterator must not be asked
     /// again.
     pub fn advance(&mut self) -> Result<Step> {
+        self.folded.pop_front();
+        if !self.folded.is_empty() {
+            return Ok(Step::Kept);
+        }
         if !self.step()? {
             return Ok(Step::End);
         }
@@ -189,8 +220,13 @@ impl<'a, I: InternalIterator> CompactionIter<'a, I> {
     /// The entry that [`CompactionIter::advance`] moved to.
     #[inline]
     pub fn entry(&self) -> (KeyRef<'_>, &[u8]) {
+        if let Some(part) = self.folded.front() {
+            let keyspace = self.last.map_or(KeyspaceId(0), |last| last.keyspace);
+            let user = UserKey::new(keyspace, &self.key);
+            return (KeyRef::new(user, part.seq, part.kind), &part.value);
+        }
         let key = self.input.key();
-        if self.expired {
+        if self.gone {
             return (KeyRef::new(key.user, key.seq, ValueKind::Tombstone), &[]);
         }
         (key, self.input.value())
@@ -198,6 +234,9 @@ impl<'a, I: InternalIterator> CompactionIter<'a, I> {
 
     /// Moves to the next entry of the input; false at its end.
     fn step(&mut self) -> Result<bool> {
+        if std::mem::take(&mut self.ahead) {
+            return Ok(self.input.valid());
+        }
         let moved = match std::mem::replace(&mut self.started, true) {
             true => self.input.next(),
             false => self.input.first(),
@@ -213,50 +252,138 @@ impl<'a, I: InternalIterator> CompactionIter<'a, I> {
 
     /// Why the present entry goes, or `None` if it stays.
     fn judge(&mut self) -> Result<Option<Dropped>> {
-        self.expired = false;
+        self.gone = false;
         let key = self.input.key();
-        let hidden_in = self.hidden_in(key)?;
+        let newer = self.newer_version(key)?;
         let stripe = self.rules.stripes.of(key.seq);
-        if hidden_in.is_none() {
+        if newer.is_none() {
             self.key.clear();
             self.key.extend_from_slice(key.user.bytes);
         }
+        let shadowed = newer.is_some_and(|newer| newer.hides == Some(stripe));
+        let deleted = is_range_deleted(&self.rules, key, stripe);
+        let is_operand = key.kind == ValueKind::Merge && !shadowed && !deleted;
         self.last = Some(Last {
             keyspace: key.user.keyspace,
             seq: key.seq,
-            stripe,
+            hides: Some(stripe).filter(|_| !is_operand),
         });
         if keyspace_is_gone(&mut self.keyspace, &self.rules, key.user.keyspace) {
             return Ok(Some(Dropped::DroppedKeyspace));
         }
-        if hidden_in == Some(stripe) || hidden_in.is_some() && mutant("drop-version-early") {
+        if shadowed || newer.is_some() && mutant("drop-version-early") {
             return Ok(Some(Dropped::Shadowed));
         }
-        if is_range_deleted(&self.rules, key, stripe) {
+        if deleted {
             return Ok(Some(Dropped::RangeDeleted));
         }
-        self.expired = key.kind.expires()
-            && split_expiry(self.input.value())?.0 <= self.rules.stripes.time_of(stripe);
         let hides = match key.kind {
             ValueKind::Tombstone => Dropped::Tombstone,
-            _ if self.expired => Dropped::Expired,
+            ValueKind::Put if self.is_unwanted(stripe) => Dropped::Filtered,
+            ValueKind::Merge => return self.fold(stripe).map(|()| None),
+            kind if kind.expires() && self.has_expired(stripe)? => Dropped::Expired,
             _ => return Ok(None),
         };
-        let hides_nothing = stripe == 0
-            && (!(self.rules.may_exist_below)(key.user) || mutant("drop-tombstone-early"));
+        self.gone = hides != Dropped::Tombstone;
+        let user = self.input.key().user;
+        let hides_nothing =
+            stripe == 0 && (!(self.rules.may_exist_below)(user) || mutant("drop-tombstone-early"));
         Ok(hides_nothing.then_some(hides))
     }
 
-    /// The stripe of the next newer version of `key`, if there is one; an error if `key` does not come
-    /// after the last entry.
-    fn hidden_in(&self, key: KeyRef<'_>) -> Result<Option<usize>> {
+    /// True if the time of the present entry, which is of a kind that expires, is over for all readers of the stripe.
+    fn has_expired(&self, stripe: usize) -> Result<bool> {
+        let (time, _) = split_expiry(self.input.value())?;
+        Ok(time <= self.rules.stripes.time_of(stripe))
+    }
+
+    /// True if the filter does not want the present entry. A snapshot must not see it go.
+    fn is_unwanted(&self, stripe: usize) -> bool {
+        let Some(keeps) = self.rules.keeps else {
+            return false;
+        };
+        stripe == 0
+            && self.rules.oldest_snapshot.is_none()
+            && !keeps(self.input.key().user, self.input.value())
+    }
+
+    /// Combines the operand that the input is on with what follows in its stripe.
+    #[cold]
+    fn fold(&mut self, stripe: usize) -> Result<()> {
+        let Some(folding) = self.rules.folding else {
+            return Ok(());
+        };
+        let mut chain = Chain::new(self.input.key().seq, self.input.value());
+        let base = self.collect(&mut chain, stripe, folding)?;
+        let last = chain.parts.last().map(|part| part.seq);
+        let Some(last) = self.last.as_mut().zip(last).map(|(known, seq)| {
+            known.seq = seq;
+            known
+        }) else {
+            return Ok(());
+        };
+        let user = UserKey::new(last.keyspace, &self.key);
+        let whole = base != Base::Unknown;
+        if let Some(merged) = chain.combine(user, whole, folding) {
+            self.counts.merged += merged;
+            last.hides = Some(stripe).filter(|_| whole);
+        } else if base == Base::Taken {
+            last.hides = Some(stripe); // The put stays as it is.
+        }
+        self.folded = chain.parts.into();
+        Ok(())
+    }
+
+    /// Moves the input behind the operands of the key in `stripe`, and the put below them, and takes them along.
+    fn collect(&mut self, chain: &mut Chain, stripe: usize, folding: Folding<'_>) -> Result<Base> {
+        loop {
+            let newer = chain.parts.last().map_or(SeqNo::ZERO, |part| part.seq);
+            self.ahead = false;
+            self.ahead = self.step()?;
+            let user = self.last.map(|last| UserKey::new(last.keyspace, &self.key));
+            let Some(user) = user else {
+                return Ok(Base::Unknown);
+            };
+            let key = self.input.valid().then(|| self.input.key());
+            let Some(key) = key.filter(|key| key.user == user) else {
+                let absent = !(self.rules.may_exist_below)(user);
+                return Ok(if absent { Base::Absent } else { Base::Unknown });
+            };
+            if key.seq >= newer {
+                return Ok(Base::Unknown); // Out of order: that is noticed when it is judged.
+            }
+            if folding.deleted_between(user, key.seq, newer) {
+                return Ok(Base::Absent);
+            }
+            if self.rules.stripes.of(key.seq) != stripe {
+                return Ok(Base::Unknown);
+            }
+            match key.kind {
+                ValueKind::Merge if chain.is_long() => return Ok(Base::Unknown),
+                ValueKind::Merge | ValueKind::Put => {
+                    chain.push(key.seq, key.kind, self.input.value());
+                    if key.kind == ValueKind::Put {
+                        self.ahead = false;
+                        return Ok(Base::Taken);
+                    }
+                }
+                ValueKind::Tombstone => return Ok(Base::Absent),
+                // A base that still holds for somebody stays what it is: once it has expired, the operands are the value.
+                kind if kind.expires() && self.has_expired(stripe)? => return Ok(Base::Absent),
+                _ => return Ok(Base::Unknown),
+            }
+        }
+    }
+
+    /// The next newer version of `key`, if there is one; an error if `key` does not come after the last entry.
+    fn newer_version(&self, key: KeyRef<'_>) -> Result<Option<Last>> {
         let Some(last) = self.last else {
             return Ok(None);
         };
         let last_user = UserKey::new(last.keyspace, &self.key);
         match last_user.cmp(&key.user) {
             Ordering::Less => Ok(None),
-            Ordering::Equal if last.seq > key.seq => Ok(Some(last.stripe)),
+            Ordering::Equal if last.seq > key.seq => Ok(Some(last)),
             _ => Err(Error::corruption(format!(
                 "tables to be merged hold {key:?} after {last_user:?}#{}",
                 last.seq

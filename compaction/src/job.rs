@@ -77,8 +77,9 @@ pub fn merge<I: InternalIterator>(
         open: None,
         result: MergeResult::default(),
     };
-    let mut kept = 0u64;
+    let (mut kept, mut steps) = (0u64, 0u64);
     loop {
+        steps += 1;
         match entries.advance()? {
             Step::Kept => {
                 let (key, value) = entries.entry();
@@ -88,7 +89,7 @@ pub fn merge<I: InternalIterator>(
             Step::Dropped(_) => {}
             Step::End => break,
         }
-        if entries.read() % STOP_INTERVAL == 1 && (options.should_stop)() {
+        if steps % STOP_INTERVAL == 1 && (options.should_stop)() {
             return Err(Error::new(ErrorKind::Closed, "the merge was told to stop"));
         }
     }

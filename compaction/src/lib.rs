@@ -23,6 +23,7 @@
 
 mod edit;
 mod edit_text;
+mod fold;
 mod iterator;
 mod job;
 mod picker;
@@ -36,7 +37,8 @@ mod version;
 pub use edit::{
     AddedTable, Flushed, KeyspaceRecord, MovedTable, RemovedTable, SegmentRecord, VersionEdit,
 };
-pub use iterator::{CompactionIter, DropCounts, Dropped, Rules, Step};
+pub use fold::{Combine, Folding};
+pub use iterator::{CompactionIter, DropCounts, Dropped, Keeps, Rules, Step};
 pub use job::{MergeOptions, MergeResult, Outputs, merge};
 pub use picker::{
     Compaction, CompactionKind, KeyRange, OlderRuns, PickOptions, Targets, debt, pick, pick_range,

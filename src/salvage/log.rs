@@ -4,7 +4,7 @@
 //! that were found, and is not in tables, is lost, and exactly which numbers is known. At the end of the log,
 //! marks, links and the close frame tell the last number that was in use.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
 use bytes::Bytes;
@@ -245,9 +245,10 @@ impl Survey<'_> {
         changes: &mut Vec<(SeqNo, Change)>,
         used: impl IntoIterator<Item = KeyspaceId>,
     ) {
+        let used: HashSet<KeyspaceId> = used.into_iter().collect();
         let dropped = changes.iter().filter_map(|(_, change)| match change {
             Change::Drop(id) => Some(*id),
-            Change::Create(_) => None,
+            _ => None,
         });
         let mut gone: HashSet<KeyspaceId> = dropped.collect();
         gone.extend(state.dropped.iter().map(|(id, _)| *id));
@@ -256,7 +257,10 @@ impl Survey<'_> {
             .keyspaces
             .values()
             .filter(|record| !gone.contains(&record.id));
-        let mut names: HashSet<String> = alive.map(|record| record.name.clone()).collect();
+        let mut name_of: HashMap<KeyspaceId, String> = alive
+            .map(|record| (record.id, record.name.clone()))
+            .collect();
+        let mut names: HashSet<String> = name_of.values().cloned().collect();
         names.insert(DEFAULT_NAME.into());
         let mut renamed = Vec::new();
         let mut free_name = |names: &mut HashSet<String>, id: KeyspaceId| {
@@ -269,12 +273,24 @@ impl Survey<'_> {
         };
         changes.retain_mut(|(_, change)| match change {
             Change::Drop(_) => true,
+            Change::Options(id, _) => {
+                let mended = used.contains(id) && !gone.contains(id);
+                id.0 == 0 || known.contains(id) || mended
+            }
+            Change::Rename(id, name) => {
+                let fits = known.contains(id) && (gone.contains(id) || names.insert(name.clone()));
+                if fits && let Some(old) = name_of.insert(*id, name.clone()) {
+                    names.remove(&old);
+                }
+                fits
+            }
             Change::Create(record) if record.id.0 == 0 || !known.insert(record.id) => false,
             Change::Create(record) => {
                 // The drop of an older keyspace of this name may be lost.
                 if !gone.contains(&record.id) && !names.insert(record.name.clone()) {
                     record.name = free_name(&mut names, record.id);
                 }
+                name_of.insert(record.id, record.name.clone());
                 true
             }
         });

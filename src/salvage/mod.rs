@@ -97,8 +97,11 @@ pub(crate) fn salvage(options: Options, dir: &Path) -> Result<(Arc<Engine>, Salv
     let found = survey.run()?;
     opening.remove_unlisted(&found)?;
     let report = survey.report;
-    let files = opening.files;
-    Ok((assemble(options, files, found, lock), report))
+    let Opening {
+        files, policies, ..
+    } = opening;
+    let engine = assemble(options, files, policies, found, lock)?;
+    Ok((engine, report))
 }
 
 fn nothing_here(dir: &Path) -> Error {
@@ -408,7 +411,7 @@ impl<'a> Survey<'a> {
         let mut dropped = state.dropped.clone();
         dropped.extend(changes.iter().filter_map(|(seq, change)| match change {
             Change::Drop(id) => Some((*id, *seq)),
-            Change::Create(_) => None,
+            _ => None,
         }));
         let mut ranges = hints.ranges;
         ranges.extend(replay.ranges.drain(..).map(|range| (range.seq, range)));
@@ -420,6 +423,8 @@ impl<'a> Survey<'a> {
             deleted: &deleted,
             oldest_snapshot: None,
             may_exist_below: &|_| false,
+            folding: None,
+            keeps: None,
         };
         let added = self.merge_all(sources, replay, rules, Lsn(log.lsn))?;
         state.apply(&added, &self.opening.store)?;

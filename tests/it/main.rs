@@ -22,8 +22,10 @@ mod log_damage;
 #[cfg(feature = "log")]
 mod logging;
 mod machine;
+mod merge;
 mod opening;
 mod packing;
+mod policies;
 mod ranges;
 mod regressions;
 mod salvage;

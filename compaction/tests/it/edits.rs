@@ -79,7 +79,11 @@ prop_compose! {
         last_seq in prop::option::of(seq()),
         ranges_deleted in prop::collection::vec(range(), 0..3),
         ranges_forgotten in prop::collection::vec(seq(), 0..3),
-        clock in prop::option::of(any::<u64>()),
+        (clock, changed, renamed) in (
+            prop::option::of(any::<u64>()),
+            prop::collection::vec((any::<u32>(), prop::collection::vec(any::<u8>(), 0..4)), 0..3),
+            prop::collection::vec((any::<u32>(), ".{0,5}"), 0..3),
+        ),
     ) -> VersionEdit {
         VersionEdit {
             added: added.into_iter().map(|(level, run, meta)| AddedTable { level, run, meta }).collect(),
@@ -91,6 +95,8 @@ prop_compose! {
             file_ceiling,
             keyspaces_created: keyspaces.into_iter().map(|(id, name, created, options)| KeyspaceRecord { id: KeyspaceId(id), name, created, options }).collect(),
             keyspaces_dropped: dropped.into_iter().map(|(id, seq)| (KeyspaceId(id), seq)).collect(),
+            keyspaces_changed: changed.into_iter().map(|(id, options)| (KeyspaceId(id), options)).collect(),
+            keyspaces_renamed: renamed.into_iter().map(|(id, name)| (KeyspaceId(id), name)).collect(),
             next_keyspace,
             last_seq,
             ranges_deleted,
@@ -165,7 +171,7 @@ fn unknown_fields_are_skipped_if_odd_and_unsupported_if_even() {
     let mut bytes = encoded(&known);
     bytes.extend_from_slice(&[25, 2, 0xff, 0xff]);
     assert_eq!(VersionEdit::decode(&bytes).unwrap(), known);
-    for reserved in [24, 26, 34, 0] {
+    for reserved in [24, 26, 38, 0] {
         let kind = VersionEdit::decode(&[reserved, 0]).unwrap_err().kind();
         assert_eq!(kind, ErrorKind::Unsupported);
     }

@@ -9,7 +9,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use goldenscript::{Argument, Command, Context};
-use terrace_base::{Error, FileNumber, KeyspaceId, OwnedKey, RangeSet, SeqNo};
+use terrace_base::{Error, FileNumber, KeyspaceId, OwnedKey, RangeSet, SeqNo, UserKey};
 use terrace_compaction::*;
 use terrace_sstable::Compression;
 
@@ -174,17 +174,19 @@ fn edit(args: &[&str]) -> Answer {
     Ok(out)
 }
 
-/// Behind `@` stands when an entry expires, and the time of a snapshot.
+/// Behind `@` stands when an entry expires, and the time of a snapshot; behind `=` its value. Operands are lists, and combined
+/// by appending; `panics=k` says for which key that fails, `unwanted=v` which value the filter does not want.
 ///
 /// `merge a#9,PUT a#5,DEL b#4,EXP@60 now=70 snapshots=7 visible=9 below=a dropped=3@7 range=a,f@8`: what stays, and why the rest goes.
 fn merge_entries(command: &Command) -> Answer {
     let (mut entries, mut snapshots, mut visible) = (Vec::new(), Vec::new(), SeqNo::new(100));
     let (mut below, mut dropped, mut deleted) = (HashSet::new(), Vec::new(), Vec::new());
-    let mut now = 0u64;
+    let (mut now, mut panics, mut unwanted) = (0u64, String::new(), None);
     for entry in positional(command) {
         let (key, time) = entry.split_once('@').unwrap_or((entry, ""));
+        let (key, text) = key.split_once('=').unwrap_or((key, ""));
         let value = match time {
-            "" => Vec::new(),
+            "" => text.into(),
             time => time.parse::<u64>()?.to_le_bytes().to_vec(),
         };
         entries.push((OwnedKey::parse(key)?, value));
@@ -192,6 +194,8 @@ fn merge_entries(command: &Command) -> Answer {
     let mut args = command.consume_args();
     while let Some((name, value)) = args.next_key() {
         match name {
+            "panics" => panics = value.into(),
+            "unwanted" => unwanted = Some(value.to_string()),
             "now" => now = value.parse()?,
             "visible" => visible = SeqNo::new(value.parse()?),
             "snapshots" => {
@@ -217,18 +221,31 @@ fn merge_entries(command: &Command) -> Answer {
     let stripes = Stripes::at(&snapshots, visible, now);
     let may_exist = |key: terrace_base::UserKey<'_>| below.contains(&format!("{key:?}"));
     let input = Sorted::raw(entries);
+    let deleted = RangeSet::new(deleted);
+    let combine =
+        |key: UserKey<'_>, parts: &[&[u8]]| (format!("{key:?}") != panics).then(|| parts.concat());
+    let keeps =
+        |_: UserKey<'_>, value: &[u8]| unwanted.as_ref().map(String::as_bytes) != Some(value);
     let rules = Rules {
         stripes: &stripes,
         dropped_keyspaces: &dropped,
-        deleted: &RangeSet::new(deleted),
+        deleted: &deleted,
         oldest_snapshot: oldest,
         may_exist_below: &may_exist,
+        folding: Some(Folding {
+            combine: &combine,
+            deleted: &deleted,
+        }),
+        keeps: Some(&keeps),
     };
     let mut iter = CompactionIter::new(input, rules);
     let mut out = String::new();
     loop {
         match iter.advance() {
-            Ok(Step::Kept) => writeln!(out, "{:?}", iter.entry().0)?,
+            Ok(Step::Kept) => match iter.entry() {
+                (key, value) if value.is_empty() || key.kind.expires() => writeln!(out, "{key:?}")?,
+                (key, value) => writeln!(out, "{key:?}={}", value.escape_ascii())?,
+            },
             Ok(Step::Dropped(why)) => writeln!(out, "{:?}  -> {why:?}", iter.entry().0)?,
             Ok(Step::End) => break,
             Err(error) => {
@@ -238,6 +255,10 @@ fn merge_entries(command: &Command) -> Answer {
         }
     }
     let (read, counts) = (iter.read(), iter.counts());
-    writeln!(out, "read {read}, dropped {}", counts.total())?;
+    write!(out, "read {read}, dropped {}", counts.total())?;
+    if counts.merged > 0 {
+        write!(out, ", {} of them merged", counts.merged)?;
+    }
+    writeln!(out)?;
     Ok(out)
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod edits;
+mod folds;
 mod golden;
 mod merges;
 mod runs;

@@ -135,6 +135,8 @@ proptest! {
             deleted: &RangeSet::default(),
             oldest_snapshot: None,
             may_exist_below: &may_exist,
+            folding: None,
+            keeps: None,
         };
         let mut iter = CompactionIter::new(MergingIterator::new(all), rules);
         let mut seen = HashSet::new();
@@ -168,6 +170,8 @@ proptest! {
             deleted: &RangeSet::default(),
             oldest_snapshot: snapshots.first().copied(),
             may_exist_below: &never,
+            folding: None,
+            keeps: None,
         };
         let mut iter = CompactionIter::new(Sorted::new(entries.clone()), rules);
         let mut kept = Vec::new();
@@ -213,6 +217,8 @@ fn rules<'a>(
         deleted,
         oldest_snapshot: Some(SeqNo::ZERO),
         may_exist_below,
+        folding: None,
+        keeps: None,
     }
 }
 

@@ -334,6 +334,8 @@ impl Tree {
                 deleted: &RangeSet::default(),
                 oldest_snapshot: self.snapshots.iter().min().copied(),
                 may_exist_below: &may_hold,
+                folding: None,
+                keeps: None,
             },
             target_size: self.target_size,
             compression,

@@ -1,0 +1,192 @@
+//! The caller's code that decides about entries: merge operators and compaction filters.
+//!
+//! [`Options`](crate::Options) bring them along under names; a keyspace stores the names. Here the two meet: what a
+//! keyspace's operands mean, and which of its entries compactions leave out. Readers and jobs come here on cold paths,
+//! and hold no lock while the caller's code runs. A panic in it is caught: a reader gets an error, a job leaves the entries
+//! as they are, and [`Db::health`](crate::Db::health) tells of the first one until the database is closed.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use terrace_base::key::MAX_VALUE_LEN;
+use terrace_base::{Error, ErrorKind, KeyspaceId, Result, UserKey};
+
+use crate::events::{Plain, event};
+use crate::keyspace_options::KeyspaceOptions;
+use crate::sync::{ArcCell, Mutex, lock};
+
+/// Key, older and newer: what the two are together.
+pub(crate) type MergeFn = dyn Fn(&[u8], &[u8], &[u8]) -> Vec<u8> + Send + Sync;
+/// Key and value: whether the entry stays.
+pub(crate) type FilterFn = dyn Fn(&[u8], &[u8]) -> bool + Send + Sync;
+
+/// What options bring along, by name.
+#[derive(Clone, Default)]
+pub(crate) struct Registered {
+    pub(crate) operators: BTreeMap<String, Arc<MergeFn>>,
+    pub(crate) filters: BTreeMap<String, Arc<FilterFn>>,
+}
+
+impl fmt::Debug for Registered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = self.operators.keys().chain(self.filters.keys());
+        f.debug_list().entries(names).finish()
+    }
+}
+
+impl Registered {
+    /// `Unsupported` if `options` name what is not there.
+    pub(crate) fn check(&self, options: &KeyspaceOptions) -> Result<()> {
+        let operator = options.merge_operator.as_ref();
+        if let Some(name) = operator.filter(|name| !self.operators.contains_key(*name)) {
+            return Err(Error::unsupported(format!(
+                "a keyspace needs the merge operator `{name}`, which Options::merge_operator does not have"
+            )));
+        }
+        let filter = options.compaction_filter.as_ref();
+        if let Some(name) = filter.filter(|name| !self.filters.contains_key(*name)) {
+            return Err(Error::unsupported(format!(
+                "a keyspace needs the compaction filter `{name}`, which Options::compaction_filter does not have"
+            )));
+        }
+        Ok(())
+    }
+}
+
+#[derive(Clone)]
+struct Policy {
+    operator: Option<Arc<MergeFn>>,
+    filter: Option<Arc<FilterFn>>,
+}
+
+/// The operators and filters of an open database's keyspaces.
+pub(crate) struct Policies {
+    pub(crate) registered: Registered,
+    /// Of dropped keyspaces too: a snapshot may still see those.
+    by_keyspace: ArcCell<BTreeMap<KeyspaceId, Policy>>,
+    /// The first panic.
+    trouble: Mutex<Option<Error>>,
+}
+
+impl fmt::Debug for Policies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Policies({:?})", self.registered)
+    }
+}
+
+impl Policies {
+    pub(crate) fn new(registered: Registered) -> Policies {
+        Policies {
+            registered,
+            by_keyspace: ArcCell::new(Arc::default()),
+            trouble: Mutex::new(None),
+        }
+    }
+
+    /// The keyspace has these options from now on. Calls come one after the other: under the catalogue's lock, or from the
+    /// thread that opens.
+    pub(crate) fn set(&self, id: KeyspaceId, options: &KeyspaceOptions) {
+        let (operator, filter) = (&options.merge_operator, &options.compaction_filter);
+        let policy = Policy {
+            operator: operator
+                .as_ref()
+                .and_then(|name| self.registered.operators.get(name).cloned()),
+            filter: filter
+                .as_ref()
+                .and_then(|name| self.registered.filters.get(name).cloned()),
+        };
+        let all = self.by_keyspace.load_full();
+        if policy.operator.is_none() && policy.filter.is_none() && !all.contains_key(&id) {
+            return;
+        }
+        let mut all = (*all).clone();
+        all.insert(id, policy);
+        self.by_keyspace.store(Arc::new(all));
+    }
+
+    fn operator(&self, id: KeyspaceId) -> Option<Arc<MergeFn>> {
+        self.by_keyspace.load().get(&id)?.operator.clone()
+    }
+
+    fn filter(&self, id: KeyspaceId) -> Option<Arc<FilterFn>> {
+        self.by_keyspace.load().get(&id)?.filter.clone()
+    }
+
+    pub(crate) fn has_filters(&self) -> bool {
+        let all = self.by_keyspace.load();
+        all.values().any(|policy| policy.filter.is_some())
+    }
+
+    /// `Invalid` if the keyspace has no merge operator.
+    pub(crate) fn check_merge(&self, id: KeyspaceId) -> Result<()> {
+        match self.operator(id) {
+            Some(_) => Ok(()),
+            None => Err(Error::invalid(
+                "the keyspace has no merge operator; see KeyspaceOptions::merge_operator",
+            )),
+        }
+    }
+
+    /// What `parts`, oldest first, are together.
+    pub(crate) fn combine(&self, key: UserKey<'_>, parts: &[&[u8]]) -> Result<Vec<u8>> {
+        let operator = self.operator(key.keyspace).ok_or_else(|| {
+            Error::unsupported(
+                "a value is made of operands, and its keyspace has no merge operator",
+            )
+        })?;
+        let made = catch_unwind(AssertUnwindSafe(|| fold(&*operator, key.bytes, parts)));
+        made.map_err(|_| self.note("a merge operator panicked"))
+    }
+
+    /// The same for a job, which may leave the parts as they are.
+    pub(crate) fn combine_for_good(&self, key: UserKey<'_>, parts: &[&[u8]]) -> Option<Vec<u8>> {
+        let made = self.combine(key, parts).ok()?;
+        (made.len() as u64 <= MAX_VALUE_LEN).then_some(made)
+    }
+
+    /// False if compactions are to leave the entry out.
+    pub(crate) fn keeps(&self, key: UserKey<'_>, value: &[u8]) -> bool {
+        let Some(filter) = self.filter(key.keyspace) else {
+            return true;
+        };
+        let keeps = catch_unwind(AssertUnwindSafe(|| filter(key.bytes, value)));
+        keeps.unwrap_or_else(|_| {
+            self.note("a compaction filter panicked");
+            true
+        })
+    }
+
+    /// What the caller's code did wrong, if anything.
+    pub(crate) fn trouble(&self) -> Option<Error> {
+        lock(&self.trouble).clone()
+    }
+
+    fn note(&self, what: &'static str) -> Error {
+        let error = Error::new(ErrorKind::Other, what);
+        let first = lock(&self.trouble).replace(error.clone()).is_none();
+        if first {
+            event!(
+                error,
+                "{what}; its entries stay as they are: {}",
+                Plain(&error)
+            );
+        }
+        error
+    }
+}
+
+/// Combines by halves: where values grow with their parts, as lists do, that copies each byte a few times only.
+fn fold(operator: &MergeFn, key: &[u8], parts: &[&[u8]]) -> Vec<u8> {
+    match parts {
+        [] => Vec::new(),
+        [one] => one.to_vec(),
+        [older, newer] => operator(key, older, newer),
+        _ => {
+            let (older, newer) = parts.split_at(parts.len() / 2);
+            let (older, newer) = (fold(operator, key, older), fold(operator, key, newer));
+            operator(key, &older, &newer)
+        }
+    }
+}
