@@ -159,7 +159,7 @@ impl Profile {
                     // Transactions write plain values of single keys.
                     write.action = match write.action.clone() {
                         Action::DeleteRange(_) => Action::Delete,
-                        Action::PutExpiring(value, _) => Action::Put(value),
+                        Action::PutExpiring(value, _) | Action::Merge(value) => Action::Put(value),
                         action => action,
                     };
                 }
@@ -287,6 +287,7 @@ impl Profile {
                 _ => Action::Delete,
             },
             11..14 => Action::PutExpiring(self.value(r), r.one_in(3)),
+            14..20 => Action::Merge(self.operand(r)),
             _ => Action::Put(self.value(r)),
         };
         Write {
@@ -329,6 +330,19 @@ impl Profile {
             14..=16 => 500 + r.below(30),
             17..=18 => 1000 + r.below(3000),
             _ => 8000 + r.below(800),
+        };
+        Value {
+            len,
+            seed: r.number() | 1,
+        }
+    }
+
+    /// Smaller than values: they add up.
+    fn operand(&self, r: &mut Random) -> Value {
+        let len = match r.below(20) {
+            0 => 0,
+            1..19 => 1 + r.below(40),
+            _ => 300 + r.below(600),
         };
         Value {
             len,

@@ -39,5 +39,13 @@ pub use runner::Runner;
 pub use scenario::{Mode, Scenario};
 pub use trouble::{Outcome, Trouble};
 
+/// The merge operator that every keyspace gets before its first operand: the newer follows the older.
+pub const APPEND: &str = "append";
+
+/// The operator itself.
+pub fn append(_key: &[u8], older: &[u8], newer: &[u8]) -> Vec<u8> {
+    [older, newer].concat()
+}
+
 /// Names of keyspaces, as operations number them; 0 is the default one.
 pub const KEYSPACES: [&str; 4] = ["default", "users", "a/b\\c ü\u{1F980}\0", " "];

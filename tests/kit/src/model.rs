@@ -47,6 +47,8 @@ pub enum Change {
     Drop(String),
     /// A key is set.
     Put(String, Bytes, Bytes),
+    /// A key's value, or nothing, is followed by more.
+    Merge(String, Bytes, Bytes),
     /// A key is removed.
     Delete(String, Bytes),
     /// All keys from one on are removed, up to before another one if it is given.
@@ -82,6 +84,12 @@ impl State {
                     None => before,
                 },
                 Change::Put(name, key, value) => self.set(name, key, Some(value)),
+                Change::Merge(name, key, operand) => {
+                    let older = self.keyspaces.get(name).and_then(|map| map.get(key));
+                    let older = older.map_or(&b""[..], |entry| &entry.value);
+                    let value = Bytes::from([older, operand].concat());
+                    self.set(name, key, Some(&value))
+                }
                 Change::Delete(name, key) => self.set(name, key, None),
                 Change::DeleteRange(name, lower, upper) => {
                     let map = self.map(name);
@@ -122,7 +130,7 @@ impl State {
     fn number(&mut self, commit: &Commit) {
         let Some(last) = commit.last else { return };
         for (behind, change) in commit.changes.iter().rev().enumerate().rev() {
-            if let Change::Put(name, key, _) = change
+            if let Change::Put(name, key, _) | Change::Merge(name, key, _) = change
                 && let Some(map) = self.keyspaces.get_mut(name)
                 && let Some(entry) = Arc::make_mut(map).get_mut(key)
             {

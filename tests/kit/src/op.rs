@@ -86,6 +86,8 @@ pub enum Action {
     Put(Value),
     /// It gets a value that expires: in the far future, or at once.
     PutExpiring(Value, bool),
+    /// Its value, or nothing, is followed by this: the operator is [`APPEND`](crate::APPEND).
+    Merge(Value),
     /// It is removed.
     Delete,
     /// It is removed, and all keys up to before another one: to the end, if none is given.

@@ -10,7 +10,6 @@ use terrace::{
     Batch, Db, Durability, ErrorKind, Keyspace, KeyspaceOptions, Options, SeqNo, Ticket,
 };
 
-use crate::KEYSPACES;
 use crate::model::{Change, Commit, Model};
 use crate::op::{Action, How, Op, Write, expiry};
 use crate::oracle::Oracle;
@@ -20,6 +19,7 @@ use crate::reads;
 use crate::scenario::{Mode, Scenario};
 use crate::ticket::block_on;
 use crate::trouble::{Outcome, Trouble, failed};
+use crate::{APPEND, KEYSPACES};
 
 /// A database and its model side by side.
 pub struct Runner {
@@ -266,12 +266,16 @@ impl Runner {
 
     fn one(&mut self, write: &Write) -> Outcome {
         let keyspace = self.handle(name_of(write.keyspace))?;
+        if let Action::Merge(_) = &write.action {
+            with_operator(&keyspace)?;
+        }
         self.begin(vec![change(write)]);
         let last = match &write.action {
             Action::Put(value) => keyspace.put(&write.key, value.bytes()),
             Action::PutExpiring(value, at_once) => {
                 keyspace.put_expiring(&write.key, value.bytes(), expiry(*at_once))
             }
+            Action::Merge(operand) => keyspace.merge(&write.key, operand.bytes()),
             Action::Delete => keyspace.delete(&write.key),
             Action::DeleteRange(Some(end)) => keyspace.delete_range(&write.key..end),
             Action::DeleteRange(None) => keyspace.delete_range(&write.key..),
@@ -294,6 +298,10 @@ impl Runner {
                     Action::PutExpiring(value, at_once) => {
                         batch.put_expiring(&write.key, value.bytes(), expiry(*at_once))
                     }
+                    Action::Merge(operand) => {
+                        with_operator(self.db()?)?;
+                        batch.merge(&write.key, operand.bytes())
+                    }
                     Action::Delete => batch.delete(&write.key),
                     Action::DeleteRange(Some(end)) => batch.delete_range(&write.key..end),
                     Action::DeleteRange(None) => batch.delete_range(&write.key..),
@@ -306,6 +314,10 @@ impl Runner {
                 Action::Put(value) => part.put(&write.key, value.bytes()),
                 Action::PutExpiring(value, at_once) => {
                     part.put_expiring(&write.key, value.bytes(), expiry(*at_once))
+                }
+                Action::Merge(operand) => {
+                    with_operator(&keyspace)?;
+                    part.merge(&write.key, operand.bytes())
                 }
                 Action::Delete => part.delete(&write.key),
                 Action::DeleteRange(Some(end)) => part.delete_range(&write.key..end),
@@ -488,12 +500,23 @@ impl Runner {
     }
 }
 
+/// Gives the keyspace the operator, unless it has it: no step of the model.
+fn with_operator(keyspace: &Keyspace) -> Outcome {
+    let mut options = keyspace.options();
+    if options.merge_operator.is_none() {
+        options = options.merge_operator(APPEND);
+        failed("set_options", keyspace.set_options(options))?;
+    }
+    Ok(())
+}
+
 pub(crate) fn change(write: &Write) -> Change {
     let (name, key) = (name_of(write.keyspace).to_string(), write.key.clone());
     match &write.action {
         Action::Put(value) | Action::PutExpiring(value, false) => {
             Change::Put(name, key, value.bytes())
         }
+        Action::Merge(operand) => Change::Merge(name, key, operand.bytes()),
         Action::PutExpiring(_, true) => Change::Delete(name, key),
         Action::Delete => Change::Delete(name, key),
         Action::DeleteRange(end) => Change::DeleteRange(name, key, end.clone()),

@@ -10,6 +10,7 @@ use terrace::vfs::Vfs;
 use terrace::{Compression, Db, Durability, IoMode, Options};
 
 use crate::generate::Random;
+use crate::{APPEND, append};
 
 /// Who does the background's work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,6 +101,7 @@ impl Scenario {
         let options = Options::new()
             .memory(8 << 20)
             .durability(self.durability(seed))
+            .merge_operator(APPEND, append)
             .io(if r.one_in(2) {
                 IoMode::Mmap
             } else {

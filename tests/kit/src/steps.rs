@@ -43,7 +43,9 @@ fn set(name: &str, key: &Bytes, value: Option<Bytes>) -> Change {
 fn made(action: &Action) -> Option<Bytes> {
     match action {
         // Steps and transactions write plain values of single keys.
-        Action::Put(value) | Action::PutExpiring(value, _) => Some(value.bytes()),
+        Action::Put(value) | Action::PutExpiring(value, _) | Action::Merge(value) => {
+            Some(value.bytes())
+        }
         Action::Delete | Action::DeleteRange(_) => None,
     }
 }
