@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use terrace::vfs::{Call, CrashPolicy, Fault, FaultVfs, ImageKind, MemVfs, Op};
 use terrace::{Batch, Db, Durability, ErrorKind, Options};
-use terrace_kit::{Generator, Mode, Model, Oracle, Profile, Runner, Scenario};
+use terrace_kit::{APPEND, Generator, Mode, Model, Oracle, Profile, Runner, Scenario, append};
 
 fn kind<T: std::fmt::Debug>(result: terrace::Result<T>) -> ErrorKind {
     result.unwrap_err().kind()
@@ -79,6 +79,11 @@ fn the_last_handle_frees_it_and_an_iterator_is_none() {
     drop((db, cursor));
 }
 
+/// Options for what the kit has filled.
+fn with_append() -> Options {
+    Options::new().merge_operator(APPEND, append)
+}
+
 /// Some tables, some entries in the log only, and changes of the catalogue in both.
 fn filled(vfs: &Arc<MemVfs>, seed: u64) -> Model {
     let mut scenario = Scenario::on(vfs.clone(), Mode::Manual);
@@ -98,7 +103,7 @@ fn opening_reading_and_closing_changes_nothing() {
     for seed in 0..10 {
         let vfs = MemVfs::new(seed);
         let model = filled(&vfs, seed);
-        let options = Options::new().vfs(vfs.clone());
+        let options = with_append().vfs(vfs.clone());
         for (read_only, manual) in [(true, false), (false, false), (false, true)] {
             let (before, hash) = (vfs.mutations(), vfs.content_hash());
             let db = options
@@ -204,7 +209,7 @@ fn a_directory_that_cannot_be_written_can_be_read() {
     let hash = mem.content_hash();
     for errno in [EACCES, EROFS] {
         let vfs = FaultVfs::new(mem.clone());
-        let options = Options::new().vfs(vfs.clone());
+        let options = with_append().vfs(vfs.clone());
         vfs.arm_when(changes, Fault::Errno(errno), true);
         let db = options.clone().read_only(true).open("/db").unwrap();
         Oracle::check(&db, &model, model.len()..=model.len()).unwrap();

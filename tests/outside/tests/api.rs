@@ -14,15 +14,10 @@ use std::time::Duration;
 
 use outside::{Table, sum};
 use terrace::{
-    Batch, Bytes, Compression, Cursor, Db, Durability, Entry, Error, ErrorKind, IoMode, Isolation,
-    Iter,
-    KeyBounds, Keys, Keyspace, KeyspaceOptions, LevelStats, MAX_BATCH_LEN, MAX_KEY_LEN,
-    MAX_KEYSPACE_NAME_LEN, MAX_VALUE_LEN, Options, Readable, Savepoint, SeqNo, Snapshot, Stats, Swap,
-    Ticket, Transaction, TxKeyspace,
-    Batch, Bytes, Compression, Cursor, Db, Durability, Entry, Error, ErrorKind, IoMode, Iter, Kept,
-    KeyBounds, Keys, Keyspace, KeyspaceOptions, LevelStats, Loss, LossKind, LostKeys,
-    MAX_BATCH_LEN, MAX_KEY_LEN, MAX_KEYSPACE_NAME_LEN, MAX_VALUE_LEN, Options, Readable, Salvage,
-    SeqNo, Snapshot, Stats, Ticket,
+    Batch, Bytes, Compression, Cursor, Db, Durability, Entry, Error, ErrorKind, Expiry, IoMode,
+    Isolation, Iter, Kept, KeyBounds, Keys, Keyspace, KeyspaceOptions, LevelStats, Loss, LossKind,
+    LostKeys, MAX_BATCH_LEN, MAX_KEY_LEN, MAX_KEYSPACE_NAME_LEN, MAX_VALUE_LEN, Options, Readable,
+    Salvage, Savepoint, SeqNo, Snapshot, Stats, Swap, Ticket, Transaction, TxKeyspace,
 };
 
 type AnyError = Box<dyn StdError + Send + Sync>;
@@ -291,6 +286,68 @@ fn batches_and_keyspaces() -> terrace::Result<()> {
         kind(other.snapshot().keyspace(&users).get("ada")),
         ErrorKind::Invalid
     );
+    Ok(())
+}
+
+#[test]
+fn keyspaces_have_options_operators_and_filters() -> terrace::Result<()> {
+    let options = Options::new()
+        .merge_operator("longest", |_key, older, newer| {
+            match older.len() >= newer.len() {
+                true => older.to_vec(),
+                false => newer.to_vec(),
+            }
+        })
+        .compaction_filter("no dots", |key, value| {
+            !key.contains(&b'.') && !value.contains(&b'.')
+        });
+    assert!(format!("{options:?}").contains("longest"));
+    let db = options.open_in_memory()?;
+    let hour = Duration::from_secs(3600);
+    let stored = KeyspaceOptions::new()
+        .expiry(Some(hour))
+        .merge_operator("longest")
+        .compaction_filter(Some("no dots"));
+    let words = db.create_keyspace("words", stored.clone())?;
+    assert_eq!(words.options(), stored);
+    let version: SeqNo = words.merge("t", "tree")?;
+    words.merge("t", String::from("terrace"))?;
+    assert!(version > SeqNo::ZERO);
+    let mut batch = Batch::new();
+    batch
+        .keyspace(&words)
+        .merge("t", b"tee")
+        .put("u", "under")
+        .put(".", "");
+    batch.put_expiring("k", "v", Expiry::In(hour));
+    db.write(batch)?;
+    assert_eq!(words.get("t")?.unwrap(), "terrace");
+    assert!(words.get_entry("u")?.unwrap().expires_at.is_some());
+    words.set_options(
+        KeyspaceOptions::new()
+            .merge_operator("longest")
+            .compaction_filter(Some("no dots")),
+    )?;
+    words.put("x.y", "")?;
+    words.put("z", "")?;
+    db.compact_all()?;
+    assert!(words.contains_key("z")? && !words.contains_key("x.y")?);
+    db.set_options(KeyspaceOptions::new().merge_operator("longest"))?;
+    let mut batch = Batch::new();
+    batch.merge("a", "b");
+    db.write(batch)?;
+    assert_eq!(
+        kind(db.keyspace("plain")?.merge("a", "b")),
+        ErrorKind::Invalid
+    );
+    let unknown = KeyspaceOptions::new().merge_operator("nobody knows");
+    assert_eq!(
+        kind(db.create_keyspace("other", unknown)),
+        ErrorKind::Unsupported
+    );
+    db.rename_keyspace("words", "terms")?;
+    assert_eq!((words.name(), db.keyspaces()?.len()), ("terms", 3));
+    assert_eq!(kind(db.rename_keyspace("words", "x")), ErrorKind::NotFound);
     Ok(())
 }
 
