@@ -627,7 +627,10 @@ fn batches_have_conditions() -> Result<(), AnyError> {
         .append("text", "a");
     assert_eq!(batch.len(), 2);
     batch.clear();
-    batch.require_absent("x").add_i64("n", 1).append("text", "a");
+    batch
+        .require_absent("x")
+        .add_i64("n", 1)
+        .append("text", "a");
     batch
         .keyspace(&users)
         .require_version("ada", version)
@@ -637,7 +640,10 @@ fn batches_have_conditions() -> Result<(), AnyError> {
     let before: SeqNo = db.write(batch.clone())?;
     assert_eq!(users.get("ada")?.unwrap(), "12");
     let refused: Error = db.submit(batch).map(|_| ()).unwrap_err();
-    assert_eq!((refused.kind(), refused.key()), (ErrorKind::Conflict, Some(&b"ada"[..])));
+    assert_eq!(
+        (refused.kind(), refused.key()),
+        (ErrorKind::Conflict, Some(&b"ada"[..]))
+    );
     assert_eq!(db.snapshot().seq(), before);
     Ok(())
 }
@@ -666,7 +672,10 @@ fn transactions_read_write_and_conflict() -> Result<(), AnyError> {
     late.put("other", "1")?;
     db.put("k", "changed")?;
     let error: Error = late.commit().unwrap_err();
-    assert_eq!((error.kind(), error.key()), (ErrorKind::Conflict, Some(&b"k"[..])));
+    assert_eq!(
+        (error.kind(), error.key()),
+        (ErrorKind::Conflict, Some(&b"k"[..]))
+    );
     let length: usize = db.transact(|tx: &Transaction| {
         let length = tx.get("k")?.map_or(0, |value| value.len());
         tx.keyspace(&users).put("length", [length as u8])?;
@@ -676,6 +685,10 @@ fn transactions_read_write_and_conflict() -> Result<(), AnyError> {
     let given_up: Result<(), Error> = db.transact(|_| Err(Error::other("no")));
     assert_eq!(kind(given_up), ErrorKind::Other);
     db.transaction().rollback();
+    Ok(())
+}
+
+#[test]
 fn what_is_left_of_a_damaged_database_is_salvaged() -> Result<(), AnyError> {
     let dir = tempfile::tempdir()?;
     let db = Db::open(dir.path())?;
