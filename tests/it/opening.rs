@@ -238,7 +238,7 @@ fn a_directory_that_cannot_be_written_can_be_read() {
         assert_eq!(kind(Options::new().vfs(vfs).open("/new/db")), ErrorKind::Io);
     }
     let _ = hash;
-    let db = Options::new().vfs(mem).open("/db").unwrap();
+    let db = with_append().vfs(mem).open("/db").unwrap();
     let found = Oracle::read(&db).unwrap();
     let want = model.now();
     for (name, map) in &want.keyspaces {
