@@ -38,6 +38,7 @@
 //!
 //! Errors are one type, [`Error`], whose [`kind`](Error::kind) says what to do about them.
 
+mod approximate;
 mod atomic;
 mod background;
 mod batch;

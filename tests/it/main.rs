@@ -7,6 +7,7 @@
     clippy::disallowed_methods
 )]
 
+mod approximate;
 mod arguments;
 mod atomic;
 mod behaviour;
