@@ -32,3 +32,4 @@ mod regressions;
 mod salvage;
 mod set_aside;
 mod transactions;
+mod typed;
