@@ -38,6 +38,7 @@
 //!
 //! Errors are one type, [`Error`], whose [`kind`](Error::kind) says what to do about them.
 
+mod approximate;
 mod atomic;
 mod background;
 mod batch;
@@ -82,6 +83,7 @@ mod stats;
 mod sync;
 mod ticket;
 mod transaction;
+mod typed;
 mod undeleted;
 mod version_set;
 mod view;
@@ -114,3 +116,6 @@ pub use snapshot::Snapshot;
 pub use stats::{LevelStats, Stats};
 pub use ticket::Ticket;
 pub use transaction::{Isolation, Savepoint, Transaction, TxKeyspace};
+#[cfg(feature = "json")]
+pub use typed::Json;
+pub use typed::{AsKey, AsValue, Key, Place, Typed, TypedBounds, TypedIter, Value};

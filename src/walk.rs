@@ -631,7 +631,7 @@ fn sources(scan: &Scan) -> Sources {
 }
 
 /// The range deletes of `view` that touch keys from `smallest` to `largest`, if there are any.
-fn deleted_within(
+pub(crate) fn deleted_within(
     view: &View,
     smallest: UserKey<'_>,
     largest: UserKey<'_>,

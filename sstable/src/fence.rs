@@ -262,6 +262,25 @@ impl Fences {
         before..before + 1
     }
 
+    /// The blocks that can hold a key of `keyspace` from `lower` to before `upper`, or to the keyspace's end.
+    pub fn between(
+        &self,
+        keyspace: KeyspaceId,
+        lower: &[u8],
+        upper: Option<&[u8]>,
+    ) -> Range<usize> {
+        let of_it = |i: usize| self.meta(i).is_some_and(|meta| meta.keyspace == keyspace);
+        let mut start = self.locate(UserKey::new(keyspace, lower)).start;
+        if !of_it(start) {
+            start += 1; // The block before is another keyspace's.
+        }
+        let end = match upper {
+            Some(upper) => self.lower_bound(UserKey::new(keyspace, upper)),
+            None => self.metas.partition_point(|meta| meta.keyspace <= keyspace),
+        };
+        start..end.max(start)
+    }
+
     /// The first fence at or after `key`.
     fn lower_bound(&self, key: UserKey<'_>) -> usize {
         let keyspace = key.keyspace.0.to_be_bytes();

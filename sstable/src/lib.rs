@@ -36,6 +36,7 @@ mod properties;
 mod reader;
 mod salvage;
 mod sink;
+mod stretch;
 mod value;
 mod verify;
 mod writer;
@@ -47,6 +48,7 @@ pub use properties::{Expiries, TableInfo};
 pub use reader::Table;
 pub use salvage::{Identity, LostStretch, Salvaged, identify, salvage};
 pub use sink::{FileSink, Sink};
+pub use stretch::Stretch;
 pub use value::{Found, Value};
 pub use writer::{TableWriter, WriterOptions};
 

@@ -7,6 +7,7 @@
     clippy::disallowed_methods
 )]
 
+mod approximate;
 mod arguments;
 mod atomic;
 mod behaviour;
@@ -31,3 +32,4 @@ mod regressions;
 mod salvage;
 mod set_aside;
 mod transactions;
+mod typed;

@@ -14,10 +14,11 @@ use std::time::Duration;
 
 use outside::{Table, sum};
 use terrace::{
-    Batch, Bytes, Compression, Cursor, Db, Durability, Entry, Error, ErrorKind, Expiry, IoMode,
-    Isolation, Iter, Kept, KeyBounds, Keys, Keyspace, KeyspaceOptions, LevelStats, Loss, LossKind,
-    LostKeys, MAX_BATCH_LEN, MAX_KEY_LEN, MAX_KEYSPACE_NAME_LEN, MAX_VALUE_LEN, Options, Readable,
-    Salvage, Savepoint, SeqNo, Snapshot, Stats, Swap, Ticket, Transaction, TxKeyspace,
+    AsKey, AsValue, Batch, Bytes, Compression, Cursor, Db, Durability, Entry, Error, ErrorKind,
+    Expiry, IoMode, Isolation, Iter, Json, Kept, Key, KeyBounds, Keys, Keyspace, KeyspaceOptions,
+    LevelStats, Loss, LossKind, LostKeys, MAX_BATCH_LEN, MAX_KEY_LEN, MAX_KEYSPACE_NAME_LEN,
+    MAX_VALUE_LEN, Options, Place, Readable, Salvage, Savepoint, SeqNo, Snapshot, Stats, Swap,
+    Ticket, Transaction, TxKeyspace, Typed, TypedBounds, TypedIter, Value,
 };
 
 type AnyError = Box<dyn StdError + Send + Sync>;
@@ -143,6 +144,89 @@ fn letters() -> terrace::Result<Db> {
         db.put(key, [i as u8 + 1])?;
     }
     Ok(db)
+}
+
+#[test]
+fn counts_and_sizes_without_reading() -> terrace::Result<()> {
+    let db = letters()?;
+    let keyspace: &Keyspace = &db;
+    let about: u64 = keyspace.approximate_count("a".."c")?;
+    let bytes: u64 = keyspace.approximate_size(..)?;
+    assert_eq!((about, bytes), (2, 8));
+    assert_eq!(db.approximate_count("c".."a")?, 0);
+    Ok(())
+}
+
+/// A key of a stranger's own.
+#[derive(Clone, Debug, PartialEq)]
+struct Pair(u8, String);
+
+impl Key for Pair {
+    fn encode(&self, place: Place, out: &mut Vec<u8>) {
+        self.0.encode(Place::Inside, out);
+        self.1.encode(place, out);
+    }
+
+    fn decode(place: Place, bytes: &mut &[u8]) -> terrace::Result<Pair> {
+        Ok(Pair(
+            u8::decode(Place::Inside, bytes)?,
+            String::decode(place, bytes)?,
+        ))
+    }
+}
+
+fn between<K: Key, V: Value>(
+    typed: &Typed<K, V>,
+    range: impl TypedBounds<K>,
+) -> terrace::Result<Vec<(K, V)>> {
+    typed.range(range).collect()
+}
+
+fn set<K: Key, V: Value>(
+    typed: &Typed<K, V>,
+    key: impl AsKey<K>,
+    value: impl AsValue<V>,
+) -> terrace::Result<SeqNo> {
+    typed.put(key, value)
+}
+
+#[test]
+fn typed_keys_and_values() -> terrace::Result<()> {
+    let db = Db::in_memory()?;
+    let own: Typed<Pair, u64> = db.keyspace("own")?.typed();
+    let pair = Pair(1, "b".into());
+    set(&own, &pair, 7)?;
+    set(&own, Pair(1, "a".into()), &6)?;
+    own.put(Pair(0, "z".into()), 5)?;
+    assert_eq!(own.get(&pair)?, Some(7));
+    assert_eq!(own.first()?.map(|(_, value)| value), Some(5));
+    assert_eq!(own.last()?, Some((pair.clone(), 7)));
+    assert_eq!(between(&own, Pair(1, String::new())..)?.len(), 2);
+    assert_eq!(between(&own, ..&pair)?.len(), 2);
+    assert_eq!(between(&own, ..=&pair)?.len(), 3);
+    assert_eq!(between(&own, ..)?.len(), 3);
+    let iter: TypedIter<Pair, u64> = own.iter();
+    assert_eq!(iter.rev().next().transpose()?, Some((pair.clone(), 7)));
+    own.delete(&pair)?;
+    assert!(!own.contains_key(&pair)?);
+    assert_eq!(Pair::from_bytes(&pair.to_bytes())?, pair);
+    assert_eq!(own.clone().keyspace().name(), "own");
+
+    let names: Typed<String, Json<Vec<u8>>> = db.keyspace("names")?.typed();
+    names.put("x", Json(vec![1, 2]))?;
+    assert_eq!(names.range("a".."y").count(), 1);
+    assert_eq!(names.keyspace().get("x")?.unwrap(), "[1,2]");
+    let bound = (Bound::Excluded("x"), Bound::Included(String::from("z")));
+    assert_eq!(names.range(bound).count(), 0);
+    assert_eq!(
+        kind(db.keyspace("names")?.typed::<u8, u8>().get(b'x')),
+        ErrorKind::Invalid
+    );
+    let bytes: Typed<Vec<u8>, Bytes> = db.typed();
+    bytes.put(b"raw", &b"value"[..])?;
+    assert_eq!(bytes.get(&b"raw"[..])?.unwrap().to_value()?.len(), 5);
+    assert_eq!(String::from_value(Bytes::from_static(b"text"))?, "text");
+    Ok(())
 }
 
 #[test]
