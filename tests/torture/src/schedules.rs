@@ -27,6 +27,11 @@ pub fn run(plan: &Plan) -> Outcome {
             .ok_or_else(|| cannot(format!("{at} is not of the form TEST/SCHEDULES")))?;
         return round(&root, plan.seed, schedules, Some(test));
     }
+    if plan.progress {
+        eprintln!(
+            "cargo builds the engine under the schedule checker, which takes a while the first time"
+        );
+    }
     let mut counts = Counts::new();
     let done = |counts: &Counts| counts.get("schedules").copied().unwrap_or(0);
     for seed in plan.seed.. {
