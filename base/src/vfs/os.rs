@@ -106,11 +106,15 @@ fn private(_: &mut fs::OpenOptions) {}
 impl Vfs for OsVfs {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn VfsFile>> {
         // To open a pipe would wait for somebody to write to it.
-        if matches!(mode, OpenMode::Read | OpenMode::ReadWrite) && !fs::metadata(path)?.is_file() {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "it is not a file",
-            ));
+        if matches!(mode, OpenMode::Read | OpenMode::ReadWrite) {
+            let kind = fs::metadata(path)?.file_type();
+            if !kind.is_file() {
+                let error = match kind.is_dir() {
+                    true => io::ErrorKind::IsADirectory,
+                    false => io::ErrorKind::InvalidInput,
+                };
+                return Err(io::Error::new(error, "it is not a file"));
+            }
         }
         Ok(Arc::new(OsFile(options(mode).open(path)?)))
     }

@@ -339,7 +339,7 @@ mod tests {
             done(4, 2, Some(3), &[(Y, Some(2))], &[X]),
         ];
         assert_eq!(search(&history).anomalies, [""; 0]);
-        assert_eq!(search(&history).dependencies, 9);
+        assert_eq!(search(&history).dependencies, 7);
     }
 
     #[test]

@@ -488,7 +488,7 @@ impl Runner {
         let db = failed("open", self.scenario.open(seed))?;
         let found = Oracle::check(&db, &self.model, allowed)?;
         self.model.truncate(found);
-        self.progress.restart(found);
+        self.progress.restart(found, db.stats().visible.get());
         self.begin_life(db, self.scenario.durability(seed))
     }
 

@@ -56,7 +56,7 @@ fn name_of(path: &Path) -> String {
 /// The kind of a file: how its name ends, or begins.
 pub fn kind_of(path: &Path) -> &'static str {
     let name = name_of(path);
-    let kinds = ["CURRENT", "MANIFEST", ".wal", ".sst", "LOCK"];
+    let kinds = ["CURRENT", "MANIFEST", ".wal", ".sst", "LOCK", "RESERVE"];
     kinds
         .into_iter()
         .find(|kind| name.contains(kind))
@@ -146,6 +146,10 @@ impl Damage {
                 if kind_of(&file(&subject.disk, n).0) == ".wal" =>
             {
                 Allowed::AnyOrTold
+            }
+            // It holds space and nothing else.
+            Damage::Cut(n, _) if kind_of(&file(&subject.disk, n).0) == "RESERVE" => {
+                Allowed::LastOrTold
             }
             Damage::Cut(..) => Allowed::Told,
             _ => Allowed::LastOrTold,
