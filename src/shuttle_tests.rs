@@ -140,7 +140,9 @@ impl World {
     fn log_thread(&mut self) {
         self.thread(|hands| {
             while hands.writers.load(Ordering::SeqCst) > 0 {
-                if hands.db.shared().tend_log().is_err() {
+                let engine = hands.db.shared();
+                engine.committer.sync_if_due();
+                if engine.tend_space().is_err() {
                     return;
                 }
                 thread::yield_now();

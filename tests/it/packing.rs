@@ -51,9 +51,10 @@ fn a_database_changes_its_compression_when_it_is_opened_again() {
     use Compression::{Lz4, None, Zstd};
     let dir = tempfile::tempdir().unwrap();
     let mut sizes = std::collections::HashMap::new();
-    let all = [Zstd, None, Lz4, Zstd, Lz4, None, Zstd];
-    let ours = all.into_iter().filter(|kind| kind.check().is_ok());
-    for (round, compression) in (0..).zip(ours) {
+    // Without its feature zstd is left out: the first round there is writes every key.
+    let known = [Zstd, None, Lz4, Zstd, Lz4, None, Zstd].into_iter();
+    let known = known.filter(|compression| compression.check().is_ok());
+    for (round, compression) in (0..).zip(known) {
         let io = [IoMode::Mmap, IoMode::Pread][round as usize % 2];
         let db = open(dir.path(), compression, io);
         if !kinds(dir.path()).is_empty() {

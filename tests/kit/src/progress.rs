@@ -54,8 +54,7 @@ impl Progress {
         self.last_seq.fetch_max(last_seq, Ordering::SeqCst);
     }
 
-    /// After a crash that left so many commits: they are on disk. The image may be from before numbers were given out that
-    /// the life which ended has seen; those up to `last_seq` count.
+    /// After a crash that left so many commits, which are on disk, when `last_seq` was the last number given out.
     pub(crate) fn restart(&self, commits: usize, last_seq: u64) {
         self.last_seq.store(last_seq, Ordering::SeqCst);
         for place in [&self.begun, &self.returned, &self.durable] {

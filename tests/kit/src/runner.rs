@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use terrace::vfs::Vfs;
@@ -10,6 +9,7 @@ use terrace::{
     Batch, Db, Durability, ErrorKind, Keyspace, KeyspaceOptions, Options, SeqNo, Ticket,
 };
 
+use crate::crash::Allowed;
 use crate::model::{Change, Commit, Model};
 use crate::op::{Action, How, Op, Write, expiry};
 use crate::oracle::Oracle;
@@ -471,24 +471,19 @@ impl Runner {
         Ok(())
     }
 
-    /// Goes on with what a crash left in `vfs`, which may be the state after `allowed` many commits. The rest of
-    /// them never was.
+    /// Goes on with what a crash left in `vfs`, and `allowed`: the commits that are not found there never were, nor
+    /// were the sequence numbers given out since.
     ///
     /// # Errors
     /// The database's, and a state that is not allowed.
-    pub fn survive(
-        &mut self,
-        vfs: Arc<dyn Vfs>,
-        allowed: RangeInclusive<usize>,
-        seed: u64,
-    ) -> Outcome {
+    pub fn survive(&mut self, vfs: Arc<dyn Vfs>, allowed: &Allowed, seed: u64) -> Outcome {
         drop(self.leave());
         self.pins.drop_snapshots();
         self.scenario = self.scenario.elsewhere(vfs);
         let db = failed("open", self.scenario.open(seed))?;
-        let found = Oracle::check(&db, &self.model, allowed)?;
+        let found = Oracle::check(&db, &self.model, allowed.now.clone())?;
         self.model.truncate(found);
-        self.progress.restart(found, db.stats().visible.get());
+        self.progress.restart(found, allowed.last_seq);
         self.begin_life(db, self.scenario.durability(seed))
     }
 

@@ -245,7 +245,7 @@ impl<'a> Everywhere<'a> {
         let then = allowed.clone();
         let watch = self.watch_for(number, move |kind| then.then(kind));
         let before: Model = self.runner.model().clone();
-        let survived = self.runner.survive(self.vfs.clone(), allowed.now, number);
+        let survived = self.runner.survive(self.vfs.clone(), &allowed, number);
         let moments = watch.take();
         drop(watch);
         let what = format!("life {} with what a crash left", self.life);
