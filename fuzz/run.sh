@@ -39,14 +39,14 @@ cargo +nightly fuzz build
 
 for target in "${targets[@]}"; do
     binary=$(find target -path "*/release/$target" -type f -perm -u+x | head -1)
-    work=target/work/$target log=target/work/$target.log
-    mkdir -p "$work" "artifacts/$target" "corpus/$target"
+    grown=target/grown/$target log=target/work/$target.log
+    mkdir -p "$grown" "artifacts/$target" "corpus/$target"
     before=$(find "artifacts/$target" -type f | wc -l)
     export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1
     TIMEFORMAT='%U %S'
     # Enough repetitions: an input that fails ends the fuzzer, and the seconds go on.
     used=$({ time "$binary" -max_total_time="$seconds" -timeout=20 -rss_limit_mb=3000 -max_len="$(longest "$target")" \
-        -artifact_prefix="artifacts/$target/" -print_final_stats=1 "$work" "corpus/$target" >"$log" 2>&1 || true; } 2>&1 |
+        -artifact_prefix="artifacts/$target/" -print_final_stats=1 "$grown" "corpus/$target" >"$log" 2>&1 || true; } 2>&1 |
         tail -1 | awk '{ printf "%d", $1 + $2 }')
     runs=$(awk '/stat::number_of_executed_units/ { n = $2 } END { print n + 0 }' "$log")
     read -r edges features < <(awk '{ for (i = 1; i < NF; i++) { if ($i == "cov:") e = $(i + 1); if ($i == "ft:") f = $(i + 1) } }
@@ -54,7 +54,7 @@ for target in "${targets[@]}"; do
     bad=$(($(find "artifacts/$target" -type f | wc -l) - before))
     [ "$bad" = 0 ] || { failed=1; grep -m3 -E 'panicked|^[a-z]+: |ERROR' -A2 "$log" || true; }
     # The inputs that cover what all together cover, the ones kept so far first.
-    "$binary" -merge=1 -timeout=20 -max_len="$(longest "$target")" "corpus/$target" "$work" >>"$log" 2>&1 || true
+    "$binary" -merge=1 -timeout=20 -max_len="$(longest "$target")" "corpus/$target" "$grown" >>"$log" 2>&1 || true
     add "$target" "$runs" "$used" "$edges" "$features" "$bad"
     printf '%-10s %10d executions, %4d s, %5d edges, %d failures, %d inputs kept\n' \
         "$target" "$runs" "$used" "$edges" "$bad" "$(find "corpus/$target" -type f | wc -l)"
