@@ -253,3 +253,19 @@ fn a_range_delete_is_forgotten_once() {
     }
     db.health().unwrap();
 }
+
+/// The log had failed behind writes that had returned and were not on disk, and `close` answered `Ok`.
+#[test]
+fn a_close_says_that_writes_which_returned_may_be_lost() {
+    let vfs = FaultVfs::new(MemVfs::new(1));
+    let options = Options::new()
+        .durability(Durability::Buffered)
+        .vfs(vfs.clone())
+        .tune(|tuning| tuning.manual = true);
+    let db = options.open("/db").unwrap();
+    db.put("k", "v").unwrap();
+    vfs.arm_when(|call| call.op == Op::SyncData, Fault::Errno(5), true);
+    assert!(db.sync().is_err() && vfs.injected() > 0);
+    vfs.disarm();
+    assert_eq!(db.close().unwrap_err().kind(), ErrorKind::ReadOnly);
+}
