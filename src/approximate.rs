@@ -128,7 +128,7 @@ impl Estimate<'_> {
                 Form::Image(table) => self.add_table(table.info(), || Ok(table))?,
             }
         }
-        for (_, run) in view.version.runs_newest_first() {
+        for run in view.version.runs() {
             let places = run.overlapping(first, last);
             for table in run.tables().get(places).unwrap_or_default() {
                 self.add_table(table.info(), || table.table())?;

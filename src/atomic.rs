@@ -12,6 +12,7 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 use terrace_base::{Result, SeqNo, UserKey, ValueKind};
+use terrace_sstable::Value;
 
 use crate::batch::{Batch, Entries, Framing, Write, check_lengths};
 use crate::bounds::OwnedBounds;
@@ -21,7 +22,6 @@ use crate::context::ReadPoint;
 use crate::ends::{Proof, Side};
 use crate::engine::Engine;
 use crate::expiry::Expiry;
-use crate::get::Hit;
 use crate::iter::Scan;
 use crate::keyspace::Keyspace;
 use crate::walk::Walk;
@@ -91,10 +91,10 @@ impl Keyspace {
         expected: Option<&[u8]>,
         new: Option<&[u8]>,
     ) -> Result<Swap> {
-        let decide = |hit: Option<Hit<'_>>| {
+        let decide = |hit: Option<Value<'_>>| {
             Ok(match hit.as_deref() == expected {
                 true => Step::Write(new, None),
-                false => Step::Stay(Some(hit.map(Hit::into_bytes))),
+                false => Step::Stay(Some(hit.map(Value::into_bytes))),
             })
         };
         let (seq, found) = self.rewrite(key.as_ref(), decide)?;
@@ -122,7 +122,7 @@ impl Keyspace {
         key: impl AsRef<[u8]>,
         mut f: impl FnMut(Option<&[u8]>) -> Option<Vec<u8>>,
     ) -> Result<Option<Bytes>> {
-        let decide = |hit: Option<Hit<'_>>| {
+        let decide = |hit: Option<Value<'_>>| {
             let new = f(hit.as_deref()).map(Bytes::from);
             Ok(match (&hit, &new) {
                 (None, None) => Step::Stay(None),
@@ -148,7 +148,7 @@ impl Keyspace {
     /// `Invalid` if the value has another length, or the sum is out of range: nothing is written then. Else as for
     /// [`Keyspace::put`], and as for a read.
     pub fn add_i64(&self, key: impl AsRef<[u8]>, delta: i64) -> Result<i64> {
-        let decide = |hit: Option<Hit<'_>>| {
+        let decide = |hit: Option<Value<'_>>| {
             let sum = counter(hit.as_deref(), delta)?;
             Ok(Step::Write(Some(sum.to_le_bytes()), sum))
         };
@@ -170,7 +170,7 @@ impl Keyspace {
     /// # Errors
     /// As for [`Keyspace::put`], the whole value counting, and as for a read.
     pub fn append(&self, key: impl AsRef<[u8]>, bytes: impl AsRef<[u8]>) -> Result<SeqNo> {
-        let decide = |hit: Option<Hit<'_>>| {
+        let decide = |hit: Option<Value<'_>>| {
             let whole = joined(hit.as_deref(), bytes.as_ref())?;
             Ok(Step::Write(Some(whole), ()))
         };
@@ -191,7 +191,7 @@ impl Keyspace {
     /// # Errors
     /// As for [`Keyspace::put`], and as for a read.
     pub fn take(&self, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
-        let decide = |hit: Option<Hit<'_>>| {
+        let decide = |hit: Option<Value<'_>>| {
             Ok(match hit {
                 Some(hit) => Step::Write(None::<&[u8]>, Some(hit.into_bytes())),
                 None => Step::Stay(None),
@@ -288,7 +288,7 @@ impl Keyspace {
     fn rewrite<V: AsRef<[u8]>, T>(
         &self,
         key: &[u8],
-        mut decide: impl FnMut(Option<Hit<'_>>) -> Result<Step<V, T>>,
+        mut decide: impl FnMut(Option<Value<'_>>) -> Result<Step<V, T>>,
     ) -> Result<(SeqNo, T)> {
         check_lengths(key.len(), 0)?;
         let engine = self.engine_to_write()?;

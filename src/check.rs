@@ -163,7 +163,7 @@ impl View {
             return Ok(found);
         }
         found = deleted(self.version.deleted());
-        for (_, run) in self.version.runs_newest_first() {
+        for run in self.version.runs() {
             let tables = run.tables().get(run.overlapping(smallest, largest));
             let newer = |file: &&Arc<_>| TableFile::info(file).max_seq > since;
             for file in tables.unwrap_or(&[]).iter().filter(newer) {

@@ -8,8 +8,6 @@
 //! A plain put is its value and a tombstone has none; what other kinds of entry mean is said once, in
 //! [`View::resolve`].
 
-use std::ops::Deref;
-
 use bytes::Bytes;
 use terrace_base::hash::key_hash;
 use terrace_base::key::{EXPIRY_LEN, split_expiry};
@@ -23,57 +21,6 @@ use crate::view::View;
 /// Candidate tables whose buckets are fetched together.
 const ROUND: usize = 12;
 
-/// A value where it lies.
-#[derive(Debug)]
-pub(crate) enum Hit<'v> {
-    Memory(&'v [u8]),
-    Table(Value<'v>),
-    /// Made of operands.
-    Made(Bytes),
-}
-
-impl Deref for Hit<'_> {
-    type Target = [u8];
-
-    #[inline]
-    fn deref(&self) -> &[u8] {
-        match self {
-            Hit::Memory(value) => value,
-            Hit::Table(value) => value,
-            Hit::Made(value) => value,
-        }
-    }
-}
-
-impl Hit<'_> {
-    /// Owned: a copy, or for a large value of a table a slice that pins the table.
-    #[inline]
-    pub(crate) fn into_bytes(self) -> Bytes {
-        match self {
-            Hit::Memory(value) => Bytes::copy_from_slice(value),
-            Hit::Table(value) => value.into_bytes(),
-            Hit::Made(value) => value,
-        }
-    }
-
-    /// Without the first `n` bytes.
-    fn skip(self, n: usize) -> Self {
-        match self {
-            Hit::Memory(value) => Hit::Memory(value.get(n..).unwrap_or_default()),
-            Hit::Table(value) => Hit::Table(value.skip(n)),
-            Hit::Made(value) => Hit::Made(value.slice(n.min(value.len())..)),
-        }
-    }
-}
-
-/// A stored entry: what the last write did to a key.
-#[derive(Debug)]
-pub(crate) struct Stored<'v> {
-    pub(crate) seq: SeqNo,
-    pub(crate) kind: ValueKind,
-    pub(crate) value: Hit<'v>,
-}
-
 /// What a key has.
 #[derive(Debug)]
 pub(crate) struct Live<'v> {
@@ -81,21 +28,34 @@ pub(crate) struct Live<'v> {
     pub(crate) seq: SeqNo,
     /// When it goes, if it does; milliseconds since 1970.
     pub(crate) expires: Option<u64>,
-    pub(crate) value: Hit<'v>,
+    pub(crate) value: Value<'v>,
 }
 
 impl View {
-    /// What `key` has for a reader at `at`.
+    /// What `use_it` makes of what `key` has for a reader at `at`.
     #[inline]
-    pub(crate) fn get(
+    pub(crate) fn get<R>(
         &self,
         key: UserKey<'_>,
         at: ReadPoint,
         context: &Context,
-    ) -> Result<Option<Live<'_>>> {
-        match self.newest(key, key_hash(key), at.seq)? {
-            Some(stored) => self.live(key, stored, at, context),
-            None => Ok(None),
+        use_it: impl FnOnce(Live<'_>) -> R,
+    ) -> Result<Option<R>> {
+        let Some(Found { seq, kind, value }) = self.newest(key, key_hash(key), at.seq)? else {
+            return Ok(None);
+        };
+        match kind {
+            // Said here again, for a large answer that passes through fewer hands is a faster one.
+            ValueKind::Put => Ok(Some(use_it(Live {
+                seq,
+                expires: None,
+                value,
+            }))),
+            ValueKind::Tombstone => Ok(None),
+            _ => {
+                let live = self.resolve(key, Found { seq, kind, value }, at, context)?;
+                Ok(live.map(use_it))
+            }
         }
     }
 
@@ -118,7 +78,7 @@ impl View {
     fn live<'v>(
         &'v self,
         key: UserKey<'_>,
-        stored: Stored<'v>,
+        stored: Found<'v>,
         at: ReadPoint,
         context: &Context,
     ) -> Result<Option<Live<'v>>> {
@@ -138,11 +98,11 @@ impl View {
     fn resolve<'v>(
         &'v self,
         key: UserKey<'_>,
-        stored: Stored<'v>,
+        stored: Found<'v>,
         at: ReadPoint,
         context: &Context,
     ) -> Result<Option<Live<'v>>> {
-        let Stored { seq, kind, value } = stored;
+        let Found { seq, kind, value } = stored;
         match kind {
             ValueKind::Merge => self.combined(key, seq, value, at, context).map(Some),
             ValueKind::PutExpiring => {
@@ -165,7 +125,7 @@ impl View {
         &'v self,
         key: UserKey<'_>,
         seq: SeqNo,
-        newest: Hit<'v>,
+        newest: Value<'v>,
         at: ReadPoint,
         context: &Context,
     ) -> Result<Live<'v>> {
@@ -192,7 +152,7 @@ impl View {
         Ok(Live {
             seq,
             expires: None, // What lies below may expire; the operands stay.
-            value: Hit::Made(Bytes::from(value)),
+            value: Value::owned(Bytes::from(value)),
         })
     }
 
@@ -207,38 +167,41 @@ impl View {
         key: UserKey<'_>,
         hash: u64,
         at: SeqNo,
-    ) -> Result<Option<Stored<'_>>> {
-        let in_list = |(seq, kind, value)| Stored {
-            seq,
-            kind,
-            value: Hit::Memory(value),
-        };
-        let found = self.active.get(key, hash, at)?.map(in_list);
+    ) -> Result<Option<Found<'_>>> {
+        let found = self.active.get(key, hash, at)?;
         if self.active.has_ranges() {
             let deleted = self.active.ranges().newest(key, at);
-            if let Some(found) = unless_deleted(found, deleted) {
-                return Ok(Some(found));
+            if found.is_none_or(|(seq, ..)| deleted > seq) && deleted > SeqNo::ZERO {
+                return Ok(Some(deleted_at(deleted)));
             }
-        } else if found.is_some() {
-            return Ok(found);
+        }
+        if let Some(found) = found {
+            return Ok(Some(in_memory(found)));
         }
         for run in &self.sealed {
             let found = match &run.form {
-                Form::List(list) => list.get(key, hash, at)?.map(in_list),
-                Form::Image(table) => table.get(key, hash, at)?.map(Stored::from),
+                Form::List(list) => list.get(key, hash, at)?.map(in_memory),
+                Form::Image(table) => table.get(key, hash, at)?,
             };
-            if let Some(found) = unless_deleted(found, run.ranges.newest(key, at)) {
-                return Ok(Some(found));
+            let deleted = run.ranges.newest(key, at);
+            if deleted > seq_of(&found) {
+                return Ok(Some(deleted_at(deleted)));
+            }
+            if found.is_some() {
+                return Ok(found);
             }
         }
         let found = self.newest_in_tables(key, hash, at);
-        if let Err(error) = &found {
-            self.version.note_damage(error);
+        match &found {
+            Ok(found) => {
+                let deleted = self.version.deleted().newest(key, at);
+                if deleted > seq_of(found) {
+                    return Ok(Some(deleted_at(deleted)));
+                }
+            }
+            Err(error) => self.version.note_damage(error),
         }
-        Ok(unless_deleted(
-            found?,
-            self.version.deleted().newest(key, at),
-        ))
+        found
     }
 
     #[inline]
@@ -247,55 +210,44 @@ impl View {
         key: UserKey<'_>,
         hash: u64,
         at: SeqNo,
-    ) -> Result<Option<Stored<'_>>> {
+    ) -> Result<Option<Found<'_>>> {
         let mut round: [Option<&Table>; ROUND] = [None; ROUND];
         let mut count = 0;
-        // Not one iterator over all runs: most levels have one or none, and plain loops skip those fast.
-        for level in self.version.levels() {
-            for run in &level.runs {
-                let Some(candidate) = run.find(key) else {
-                    continue;
-                };
-                if count == ROUND {
-                    if let Some(found) = first_found(&round, key, hash, at)? {
-                        return Ok(Some(found.into()));
-                    }
-                    count = 0;
+        for run in self.version.runs() {
+            let Some(candidate) = run.find(key) else {
+                continue;
+            };
+            if count == ROUND {
+                if let Some(found) = first_found(&round, key, hash, at)? {
+                    return Ok(Some(found));
                 }
-                if let Some(slot) = round.get_mut(count) {
-                    *slot = Some(candidate.table()?);
-                    count += 1;
-                }
+                count = 0;
+            }
+            if let Some(slot) = round.get_mut(count) {
+                *slot = Some(candidate.table()?);
+                count += 1;
             }
         }
-        let found = first_found(round.get(..count).unwrap_or(&[]), key, hash, at)?;
-        Ok(found.map(Stored::from))
+        first_found(round.get(..count).unwrap_or(&[]), key, hash, at)
     }
 }
 
-/// `found`, or the range delete at `deleted` if that is newer; zero is none.
+/// When `found` was written; zero if there is nothing.
 #[inline]
-fn unless_deleted(found: Option<Stored<'_>>, deleted: SeqNo) -> Option<Stored<'_>> {
-    match found {
-        Some(found) if found.seq > deleted => Some(found),
-        _ if deleted == SeqNo::ZERO => None,
-        _ => Some(Stored {
-            seq: deleted,
-            kind: ValueKind::Tombstone,
-            value: Hit::Memory(&[]),
-        }),
-    }
+fn seq_of(found: &Option<Found<'_>>) -> SeqNo {
+    found.as_ref().map_or(SeqNo::ZERO, |found| found.seq)
 }
 
-impl<'v> From<Found<'v>> for Stored<'v> {
-    #[inline]
-    fn from(found: Found<'v>) -> Stored<'v> {
-        Stored {
-            seq: found.seq,
-            kind: found.kind,
-            value: Hit::Table(found.value),
-        }
-    }
+#[inline]
+fn in_memory((seq, kind, value): (SeqNo, ValueKind, &[u8])) -> Found<'_> {
+    let value = Value::borrowed(value);
+    Found { seq, kind, value }
+}
+
+/// The range delete at `seq`, as a key that it hides shows it.
+#[cold]
+fn deleted_at<'v>(seq: SeqNo) -> Found<'v> {
+    in_memory((seq, ValueKind::Tombstone, &[]))
 }
 
 /// What the first of `tables` that has `key` says of it.

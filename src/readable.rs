@@ -38,6 +38,7 @@ pub(crate) struct Reader<'a> {
 }
 
 impl Reader<'_> {
+    #[inline]
     pub(crate) fn check(&self) -> Result<()> {
         self.engine.check_open()?;
         if let Some(wrong) = self.wrong {
@@ -52,10 +53,8 @@ impl Reader<'_> {
     /// Where to read; asked after the view is loaded.
     #[inline]
     fn at(&self) -> ReadPoint {
-        self.at.unwrap_or_else(|| ReadPoint {
-            seq: self.engine.committer.visible(),
-            now: None,
-        })
+        self.at
+            .unwrap_or_else(|| ReadPoint::newest(self.engine.committer.visible()))
     }
 
     /// The view comes first and the sequence number second: see [`crate::view`].
@@ -68,10 +67,8 @@ impl Reader<'_> {
         self.check()?;
         let view = self.engine.views.cell.load();
         let key = UserKey::new(self.keyspace.id, key);
-        let live = view
-            .get(key, self.at(), &self.engine.context)
-            .inspect_err(damage)?;
-        Ok(live.map(found))
+        view.get(key, self.at(), &self.engine.context, found)
+            .inspect_err(damage)
     }
 
     pub(crate) fn scan(&self, bounds: OwnedBounds) -> Result<Scan> {
@@ -96,10 +93,9 @@ impl Reader<'_> {
         keys.into_iter()
             .map(|key| {
                 let key = UserKey::new(self.keyspace.id, key.as_ref());
-                let live = view
-                    .get(key, at, &self.engine.context)
-                    .inspect_err(damage)?;
-                Ok(live.map(|live| live.value.into_bytes()))
+                let owned = |live: Live<'_>| live.value.into_bytes();
+                view.get(key, at, &self.engine.context, owned)
+                    .inspect_err(damage)
             })
             .collect()
     }

@@ -26,12 +26,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use terrace_base::{Error, ErrorKind, KeyspaceId, Result, SeqNo, UserKey};
+use terrace_sstable::Value;
 
 use crate::batch::{Batch, Entries, MAX_BATCH_LEN, Write, check_lengths};
 use crate::bounds::OwnedBounds;
 use crate::check::{CheckedKey, Checks, conflict};
 use crate::db::Db;
-use crate::get::{Hit, Live};
+use crate::get::Live;
 use crate::iter::{Overlay, Scan};
 use crate::keyspace::{Keyspace, KeyspaceState};
 use crate::readable::{Reader, count};
@@ -136,7 +137,7 @@ impl TxReader<'_> {
                 found(Live {
                     seq: SeqNo::MAX,
                     expires: None,
-                    value: Hit::Memory(&value),
+                    value: Value::borrowed(&value),
                 })
             };
             return Ok(own.map(live));

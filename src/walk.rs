@@ -27,6 +27,7 @@ use terrace_base::{
     ValueKind,
 };
 use terrace_compaction::RunIter;
+use terrace_sstable::TableIter;
 
 use crate::bounds::OwnedBounds;
 use crate::context::{Context, ReadPoint};
@@ -103,13 +104,40 @@ enum Sources {
 internal_iterator!(Sources, One, Many, Undeleted);
 
 impl Sources {
-    /// True if the entry is in a block of `keyspace` that needs no look at versions.
+    /// The table that the entry is in, if no other source has to be asked.
     #[inline]
-    fn plain_below(&self, keyspace: KeyspaceId, at: SeqNo) -> bool {
+    fn table(&self) -> Option<&TableIter> {
         match self {
-            Sources::One(Source::Run(run)) => run.plain_below(keyspace, at),
-            Sources::One(Source::Mem(MemIter::Image(table))) => table.plain_below(keyspace, at),
-            _ => false,
+            Sources::One(Source::Run(run)) => run.inner(),
+            Sources::One(Source::Mem(MemIter::Image(table))) => Some(table),
+            _ => None,
+        }
+    }
+
+    #[inline]
+    fn table_mut(&mut self) -> Option<&mut TableIter> {
+        match self {
+            Sources::One(Source::Run(run)) => run.inner_mut(),
+            Sources::One(Source::Mem(MemIter::Image(table))) => Some(table),
+            _ => None,
+        }
+    }
+
+    /// The user key of the entry.
+    #[inline]
+    fn user_key(&self) -> &[u8] {
+        match self.table() {
+            Some(table) => table.user_key(),
+            None => self.key().user.bytes,
+        }
+    }
+
+    /// The stored value of the entry.
+    #[inline]
+    fn stored(&self) -> &[u8] {
+        match self.table() {
+            Some(table) => table.value(),
+            None => self.value(),
         }
     }
 }
@@ -185,7 +213,7 @@ impl Walk {
     pub(crate) fn key(&self) -> &[u8] {
         match self.position {
             Position::Nowhere => &[],
-            Position::Ahead | Position::Back => self.sources.key().user.bytes,
+            Position::Ahead | Position::Back => self.sources.user_key(),
             Position::Saved | Position::Made => &self.key,
         }
     }
@@ -195,7 +223,7 @@ impl Walk {
     pub(crate) fn value(&self) -> Result<&[u8]> {
         let stored = match self.position {
             Position::Nowhere => return Ok(&[]),
-            Position::Ahead | Position::Back => self.sources.value(),
+            Position::Ahead | Position::Back => self.sources.stored(),
             Position::Saved | Position::Made => &self.value,
         };
         Ok(stored.get(self.skip..).unwrap_or_default())
@@ -329,13 +357,14 @@ impl Walk {
     /// True if the source is on an entry of this keyspace in a block that needs no look at versions.
     #[inline]
     fn plain(&self) -> bool {
-        self.sources.plain_below(self.keyspace, self.at.seq)
+        let table = self.sources.table();
+        table.is_some_and(|table| table.plain_below(self.keyspace, self.at.seq))
     }
 
     /// The user key that the source is on.
     #[inline]
     fn here(&self) -> &[u8] {
-        self.sources.key().user.bytes
+        self.sources.user_key()
     }
 
     fn start(&mut self) {
@@ -428,6 +457,20 @@ impl Walk {
 
     #[inline]
     fn step_ahead(&mut self) -> Result<()> {
+        if self.position == Position::Ahead
+            && let Some(table) = self.sources.table_mut()
+            && table.next_plain(self.keyspace, self.at.seq)
+        {
+            if self.bounds.upper != Bound::Unbounded && !self.bounds.below_upper(self.here()) {
+                self.position = Position::Nowhere;
+            }
+            return Ok(());
+        }
+        self.step_ahead_further()
+    }
+
+    /// The same where the next entry is not just the next of the block.
+    fn step_ahead_further(&mut self) -> Result<()> {
         let position = std::mem::replace(&mut self.position, Position::Nowhere);
         match position {
             Position::Nowhere => return Ok(()),
@@ -469,6 +512,20 @@ impl Walk {
 
     #[inline]
     fn step_back(&mut self) -> Result<()> {
+        if self.position == Position::Back
+            && let Some(table) = self.sources.table_mut()
+            && table.prev_plain(self.keyspace, self.at.seq)
+        {
+            if self.bounds.lower != Bound::Unbounded && !self.bounds.above_lower(self.here()) {
+                self.position = Position::Nowhere;
+            }
+            return Ok(());
+        }
+        self.step_back_further()
+    }
+
+    /// The same where the entry before is not just the one before in the block.
+    fn step_back_further(&mut self) -> Result<()> {
         let position = std::mem::replace(&mut self.position, Position::Nowhere);
         match position {
             Position::Nowhere => return Ok(()),
@@ -609,7 +666,7 @@ fn sources(scan: &Scan) -> Sources {
     let sealed = view.sealed.iter();
     all.extend(sealed.map(|run| (Source::Mem(run.iter()), run.last_seq)));
     if smallest <= largest {
-        let runs = view.version.runs_newest_first().map(|(_, run)| run);
+        let runs = view.version.runs().iter();
         let touching = runs.filter(|run| !run.overlapping(smallest, largest).is_empty());
         all.extend(
             touching.map(|run: &Arc<_>| (Source::Run(RunIter::new(run.clone())), run.max_seq())),

@@ -100,21 +100,24 @@ pub enum ValueKind {
 }
 
 impl ValueKind {
+    /// The kind stored as `byte`, if that is one.
+    #[inline]
+    pub const fn of_byte(byte: u8) -> Option<ValueKind> {
+        match byte {
+            1 => Some(ValueKind::Put),
+            2 => Some(ValueKind::Tombstone),
+            3 => Some(ValueKind::Merge),
+            4 => Some(ValueKind::PutExpiring),
+            5 => Some(ValueKind::Blob),
+            6 => Some(ValueKind::BlobExpiring),
+            _ => None,
+        }
+    }
+
     /// The kind stored as `byte`.
     #[inline]
     pub fn from_byte(byte: u8) -> Result<ValueKind> {
-        match byte {
-            1 => Ok(ValueKind::Put),
-            2 => Ok(ValueKind::Tombstone),
-            3 => Ok(ValueKind::Merge),
-            4 => Ok(ValueKind::PutExpiring),
-            5 => Ok(ValueKind::Blob),
-            6 => Ok(ValueKind::BlobExpiring),
-            7 => Err(Error::unsupported(
-                "entry of kind 7 was written by a newer terrace; open it with that version",
-            )),
-            _ => Err(Error::corruption(format!("{byte} is no kind of entry"))),
-        }
+        ValueKind::of_byte(byte).ok_or_else(|| no_kind(byte))
     }
 
     /// True if the stored value begins with the time until which it holds.
@@ -146,6 +149,16 @@ impl ValueKind {
             "the stored value of a {self:?} cannot have {len} bytes"
         )))
     }
+}
+
+#[cold]
+fn no_kind(byte: u8) -> Error {
+    if byte == 7 {
+        return Error::unsupported(
+            "entry of kind 7 was written by a newer terrace; open it with that version",
+        );
+    }
+    Error::corruption(format!("{byte} is no kind of entry"))
 }
 
 /// Bytes of the time in front of a stored value that expires.

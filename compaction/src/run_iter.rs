@@ -44,13 +44,16 @@ impl RunIter {
         }
     }
 
-    /// True if, around here, entries up to `at` need no look at their versions: see
-    /// [`TableIter::plain_below`].
+    /// The iterator over the table that it is in, for those who save the way through this one.
     #[inline]
-    pub fn plain_below(&self, keyspace: KeyspaceId, at: SeqNo) -> bool {
-        self.current
-            .as_ref()
-            .is_some_and(|(_, table)| table.plain_below(keyspace, at))
+    pub fn inner(&self) -> Option<&TableIter> {
+        self.current.as_ref().map(|(_, table)| table)
+    }
+
+    /// The same, to move within the table. It must not be moved off its entries.
+    #[inline]
+    pub fn inner_mut(&mut self) -> Option<&mut TableIter> {
+        self.current.as_mut().map(|(_, table)| table)
     }
 
     /// The table that the iterator is in.

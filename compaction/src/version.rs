@@ -60,6 +60,8 @@ impl Level {
 #[derive(Clone, Default)]
 pub struct Version {
     levels: [Level; LEVELS],
+    /// The runs of all levels: a get goes through these, and most levels have none.
+    newest_first: Vec<Arc<Run>>,
     deleted: Arc<RangeSet>,
 }
 
@@ -92,7 +94,13 @@ impl Version {
         &self.deleted
     }
 
-    /// Every run with its level, newest first: the order in which a reader asks them.
+    /// Every run, newest first: the order in which a reader asks them.
+    #[inline]
+    pub fn runs(&self) -> &[Arc<Run>] {
+        &self.newest_first
+    }
+
+    /// The same, each with its level.
     pub fn runs_newest_first(&self) -> impl Iterator<Item = (usize, &Arc<Run>)> {
         self.levels
             .iter()
@@ -331,6 +339,8 @@ impl<'a> Builder<'a> {
                 .map(|(id, tables)| Arc::new(Run::new(id, tables)))
                 .collect();
         }
+        let levels = next.levels.iter();
+        next.newest_first = levels.flat_map(|level| &level.runs).cloned().collect();
         next
     }
 }

@@ -211,9 +211,14 @@ impl List {
         hash: u64,
         at: SeqNo,
     ) -> Result<Option<(SeqNo, ValueKind, &[u8])>> {
-        if !self.filter.may_contain(hash) {
-            return Ok(None);
+        match self.filter.may_contain(hash) {
+            true => self.look(key, at),
+            false => Ok(None),
         }
+    }
+
+    /// The same, whatever the filter says.
+    fn look(&self, key: UserKey<'_>, at: SeqNo) -> Result<Option<(SeqNo, ValueKind, &[u8])>> {
         let guard = epoch::pin();
         let probe = Node::probe(KeyRef::lookup(key, at));
         let Some(entry) = self.nodes.lower_bound(Bound::Included(&probe), &guard) else {

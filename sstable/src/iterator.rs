@@ -109,6 +109,34 @@ impl TableIter {
             && self.header.highest <= at
     }
 
+    /// Moves to the next entry if that is in the current block and the block is plain, as
+    /// [`TableIter::plain_below`] says; else stays, and is false.
+    #[inline]
+    pub fn next_plain(&mut self, keyspace: KeyspaceId, at: SeqNo) -> bool {
+        let next = self.index + 1;
+        let moves = next < self.count && self.plain_below(keyspace, at);
+        if moves {
+            self.go(next);
+        }
+        moves
+    }
+
+    /// The same, to the entry before.
+    #[inline]
+    pub fn prev_plain(&mut self, keyspace: KeyspaceId, at: SeqNo) -> bool {
+        let moves = self.index > 0 && self.plain_below(keyspace, at);
+        if moves {
+            self.go(self.index - 1);
+        }
+        moves
+    }
+
+    /// The user key of the entry, empty where there is none.
+    #[inline]
+    pub fn user_key(&self) -> &[u8] {
+        self.record().map_or(&[], |record| record.key)
+    }
+
     /// Goes to no entry.
     fn leave(&mut self) {
         self.block = Bytes::new();

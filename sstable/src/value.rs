@@ -32,6 +32,8 @@ pub(crate) enum BlockRef<'t> {
     Cached(Guard<Option<Arc<CachedBlock>>>),
     /// Read for this one purpose.
     Owned(Bytes),
+    /// Of no table.
+    Borrowed(&'t [u8]),
 }
 
 impl BlockRef<'_> {
@@ -41,6 +43,7 @@ impl BlockRef<'_> {
             BlockRef::Mapped { block, .. } => block,
             BlockRef::Cached(guard) => guard.as_ref().map_or(&[], |cached| &cached.bytes),
             BlockRef::Owned(bytes) => bytes,
+            BlockRef::Borrowed(bytes) => bytes,
         }
     }
 
@@ -52,6 +55,7 @@ impl BlockRef<'_> {
                 .as_ref()
                 .map_or_else(Bytes::new, |cached| cached.bytes.clone()),
             BlockRef::Owned(bytes) => bytes.clone(),
+            BlockRef::Borrowed(bytes) => Bytes::copy_from_slice(bytes),
         }
     }
 }
@@ -69,6 +73,18 @@ impl<'t> Value<'t> {
         Value { block, start, len }
     }
 
+    /// A value that lies outside of tables.
+    #[inline]
+    pub fn borrowed(bytes: &'t [u8]) -> Value<'t> {
+        Value::new(BlockRef::Borrowed(bytes), 0, bytes.len())
+    }
+
+    /// A value made for this one purpose.
+    pub fn owned(bytes: Bytes) -> Value<'t> {
+        let len = bytes.len();
+        Value::new(BlockRef::Owned(bytes), 0, len)
+    }
+
     /// The value without its first `n` bytes.
     pub fn skip(mut self, n: usize) -> Value<'t> {
         let n = n.min(self.len);
@@ -76,14 +92,15 @@ impl<'t> Value<'t> {
         self
     }
 
-    /// The value as bytes that outlive the table: a copy up to 512 bytes, else a slice that keeps the table's
-    /// map or the cached block in memory.
+    /// The value as bytes that outlive the table: a copy up to 512 bytes or of memory outside of tables, else a slice
+    /// that keeps the table's map or the cached block in memory.
     pub fn into_bytes(self) -> Bytes {
         if self.len <= COPY_LIMIT {
             return Bytes::copy_from_slice(&self);
         }
         match &self.block {
             BlockRef::Mapped { table, .. } => table.slice_ref(&self),
+            BlockRef::Borrowed(_) => Bytes::copy_from_slice(&self),
             other => other.to_bytes().slice(self.start..self.start + self.len),
         }
     }

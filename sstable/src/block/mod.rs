@@ -263,10 +263,7 @@ impl<'a> Record<'a> {
     /// Blocks are validated before use, so an unknown kind does not occur; it hides its value if it does.
     #[inline]
     pub fn kind(&self) -> ValueKind {
-        match self.trailer as u8 {
-            1 => ValueKind::Put,
-            other => ValueKind::from_byte(other).unwrap_or(ValueKind::Tombstone),
-        }
+        ValueKind::of_byte(self.trailer as u8).unwrap_or(ValueKind::Tombstone)
     }
 
     /// How the entry compares with the position of `key` at `seq`, kinds aside.
