@@ -189,6 +189,7 @@ impl<'a, I: InternalIterator> CompactionIter<'a, I> {
 
     /// Moves to the next entry and says what becomes of it. After an error the iterator must not be asked
     /// again.
+    #[inline]
     pub fn advance(&mut self) -> Result<Step> {
         self.folded.pop_front();
         if !self.folded.is_empty() {
@@ -233,6 +234,7 @@ impl<'a, I: InternalIterator> CompactionIter<'a, I> {
     }
 
     /// Moves to the next entry of the input; false at its end.
+    #[inline]
     fn step(&mut self) -> Result<bool> {
         if std::mem::take(&mut self.ahead) {
             return Ok(self.input.valid());
@@ -251,6 +253,7 @@ impl<'a, I: InternalIterator> CompactionIter<'a, I> {
     }
 
     /// Why the present entry goes, or `None` if it stays.
+    #[inline]
     fn judge(&mut self) -> Result<Option<Dropped>> {
         self.gone = false;
         let key = self.input.key();
@@ -298,6 +301,7 @@ impl<'a, I: InternalIterator> CompactionIter<'a, I> {
     }
 
     /// True if the filter does not want the present entry. A snapshot must not see it go.
+    #[inline]
     fn is_unwanted(&self, stripe: usize) -> bool {
         let Some(keeps) = self.rules.keeps else {
             return false;
@@ -376,6 +380,7 @@ impl<'a, I: InternalIterator> CompactionIter<'a, I> {
     }
 
     /// The next newer version of `key`, if there is one; an error if `key` does not come after the last entry.
+    #[inline]
     fn newer_version(&self, key: KeyRef<'_>) -> Result<Option<Last>> {
         let Some(last) = self.last else {
             return Ok(None);
@@ -393,6 +398,7 @@ impl<'a, I: InternalIterator> CompactionIter<'a, I> {
 }
 
 /// True if a delete of a range hides `key` from every reader that could see it.
+#[inline]
 fn is_range_deleted(rules: &Rules<'_>, key: KeyRef<'_>, stripe: usize) -> bool {
     if rules.deleted.is_empty() {
         return false;
@@ -403,6 +409,7 @@ fn is_range_deleted(rules: &Rules<'_>, key: KeyRef<'_>, stripe: usize) -> bool {
 }
 
 /// True if the entries of `id` go. Asked once for each stretch of a keyspace.
+#[inline]
 fn keyspace_is_gone(
     known: &mut Option<(KeyspaceId, bool)>,
     rules: &Rules<'_>,

@@ -113,8 +113,11 @@ impl BlockBuilder {
         for i in 0..count {
             let record = self.record(i)?;
             highest = highest.max(record.seq());
-            tombstones += u16::from(record.kind() == ValueKind::Tombstone);
-            flags |= flags_of(record.kind());
+            let kind = record.kind();
+            if kind != ValueKind::Put {
+                tombstones += u16::from(kind == ValueKind::Tombstone);
+                flags |= flags_of(kind);
+            }
             put_u32(out, head_behind(record.key, prefix));
         }
         for entry in taken {

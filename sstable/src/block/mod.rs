@@ -447,6 +447,10 @@ impl Checked {
 
     #[inline]
     fn take(&mut self, record: &Record<'_>) -> Result<()> {
+        if record.trailer as u8 == ValueKind::Put as u8 {
+            self.highest = self.highest.max(record.seq());
+            return Ok(());
+        }
         let (seq, kind) = split_trailer(record.trailer)?;
         kind.check_len(record.value.len())?;
         self.tombstones += u16::from(kind == ValueKind::Tombstone);
