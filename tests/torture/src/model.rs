@@ -10,9 +10,9 @@
 //! A failure is shrunk by leaving operations out, and `--at` takes the numbers of those that are left.
 
 use terrace::vfs::MemVfs;
-use terrace_kit::{Mode, Op, Outcome as Done, Profile, Random, Runner, Scenario};
+use terrace_kit::{Mode, Outcome as Done, Profile, Runner, Scenario};
 
-use crate::place::Place;
+use crate::place::{self, Place};
 use crate::rounds::{self, Tally};
 use crate::{Failure, Outcome, Plan, shrink};
 
@@ -87,11 +87,7 @@ fn operations(seed: u64, place: &Place, runner: &mut Runner, done: &mut u64) -> 
     let profile = profile(seed);
     runner.open(seed)?;
     for &at in &place.ops {
-        let number = Random::new(seed ^ (at as u64) << 40).number();
-        let op: Op = profile.op(number);
-        runner
-            .apply(&op)
-            .map_err(|trouble| trouble.within(format_args!("operation {at}, {op:.200?}")))?;
+        place::operate(runner, &profile, seed, at)?;
         *done += 1;
     }
     runner.check()?;
