@@ -124,7 +124,9 @@ impl Engine {
             // All that it hides a later one hides too.
             let superseded = alike().any(|later| later.seq > range.seq && later.covers(range));
             match hidden_in(&version, range)? {
-                _ if superseded => return self.forget(range.seq),
+                _ if superseded || mutant("forget-range-early") => {
+                    return self.forget(range.seq);
+                }
                 None => return self.forget(range.seq),
                 Some((0, _, _)) => {}
                 Some((_, number, whole)) => {

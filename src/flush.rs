@@ -472,6 +472,7 @@ impl Engine {
             ranges_deleted: ranges
                 .ranges()
                 .iter()
+                .filter(|_| !mutant("flush-loses-range"))
                 .map(|range| (**range).clone())
                 .collect(),
             ..VersionEdit::default()

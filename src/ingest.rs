@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use terrace_base::{
     Error, InternalIterator, KeyRef, KeyspaceId, MergingIterator, RangeSet, Result, SeqNo, UserKey,
-    ValueKind,
+    ValueKind, mutant,
 };
 use terrace_compaction::{
     AddedTable, Flushed, MergeOptions, MergeResult, Rules, RunIter, Stripes, TableFile, TableMeta,
@@ -364,7 +364,11 @@ impl Engine {
         let input = Numbered {
             entries,
             keyspace,
-            seq,
+            seq: if mutant("ingest-too-old") {
+                SeqNo::new(1)
+            } else {
+                seq
+            },
             here: None,
         };
         let options = MergeOptions {
@@ -384,7 +388,9 @@ impl Engine {
         };
         let mut tables = NewTables::made(self, Vec::new());
         let written = terrace_compaction::merge(input, &options, &mut tables).and_then(|result| {
-            self.complete(&result.tables)?;
+            if !mutant("ingest-without-sync") {
+                self.complete(&result.tables)?;
+            }
             Ok(result)
         });
         if written.is_err() {

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use terrace_base::{Error, ErrorKind, KeyspaceId, Result, SeqNo, UserKey};
+use terrace_base::{Error, ErrorKind, KeyspaceId, Result, SeqNo, UserKey, mutant};
 use terrace_sstable::Value;
 
 use crate::batch::{Batch, Entries, MAX_BATCH_LEN, Write, check_lengths};
@@ -313,7 +313,11 @@ impl Transaction {
                 // An iterator that is still about reads for itself from now on.
                 let reads = std::mem::take(&mut *lock(&self.reads));
                 let keys: Vec<_> = reads.keys().map(CheckedKey::new).collect();
-                self.append(&batch, &keys, &reads.stretches())
+                let stretches = match mutant("skip-read-ranges") {
+                    true => Vec::new(),
+                    false => reads.stretches(),
+                };
+                self.append(&batch, &keys, &stretches)
             }
             Isolation::Snapshot => {
                 let written: Vec<_> = writes.keys().collect();

@@ -15,7 +15,7 @@
 
 use std::fmt;
 
-use terrace_base::{RangeSet, SeqNo, UserKey, ValueKind};
+use terrace_base::{RangeSet, SeqNo, UserKey, ValueKind, mutant};
 
 /// Operands of so many bytes are combined without waiting for those that follow: they lie in memory meanwhile.
 const LONG: usize = 64 << 20;
@@ -104,7 +104,11 @@ impl Chain {
         folding: Folding<'_>,
     ) -> Option<u64> {
         let seq = self.parts.first()?.seq;
-        let oldest_first: Vec<&[u8]> = self.parts.iter().rev().map(|part| &*part.value).collect();
+        let mut oldest_first: Vec<&[u8]> =
+            self.parts.iter().rev().map(|part| &*part.value).collect();
+        if mutant("fold-wrong-order") {
+            oldest_first.reverse();
+        }
         let value = (folding.combine)(key, &oldest_first)?;
         let gone = self.parts.len() as u64 - 1;
         let kind = match whole {

@@ -288,6 +288,12 @@ impl<'a, I: InternalIterator> CompactionIter<'a, I> {
             _ => return Ok(None),
         };
         self.gone = hides != Dropped::Tombstone;
+        if hides == Dropped::Expired && mutant("expired-hides-nothing") {
+            self.last = self.last.map(|last| Last {
+                hides: None,
+                ..last
+            });
+        }
         let user = self.input.key().user;
         let hides_nothing =
             stripe == 0 && (!(self.rules.may_exist_below)(user) || mutant("drop-tombstone-early"));
@@ -350,7 +356,7 @@ impl<'a, I: InternalIterator> CompactionIter<'a, I> {
             };
             let key = self.input.valid().then(|| self.input.key());
             let Some(key) = key.filter(|key| key.user == user) else {
-                let absent = !(self.rules.may_exist_below)(user);
+                let absent = !(self.rules.may_exist_below)(user) || mutant("fold-without-base");
                 return Ok(if absent { Base::Absent } else { Base::Unknown });
             };
             if key.seq >= newer {

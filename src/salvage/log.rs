@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
 use bytes::Bytes;
-use terrace_base::{ErrorKind, FileKind, FileNumber, KeyspaceId, Result, SeqNo};
+use terrace_base::{ErrorKind, FileKind, FileNumber, KeyspaceId, Result, SeqNo, mutant};
 use terrace_compaction::KeyspaceRecord;
 use terrace_wal::{FoundFrame, Frame, FrameKind, Lsn, frames_in};
 
@@ -114,7 +114,7 @@ impl Survey<'_> {
             if found.first.get() <= last {
                 continue; // It contradicts the one before: not of this log.
             }
-            if found.first.get() > last + 1 {
+            if found.first.get() > last + 1 && !mutant("salvage-hides-hole") {
                 self.lose_between(&reading.files, before, found, last);
             }
             replay.add(&Frame {

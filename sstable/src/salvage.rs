@@ -20,6 +20,7 @@ use bytes::Bytes;
 use terrace_base::checksum::checksum;
 use terrace_base::error::{ErrorKind, Result};
 use terrace_base::key::{KeyRef, OwnedUserKey, SeqNo, UserKey};
+use terrace_base::mutant;
 
 use crate::block::{self, Header, RawBlock, key_of, unpack};
 use crate::format::{self, MAGIC, decode_footer};
@@ -140,7 +141,7 @@ pub fn salvage(
         if !rises {
             continue; // It verifies, but no writer puts it here.
         }
-        if range.start > behind {
+        if range.start > behind && !mutant("salvage-hides-block") {
             found.lost.push(LostStretch {
                 bytes: behind as u64..range.start as u64,
                 after: last.take().map(|(key, _)| key),

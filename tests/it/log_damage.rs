@@ -1,7 +1,8 @@
 //! Damage to the files of a database: every outcome is an error that names it, or the right answers.
 //!
 //! The log is held against its own frames: the test reads their lengths and promises, and so knows what any
-//! damage must lead to. The other files are held against the state that the database had.
+//! damage must lead to. The other files are held against the state that the database had. Single bits, bytes and
+//! lengths of all files are the matter of `tests/torture/src/corrupt.rs`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -237,19 +238,6 @@ fn a_damaged_log_gives_what_its_promises_allow() {
                 &format!("closed {close}, zero from {from}"),
             );
         }
-        for bit in 0..used * 8 {
-            let bytes = bad.get_mut(&segment).unwrap();
-            bytes.clone_from(&disk[&segment]);
-            bytes[bit / 8] ^= 1 << (bit % 8);
-            let wanted = expected(&frames, |frame| !(frame.at..frame.end).contains(&(bit / 8)));
-            check_log_damage(
-                &bad,
-                &states,
-                &segment,
-                wanted,
-                &format!("closed {close}, bit {bit}"),
-            );
-        }
     }
 }
 
@@ -348,45 +336,16 @@ fn named(disk: &Disk, part: &str) -> PathBuf {
 }
 
 #[test]
-fn a_damaged_manifest_or_current_is_never_a_wrong_answer() {
+fn a_manifest_or_current_that_ends_in_zeroes_is_never_a_wrong_answer() {
     let (disk, wanted) = closed_database();
     for name in ["CURRENT", "MANIFEST-"] {
         let path = named(&disk, name);
-        let good = &disk[&path];
-        let used = good.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+        let used = disk[&path].iter().rposition(|byte| *byte != 0).unwrap() + 1;
         let mut bad = disk.clone();
-        let mut refusals = 0;
-        for bit in (0..used * 8).chain((used * 8..good.len() * 8).step_by(1021)) {
-            let bytes = bad.get_mut(&path).unwrap();
-            bytes[bit / 8] ^= 1 << (bit % 8);
-            refusals += usize::from(refused(
-                &bad,
-                &options(),
-                &wanted,
-                &format!("{name} bit {bit}"),
-            ));
-            bad.get_mut(&path).unwrap().clone_from(good);
-        }
-        assert!(
-            refusals >= used * 8 * 9 / 10,
-            "{name}: {refusals} of {} were seen",
-            used * 8
-        );
-        for len in (0..good.len().min(used + 64)).chain((used..good.len()).step_by(509)) {
-            bad.insert(path.clone(), good[..len].to_vec());
-            let what = format!("{name} cut to {len}");
-            assert!(refused(&bad, &options(), &wanted, &what), "{what}");
-        }
-        for from in 0..used {
-            let bytes = bad.get_mut(&path).unwrap();
-            bytes.clone_from(good);
-            bytes[from..].fill(0);
-            refused(
-                &bad,
-                &options(),
-                &wanted,
-                &format!("{name} zero from {from}"),
-            );
+        for from in (0..used).rev() {
+            bad.get_mut(&path).unwrap()[from..].fill(0);
+            let what = format!("{name} zero from {from}");
+            refused(&bad, &options(), &wanted, &what);
         }
     }
 }

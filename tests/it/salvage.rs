@@ -368,3 +368,46 @@ fn a_damaged_block_is_one_loss_and_no_more() {
         Some(0)
     );
 }
+
+/// By every compression that this build has.
+#[test]
+fn a_packed_table_is_mended_block_by_block() {
+    let all = [Compression::Lz4, Compression::Zstd];
+    for compression in all.into_iter().filter(|one| one.check().is_ok()) {
+        let vfs = MemVfs::crashable(5);
+        let packing = options(vfs.clone()).compression(compression);
+        let db = packing.clone().open(DIR).unwrap();
+        for n in 0..4000u64 {
+            let value = format!("{:x} and {n}", n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            db.put(format!("{n:05}"), value).unwrap();
+        }
+        db.compact_all().unwrap();
+        let wanted = content(&db);
+        db.close().unwrap();
+        let table = files(&vfs, ".sst").remove(0);
+        let mut bytes = vfs.read_file(&table).unwrap();
+        let middle = bytes.len() / 3;
+        bytes[middle] ^= 1;
+        vfs.write_file(&table, &bytes);
+        let (db, report) = packing.clone().salvage(DIR).unwrap();
+        assert_eq!(
+            (report.losses.len(), report.kept.mended),
+            (1, 1),
+            "{report}"
+        );
+        let lost = report.losses[0].bytes.clone().unwrap();
+        assert!(lost.contains(&(middle as u64)), "{report}");
+        let found = content(&db);
+        assert!(found.iter().all(|(key, value)| wanted[key] == *value));
+        let gone: Vec<_> = wanted
+            .keys()
+            .filter(|key| !found.contains_key(*key))
+            .collect();
+        assert!((10..1000).contains(&gone.len()), "{} are gone", gone.len());
+        let number = |key: &Vec<u8>| String::from_utf8_lossy(key).parse::<usize>().unwrap();
+        let (first, last) = (number(&gone[0].1), number(&gone[gone.len() - 1].1));
+        assert_eq!(last - first + 1, gone.len(), "one stretch");
+        db.close().unwrap();
+        assert!(content(&packing.open(DIR).unwrap()) == found);
+    }
+}

@@ -176,7 +176,8 @@ impl Scanner {
     pub(crate) fn is_dirty_from(&mut self, mut offset: u64) -> Result<bool> {
         while offset < self.size {
             let bytes = self.load(offset, 1)?;
-            if bytes.iter().any(|byte| *byte != 0) {
+            let (lines, rest) = bytes.as_chunks::<64>(); // Far faster than byte by byte.
+            if lines.iter().any(|line| *line != [0; 64]) || rest.iter().any(|byte| *byte != 0) {
                 return Ok(true);
             }
             offset += bytes.len() as u64;

@@ -57,6 +57,10 @@ pub struct Profile {
     pub reads: usize,
     /// Weight of closing and opening again.
     pub reopens: usize,
+    /// Operations of the longest batch.
+    pub batch: usize,
+    /// Bytes of the longest value, large ones apart.
+    pub longest: usize,
     /// One value in so many is large.
     pub large_one_in: usize,
     /// Bytes of a large value.
@@ -79,6 +83,8 @@ impl Default for Profile {
             pins: 10,
             reads: 24,
             reopens: 1,
+            batch: 80,
+            longest: 8800,
             large_one_in: 300,
             large: 100 << 10,
             longest_key_one_in: 2000,
@@ -113,6 +119,8 @@ impl Profile {
             pins: 6,
             reads: 3,
             reopens: 5,
+            batch: 80,
+            longest: 8800,
             large_one_in: 64,
             large: 20_000,
             longest_key_one_in: 1 << 40,
@@ -174,6 +182,7 @@ impl Profile {
                     1..=7 => 1 + r.below(8),
                     _ => 20 + r.below(60),
                 };
+                let len = len.min(self.batch);
                 let writes = (0..len).map(|_| self.one(r)).collect();
                 let durability = match r.below(if self.mixed_durability { 8 } else { 1 }) {
                     0..=3 => None,
@@ -330,6 +339,10 @@ impl Profile {
             14..=16 => 500 + r.below(30),
             17..=18 => 1000 + r.below(3000),
             _ => 8000 + r.below(800),
+        };
+        let len = match len {
+            len if len == self.large => len,
+            len => len.min(self.longest),
         };
         Value {
             len,

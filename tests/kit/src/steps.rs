@@ -63,6 +63,7 @@ impl Runner {
         let map = self.model().now().map(name);
         let held = map.get(key).map(|entry| entry.value.clone());
         let due = due(name, key, step, &map, held.as_ref());
+        drop(map); // Else the model would have to copy it.
         let writes = !due.changes.is_empty();
         if writes {
             self.begin(due.changes);
@@ -165,13 +166,14 @@ impl Runner {
         }
         for keyspace in &keyspaces {
             // The versions of what it has not written itself are those of the model.
-            let mut map = (*after.map(keyspace.name())).clone();
-            for (key, entry) in &mut map {
-                if kept.contains_key(&(keyspace.name().into(), key.clone())) {
+            let mut map = after.keyspaces.remove(keyspace.name()).unwrap_or_default();
+            let own = kept.keys().filter(|(name, _)| name == keyspace.name());
+            for (_, key) in own {
+                if let Some(entry) = Arc::make_mut(&mut map).get_mut(key) {
                     entry.version = Some(SeqNo::MAX);
                 }
             }
-            reads::check(&tx.keyspace(keyspace), &Arc::new(map), read)?;
+            reads::check(&tx.keyspace(keyspace), &map, read)?;
         }
         if !commit {
             tx.rollback();

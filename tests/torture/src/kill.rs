@@ -13,11 +13,11 @@ use terrace_kit::Random;
 
 use crate::child::{Ended, Writing};
 use crate::hook::Place;
-use crate::lanes::{self, Gate, add, count};
 use crate::ledger::{Crash, Ledger};
+use crate::rounds::{self, Tally};
 use crate::steps::Life;
 use crate::writer::{Spring, Task, scenario};
-use crate::{Counts, Failure, Outcome, Plan};
+use crate::{Failure, Outcome, Plan};
 
 /// Lives of a database.
 const LIVES: u64 = 40;
@@ -26,10 +26,10 @@ const LONGEST: Duration = Duration::from_millis(100);
 const SIGKILL: i32 = 9;
 
 pub(crate) fn run(plan: &Plan) -> Outcome {
-    lanes::run(plan, "kills", |seed, gate, counts| {
+    rounds::run_waiting(plan, |seed, tally| {
         let dir = tempfile::Builder::new().prefix("torture-kill-").tempdir();
         let dir = dir.expect("a temporary directory");
-        round(seed, &dir.path().join("db"), gate, counts).map_err(|what| Failure {
+        round(seed, &dir.path().join("db"), tally).map_err(|what| Failure {
             // A real process cannot be run again to the microsecond: what it left stays for a look.
             what: format!("{what}\nthe database is in {}", dir.keep().display()),
             reproduce: format!("--seed {seed} --at kill --for 60s"),
@@ -37,16 +37,16 @@ pub(crate) fn run(plan: &Plan) -> Outcome {
     })
 }
 
-fn round(seed: u64, dir: &Path, gate: &Gate, counts: &mut Counts) -> Result<(), String> {
+fn round(seed: u64, dir: &Path, tally: &Tally) -> Result<(), String> {
     let r = &mut Random::new(seed ^ 0x6b69_6c6c);
     let mut ledger = Ledger::new(false);
-    count(counts, "databases");
+    tally.count("databases");
     for number in 1..=LIVES {
-        if !gate.is_open() {
+        if tally.ended() {
             break;
         }
         let life = Life::new(seed, number);
-        let ended = live(seed, number, dir, r, counts);
+        let ended = live(seed, number, dir, r, tally);
         let told = |what: String| {
             let errors = ended.errors.trim_end();
             format!("seed {seed}, life {number}: {what}\n{errors}")
@@ -54,24 +54,24 @@ fn round(seed: u64, dir: &Path, gate: &Gate, counts: &mut Counts) -> Result<(), 
         let lived = ledger.lived(&life, &ended.said).map_err(told)?;
         match ended.signal {
             Some(SIGKILL) => {
-                gate.done_one();
-                count(counts, "kills");
+                tally.done(1);
+                tally.count("kills");
                 match lived.opened {
-                    true => count(counts, "kills while writing"),
-                    false => count(counts, "kills while opening"),
+                    true => tally.count("kills while writing"),
+                    false => tally.count("kills while opening"),
                 }
             }
-            None if lived.closed => count(counts, "lives that closed the database"),
+            None if lived.closed => tally.count("lives that closed the database"),
             _ => return Err(told(format!("the process ended by {}", ended.status))),
         }
-        add(counts, "steps acknowledged", lived.returned);
-        check(&mut ledger, &life, dir, r, counts).map_err(told)?;
+        tally.add([("steps acknowledged", lived.returned)]);
+        check(&mut ledger, &life, dir, r, tally).map_err(told)?;
     }
     Ok(())
 }
 
 /// One process, from its start to its end.
-fn live(seed: u64, life: u64, dir: &Path, r: &mut Random, counts: &mut Counts) -> Ended {
+fn live(seed: u64, life: u64, dir: &Path, r: &mut Random, tally: &Tally) -> Ended {
     let by_call = r.one_in(2);
     let reach = [12, 60, 400, 3000][r.below(4)];
     let task = Task {
@@ -99,7 +99,7 @@ fn live(seed: u64, life: u64, dir: &Path, r: &mut Random, counts: &mut Counts) -
     }
     if writing.is_over() {
         if by_call {
-            count(counts, "kills at the n-th changing call");
+            tally.count("kills at the n-th changing call");
         }
     } else {
         writing.kill();
@@ -113,7 +113,7 @@ fn check(
     life: &Life,
     dir: &Path,
     r: &mut Random,
-    counts: &mut Counts,
+    tally: &Tally,
 ) -> Result<(), String> {
     let options = scenario(dir).options(life.options_seed());
     let (look, open) = [(true, false), (false, true), (true, true)][r.below(3)];
@@ -127,7 +127,7 @@ fn check(
             Err(error) if error.kind() == terrace::ErrorKind::NotFound => ledger.check_nothing()?,
             Err(error) => return Err(format!("opening it for reading: {error:?}")),
         }
-        count(counts, "checks without a change");
+        tally.count("checks without a change");
     }
     if open {
         let db = options.open(dir).map_err(|e| format!("opening: {e:?}"))?;
@@ -136,7 +136,7 @@ fn check(
         if r.one_in(2) {
             db.close().map_err(|e| format!("closing: {e:?}"))?;
         }
-        count(counts, "checks behind a recovery");
+        tally.count("checks behind a recovery");
     }
     Ok(())
 }

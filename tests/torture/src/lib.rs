@@ -32,7 +32,6 @@ mod isolation;
 #[cfg(target_os = "linux")]
 mod kill;
 #[cfg(target_os = "linux")]
-mod lanes;
 #[cfg(target_os = "linux")]
 mod ledger;
 #[cfg(target_os = "linux")]

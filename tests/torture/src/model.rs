@@ -10,9 +10,9 @@
 //! A failure is shrunk by leaving operations out, and `--at` takes the numbers of those that are left.
 
 use terrace::vfs::MemVfs;
-use terrace_kit::{Mode, Op, Outcome as Done, Profile, Random, Runner, Scenario};
+use terrace_kit::{Mode, Outcome as Done, Profile, Runner, Scenario};
 
-use crate::place::Place;
+use crate::place::{self, Place};
 use crate::rounds::{self, Tally};
 use crate::{Failure, Outcome, Plan, shrink};
 
@@ -48,15 +48,19 @@ fn failure(seed: u64, what: String, at: &str) -> Failure {
 /// What a round does most of.
 fn profile(seed: u64) -> Profile {
     let mut profile = Profile::default();
-    // A compaction or a reopen costs as much as hundreds of other operations, and compares everything anyway.
-    (profile.writes, profile.reads, profile.pins) = (240, 120, 40);
-    (profile.maintenance, profile.reopens, profile.checks) = (6, 1, false);
-    match seed % 3 {
-        0 => {}
+    // A compaction or a reopen costs as much as hundreds of other operations, and compares everything anyway; long
+    // values and batches fill levels, but try nothing that short ones do not.
+    (profile.writes, profile.reads, profile.pins) = (480, 200, 80);
+    (profile.maintenance, profile.reopens, profile.checks) = (8, 1, false);
+    (profile.longest, profile.large_one_in, profile.batch) = (300, 5000, 20);
+    match seed / 4 % 8 {
+        // Values larger than blocks and log segments, batches larger than lists.
+        0 => (profile.longest, profile.large_one_in, profile.batch) = (8800, 300, 80),
         // A tree of several levels.
-        1 => (profile.keys, profile.writes, profile.reads) = (400, 480, 60),
+        1..=3 => (profile.keys, profile.writes, profile.reads) = (400, 960, 120),
         // Few keys with many versions, held by snapshots.
-        _ => (profile.keys, profile.pins, profile.large_one_in) = (16, 120, 3000),
+        4..=5 => (profile.keys, profile.pins) = (16, 240),
+        _ => {}
     }
     profile
 }
@@ -83,11 +87,7 @@ fn operations(seed: u64, place: &Place, runner: &mut Runner, done: &mut u64) -> 
     let profile = profile(seed);
     runner.open(seed)?;
     for &at in &place.ops {
-        let number = Random::new(seed ^ (at as u64) << 40).number();
-        let op: Op = profile.op(number);
-        runner
-            .apply(&op)
-            .map_err(|trouble| trouble.within(format_args!("operation {at}, {op:.200?}")))?;
+        place::operate(runner, &profile, seed, at)?;
         *done += 1;
     }
     runner.check()?;

@@ -13,9 +13,9 @@
 
 use terrace::vfs::MemVfs;
 use terrace::{Compression, Durability, IoMode, Options};
-use terrace_kit::{Mode, Op, Oracle, Outcome as Done, Profile, Random, Runner, Scenario, digest};
+use terrace_kit::{Mode, Oracle, Outcome as Done, Profile, Random, Runner, Scenario, digest};
 
-use crate::place::Place;
+use crate::place::{self, Place};
 use crate::rounds::{self, Tally};
 use crate::{Failure, Outcome, Plan, shrink};
 
@@ -142,11 +142,7 @@ fn operations(seed: u64, vector: u64, place: &Place, reopens: &mut u64) -> Done<
     };
     open(&mut runner, vector)?;
     for &at in &place.ops {
-        let number = Random::new(seed ^ (at as u64) << 40).number();
-        let op: Op = profile.op(number);
-        runner
-            .apply(&op)
-            .map_err(|trouble| trouble.within(format_args!("operation {at}, {op:.200?}")))?;
+        place::operate(&mut runner, &profile, seed, at)?;
         if at % REOPEN_EVERY == REOPEN_EVERY - 1 {
             runner.close(at % 2 == 0)?;
             *reopens += 1;

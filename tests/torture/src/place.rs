@@ -4,6 +4,8 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
+use terrace_kit::{Op, Outcome, Profile, Random, Runner};
+
 /// Which operations, and which crashes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
@@ -36,6 +38,15 @@ impl Place {
     pub(crate) fn looks_at(&self, life: u64, call: u64) -> bool {
         self.only.is_none_or(|only| only == (life, call))
     }
+}
+
+/// Does operation number `at` of the workload of `seed`.
+pub(crate) fn operate(runner: &mut Runner, profile: &Profile, seed: u64, at: usize) -> Outcome {
+    let number = Random::new(seed ^ (at as u64) << 40).number();
+    let op: Op = profile.op(number);
+    runner
+        .apply(&op)
+        .map_err(|trouble| trouble.within(format_args!("operation {at}, {op:.200?}")))
 }
 
 impl fmt::Display for Place {

@@ -17,8 +17,8 @@ use terrace_kit::Random;
 use crate::child::{Ended, Writing};
 use crate::disk::{self, Disk, KINDS};
 use crate::hook::Place;
-use crate::lanes::{self, Gate, add, count};
 use crate::ledger::{Crash, Ledger};
+use crate::rounds::{self, Tally};
 use crate::steps::Life;
 use crate::writer::{Spring, Task, scenario};
 use crate::{Counts, Failure, Outcome, Plan, sys};
@@ -38,14 +38,14 @@ pub(crate) fn run(plan: &Plan) -> Outcome {
         );
         return Ok(Counts::from([("skipped".to_owned(), 1)]));
     }
-    lanes::run(plan, "cuts", |seed, gate, counts| {
+    rounds::run_waiting(plan, |seed, tally| {
         let home = tempfile::Builder::new().prefix("torture-cut-").tempdir();
         let home = home.expect("a temporary directory");
         // The mounts are those of a thread, and go with it.
         let round = || {
             sys::own_mounts().map_err(|error| format!("mounts of its own: {error}"))?;
-            let mut round = Round::new(seed, home.path(), counts)?;
-            round.run(gate).map_err(|what| round.keep(&what))
+            let mut round = Round::new(seed, home.path(), tally)?;
+            round.run().map_err(|what| round.keep(&what))
         };
         let result = thread::scope(|scope| scope.spawn(round).join());
         let result = result.unwrap_or_else(|_| Err("a panic".to_owned()));
@@ -63,7 +63,7 @@ struct Round<'a> {
     ledger: Ledger,
     life: u64,
     name: &'static str,
-    counts: &'a mut Counts,
+    tally: &'a Tally,
 }
 
 /// How a life ends.
@@ -78,11 +78,11 @@ enum End {
 }
 
 impl Round<'_> {
-    fn new<'a>(seed: u64, home: &Path, counts: &'a mut Counts) -> Result<Round<'a>, String> {
+    fn new<'a>(seed: u64, home: &Path, tally: &'a Tally) -> Result<Round<'a>, String> {
         let mut random = Random::new(seed ^ 0x6375_7473);
         let kind = KINDS[(seed % KINDS.len() as u64) as usize];
         random.number();
-        count(counts, &format!("file systems, {}", kind.name));
+        tally.count(&format!("file systems, {}", kind.name));
         Ok(Round {
             seed,
             disk: Disk::new(kind, home)?,
@@ -90,13 +90,13 @@ impl Round<'_> {
             ledger: Ledger::new(true),
             life: 0,
             name: kind.name,
-            counts,
+            tally,
         })
     }
 
-    fn run(&mut self, gate: &Gate) -> Result<(), String> {
+    fn run(&mut self) -> Result<(), String> {
         for _ in 0..CUTS {
-            if !gate.is_open() {
+            if self.tally.ended() {
                 break;
             }
             while self.random.one_in(3) {
@@ -105,9 +105,9 @@ impl Round<'_> {
             let end = [End::KillAndCut, End::Cut, End::CutAtCall, End::CutAtCall];
             let end = end[self.random.below(end.len())];
             self.live(end)?;
-            gate.done_one();
-            count(self.counts, "cuts");
-            count(self.counts, &format!("cuts of {}", self.name));
+            self.tally.done(1);
+            self.tally.count("cuts");
+            self.tally.count(&format!("cuts of {}", self.name));
         }
         Ok(())
     }
@@ -121,15 +121,15 @@ impl Round<'_> {
         let told =
             move |what: String| format!("life {number}, {end:?}: {what}\n{task:?}\n{errors}");
         let lived = self.ledger.lived(&life, &ended.said).map_err(&told)?;
-        add(self.counts, "steps acknowledged", lived.returned);
+        self.tally.add([("steps acknowledged", lived.returned)]);
         if !lived.opened {
-            count(self.counts, "ends while opening");
+            self.tally.count("ends while opening");
         }
         match ended.signal {
-            Some(SIGKILL) => count(self.counts, "kills"),
-            Some(SIGBUS) if cut => count(self.counts, "SIGBUS after the cut"),
-            None if lived.closed => count(self.counts, "lives that closed the database"),
-            None if lived.failed && cut => count(self.counts, "lives that met the cut"),
+            Some(SIGKILL) => self.tally.count("kills"),
+            Some(SIGBUS) if cut => self.tally.count("SIGBUS after the cut"),
+            None if lived.closed => self.tally.count("lives that closed the database"),
+            None if lived.failed && cut => self.tally.count("lives that met the cut"),
             _ => return Err(told(format!("the process ended by {}", ended.status))),
         }
         if lived.closed && !cut {
@@ -218,7 +218,7 @@ impl Round<'_> {
             db.close().map_err(|e| format!("closing: {e:?}"))?;
             self.ledger.closed();
         }
-        count(self.counts, "checks");
+        self.tally.count("checks");
         Ok(())
     }
 

@@ -1,5 +1,5 @@
-//! Rounds of a mode on every core: round `i` of a plan works with seed `seed + i`, counts what it did, and the
-//! first that fails ends them all.
+//! Rounds of a mode side by side: round `i` of a plan works with seed `seed + i`, counts what it did, and the first
+//! that fails ends them all.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -41,23 +41,49 @@ impl Tally {
             *all.entry(name.to_owned()).or_default() += count;
         }
     }
+
+    /// Adds one to a count.
+    pub(crate) fn count(&self, name: &str) {
+        *locked(&self.counts).entry(name.to_owned()).or_default() += 1;
+    }
 }
 
 pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs rounds until the budget of `plan` is spent. A panic in one is a failure of its seed.
+/// Runs rounds on every core until the budget of `plan` is spent. A panic in one is a failure of its seed.
 pub(crate) fn run(
     plan: &Plan,
     round: impl Fn(u64, &Tally) -> Result<(), Failure> + Sync,
 ) -> Outcome {
+    on(1, plan, round)
+}
+
+/// Runs rounds that wait for processes and disks: on twice as many threads as there are cores. A plan with a place
+/// repeats its one seed: what real processes do depends on time, and a failure may take a few runs to come back.
+pub(crate) fn run_waiting(
+    plan: &Plan,
+    round: impl Fn(u64, &Tally) -> Result<(), Failure> + Sync,
+) -> Outcome {
+    on(2, plan, round)
+}
+
+fn on(
+    threads_a_core: usize,
+    plan: &Plan,
+    round: impl Fn(u64, &Tally) -> Result<(), Failure> + Sync,
+) -> Outcome {
     let tally = Tally::default();
-    let next = AtomicU64::new(plan.seed);
+    let next = AtomicU64::new(0);
     let failure = Mutex::new(None);
     let work = || {
         while !tally.ended() {
-            let seed = next.fetch_add(1, Ordering::Relaxed);
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let seed = match plan.at {
+                None => plan.seed.wrapping_add(at),
+                Some(_) => plan.seed,
+            };
             let done =
                 std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| round(seed, &tally)));
             let failed = match done {
@@ -75,7 +101,9 @@ pub(crate) fn run(
     };
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
     std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..cores).map(|_| scope.spawn(work)).collect();
+        let workers: Vec<_> = (0..cores * threads_a_core)
+            .map(|_| scope.spawn(work))
+            .collect();
         while workers.iter().any(|worker| !worker.is_finished()) {
             std::thread::sleep(Duration::from_millis(20));
             if !plan.goes_on(tally.done.load(Ordering::Relaxed)) {

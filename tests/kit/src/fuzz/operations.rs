@@ -10,7 +10,7 @@ use super::input::Input;
 use crate::{Op, Oracle, Profile, Runner, Scenario};
 
 /// So many operations are made of one input.
-const MOST: usize = 160;
+const MOST: usize = 96;
 
 fn profile() -> Profile {
     let mut profile = Profile::default();
@@ -44,20 +44,12 @@ pub(super) fn operations(data: &[u8]) -> Outcome {
     let mut runner = Runner::new(scenario.clone(), seed)?;
     runner.run(operations_of(input))?;
     runner.check()?;
-    for n in 0..3 {
-        let seed = crash * 3 + n;
-        let policy = CrashPolicy::ALL
-            .get(seed as usize % CrashPolicy::ALL.len())
-            .unwrap_or(&CrashPolicy::DropAll);
-        let kinds = [
-            (ImageKind::Cut, *policy),
-            (ImageKind::Kill, CrashPolicy::KeepAll),
-        ];
-        for (kind, policy) in kinds {
-            let image = vfs.image(kind, policy, seed);
-            crashed(&runner, &scenario, &image, kind, seed)
-                .map_err(|error| format!("{kind:?} {policy:?} {seed}: {error}"))?;
-        }
+    let policy = CrashPolicy::ALL.get(crash as usize % CrashPolicy::ALL.len());
+    let cut = (ImageKind::Cut, *policy.unwrap_or(&CrashPolicy::DropAll));
+    for (kind, policy) in [cut, (ImageKind::Kill, CrashPolicy::KeepAll)] {
+        let image = vfs.image(kind, policy, crash);
+        crashed(&runner, &scenario, &image, kind, crash)
+            .map_err(|error| format!("{kind:?} {policy:?}: {error}"))?;
     }
     Ok(())
 }
