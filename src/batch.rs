@@ -496,10 +496,20 @@ impl Batch {
 
     fn add_put_expiring(&mut self, id: KeyspaceId, key: &[u8], value: &[u8], expiry: Expiry) {
         let Some(deadline) = expiry.deadline() else {
-            self.lasting.push(self.count);
-            return self.add_put(id, key, value);
+            return self.add_lasting_put(id, key, value);
         };
         let user = UserKey::new(id, key);
+        self.add_entry(user, ValueKind::PutExpiring, value, Some(deadline));
+    }
+
+    /// Adds a put that does not get its keyspace's expiry.
+    pub(crate) fn add_lasting_put(&mut self, id: KeyspaceId, key: &[u8], value: &[u8]) {
+        self.lasting.push(self.count);
+        self.add_put(id, key, value);
+    }
+
+    pub(crate) fn add_put_until(&mut self, id: KeyspaceId, key: &[u8], value: &[u8], time: u64) {
+        let (user, deadline) = (UserKey::new(id, key), Deadline::At(time));
         self.add_entry(user, ValueKind::PutExpiring, value, Some(deadline));
     }
 
@@ -571,7 +581,7 @@ impl Batch {
         self.add_range(UserKey::new(id, &lower), upper.as_deref());
     }
 
-    fn add_range(&mut self, lower: UserKey<'_>, upper: Option<&[u8]>) {
+    pub(crate) fn add_range(&mut self, lower: UserKey<'_>, upper: Option<&[u8]>) {
         let (lower_len, upper_len) = (lower.bytes.len(), upper.map_or(0, <[u8]>::len));
         // The end of a range that includes its last key is a byte longer than that key.
         let longest = lower_len.max(upper_len).saturating_sub(1);

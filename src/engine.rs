@@ -338,7 +338,7 @@ impl Engine {
     }
 
     /// Checks what a batch holds, and gives its plain puts the expiry that their keyspaces have.
-    fn check_batch(&self, batch: &mut Batch) -> Result<()> {
+    pub(crate) fn check_batch(&self, batch: &mut Batch) -> Result<()> {
         if let Some(wrong) = &batch.wrong {
             return Err(wrong.clone());
         }

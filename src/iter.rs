@@ -5,7 +5,7 @@ use std::iter::FusedIterator;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use terrace_base::{Error, KeyspaceId, Result, mutant};
+use terrace_base::{Error, KeyspaceId, RangeSet, Result, mutant};
 
 use crate::bounds::OwnedBounds;
 use crate::context::{Context, ReadPoint};
@@ -32,6 +32,8 @@ pub(crate) struct Scan {
 #[derive(Clone, Debug)]
 pub(crate) struct Overlay {
     pub(crate) own: Option<Arc<Own>>,
+    /// What it has deleted by range.
+    pub(crate) ranges: Arc<RangeSet>,
     pub(crate) reads: Option<Arc<Mutex<ReadSet>>>,
 }
 

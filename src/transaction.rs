@@ -25,13 +25,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use terrace_base::key::split_expiry;
 use terrace_base::{Error, ErrorKind, KeyspaceId, Result, SeqNo, UserKey, mutant};
 use terrace_sstable::Value;
 
-use crate::batch::{Batch, Entries, MAX_BATCH_LEN, Write, check_lengths};
-use crate::bounds::OwnedBounds;
+use crate::batch::{Batch, MAX_BATCH_LEN, Write, check_lengths};
+use crate::bounds::{KeyBounds, OwnedBounds, half_open};
 use crate::check::{CheckedKey, Checks, conflict};
+use crate::context::ReadPoint;
 use crate::db::Db;
+use crate::expiry::{Deadline, Expiry};
 use crate::get::Live;
 use crate::iter::{Overlay, Scan};
 use crate::keyspace::{Keyspace, KeyspaceState};
@@ -39,7 +42,7 @@ use crate::readable::{Reader, count};
 use crate::snapshot::Snapshot;
 use crate::sync::{Mutex, lock, yield_now};
 use reads::{ReadSet, first_changed};
-use writes::Writes;
+use writes::{OwnWrite, Writes};
 
 /// How often [`Db::transact`] tries.
 const ATTEMPTS: u32 = 64;
@@ -133,14 +136,28 @@ impl TxReader<'_> {
         self.base.check()?;
         let own = lock(&self.transaction.writes).get(self.id(), key);
         if let Some(own) = own {
-            let live = |value: Bytes| {
-                found(Live {
-                    seq: SeqNo::MAX,
-                    expires: None,
-                    value: Value::borrowed(&value),
-                })
+            let (expires, value) = match &own {
+                OwnWrite::Delete => return Ok(None),
+                OwnWrite::Put(value) | OwnWrite::Lasting(value) => (None, &**value),
+                OwnWrite::Expiring(stored) => {
+                    let (time, value) = split_expiry(stored)?;
+                    (Some(time), value)
+                }
             };
-            return Ok(own.map(live));
+            let (seq, value) = (SeqNo::MAX, Value::borrowed(value));
+            let context = &self.base.engine.context;
+            let at = self
+                .base
+                .at
+                .unwrap_or_else(|| ReadPoint::newest(SeqNo::MAX));
+            if expires.is_some_and(|time| context.is_expired(time, at)) {
+                return Ok(None);
+            }
+            return Ok(Some(found(Live {
+                seq,
+                expires,
+                value,
+            })));
         }
         if self.transaction.isolation == Isolation::Serializable {
             lock(&self.transaction.reads).add_key(self.id(), key);
@@ -160,8 +177,10 @@ impl TxReader<'_> {
     pub(crate) fn scan(&self, bounds: OwnedBounds) -> Result<Scan> {
         let mut scan = self.base.scan(bounds)?;
         let noted = self.transaction.isolation == Isolation::Serializable;
+        let writes = lock(&self.transaction.writes);
         scan.overlay = Some(Overlay {
-            own: lock(&self.transaction.writes).of(self.id()),
+            own: writes.of(self.id()),
+            ranges: writes.ranges().clone(),
             reads: noted.then(|| self.transaction.reads.clone()),
         });
         Ok(scan)
@@ -171,10 +190,36 @@ impl TxReader<'_> {
         count(self.scan(bounds))
     }
 
-    fn write(&self, key: &[u8], value: Option<&[u8]>) -> Result<()> {
+    fn write(&self, key: &[u8], write: OwnWrite) -> Result<()> {
         self.base.check()?;
-        check_lengths(key.len(), value.map_or(0, <[u8]>::len))?;
-        lock(&self.transaction.writes).set(self.id(), key, value)
+        check_lengths(key.len(), write.stored().len())?;
+        lock(&self.transaction.writes).set(self.id(), key, write)
+    }
+
+    fn put(&self, key: &[u8], value: &[u8]) -> Result<()> {
+        self.write(key, OwnWrite::Put(Bytes::copy_from_slice(value)))
+    }
+
+    fn put_expiring(&self, key: &[u8], value: &[u8], expiry: Expiry) -> Result<()> {
+        check_lengths(key.len(), value.len())?;
+        let time = match expiry.deadline() {
+            None => return self.write(key, OwnWrite::Lasting(Bytes::copy_from_slice(value))),
+            Some(Deadline::After(time)) => self.base.engine.context.now().saturating_add(time),
+            Some(Deadline::At(time)) => time,
+        };
+        let stored = [&time.to_le_bytes(), value].concat();
+        self.write(key, OwnWrite::Expiring(stored.into()))
+    }
+
+    fn delete_range(&self, range: &impl KeyBounds) -> Result<()> {
+        self.base.check()?;
+        let Some((lower, upper)) = half_open(range) else {
+            return Ok(());
+        };
+        // The end of a range that includes its last key is a byte longer than that key.
+        let longest = lower.len().max(upper.as_ref().map_or(0, Vec::len));
+        check_lengths(longest.saturating_sub(1), 0)?;
+        lock(&self.transaction.writes).delete_range(self.id(), &lower, upper.as_deref())
     }
 }
 
@@ -240,7 +285,7 @@ impl Transaction {
     /// `Invalid` for a key over 65,531 bytes, a value over 1 GiB, or if all writes of the transaction would not fit
     /// into a batch, 1 GiB: what was written before stays. `Closed` after `close`.
     pub fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<()> {
-        self.reader().write(key.as_ref(), Some(value.as_ref()))
+        self.reader().put(key.as_ref(), value.as_ref())
     }
 
     /// Removes `key` from the default keyspace.
@@ -248,7 +293,32 @@ impl Transaction {
     /// # Errors
     /// As for [`Transaction::put`].
     pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<()> {
-        self.reader().write(key.as_ref(), None)
+        self.reader().write(key.as_ref(), OwnWrite::Delete)
+    }
+
+    /// Sets `key` to `value` in the default keyspace until a time, from which on it is absent; a time that is told from now on counts from this
+    /// call.
+    ///
+    /// # Errors
+    /// As for [`Transaction::put`].
+    pub fn put_expiring(
+        &self,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+        expiry: Expiry,
+    ) -> Result<()> {
+        let (key, value) = (key.as_ref(), value.as_ref());
+        self.reader().put_expiring(key, value, expiry)
+    }
+
+    /// Removes every key of `range` from the default keyspace, those that others put there before the commit included; what the transaction puts there
+    /// later stays. The keys are not read: under [`Isolation::Serializable`] whoever writes to one meanwhile is not in the
+    /// way.
+    ///
+    /// # Errors
+    /// As for [`Transaction::put`].
+    pub fn delete_range(&self, range: impl KeyBounds) -> Result<()> {
+        self.reader().delete_range(&range)
     }
 
     /// Marks the writes up to here, for [`Transaction::rollback_to`].
@@ -303,11 +373,8 @@ impl Transaction {
             handle.engine().check_open()?;
             return Ok(self.seq());
         }
-        let mut batch = writes.to_batch();
+        let mut batch = writes.to_batch()?;
         batch.keyspaces = lock(&self.used).clone();
-        if let Some(wrong) = batch.wrong.take() {
-            return Err(wrong);
-        }
         match self.isolation {
             Isolation::Serializable => {
                 // An iterator that is still about reads for itself from now on.
@@ -317,27 +384,29 @@ impl Transaction {
                     true => Vec::new(),
                     false => reads.stretches(),
                 };
-                self.append(&batch, &keys, &stretches)
+                self.append(&mut batch, &keys, &stretches)
             }
             Isolation::Snapshot => {
                 let written: Vec<_> = writes.keys().collect();
                 let users = written.iter().map(|(id, key)| UserKey::new(*id, key));
                 let keys: Vec<_> = users.map(CheckedKey::new).collect();
-                self.append(&batch, &keys, &[])
+                self.append(&mut batch, &keys, &writes.stretches())
             }
         }
     }
 
     fn append(
         &self,
-        batch: &Batch,
+        batch: &mut Batch,
         keys: &[CheckedKey<'_>],
         ranges: &[(KeyspaceId, OwnedBounds)],
     ) -> Result<SeqNo> {
         let engine = self.snapshot.handle().writer();
         engine.check_open()?;
-        let parts = [batch.payload.as_slice()];
-        let write = Write::new(&parts, batch.count, Entries::Payload(&batch.payload));
+        engine.check_batch(batch)?;
+        let clock = engine.date(batch);
+        let parts = [clock.as_deref().unwrap_or_default(), &batch.payload];
+        let write = Write::of_batch(batch, &parts);
         loop {
             let (view, since) = engine.committer.newest();
             if let Some((key, seq)) = first_changed(&view, keys, ranges, self.seq())? {
@@ -374,7 +443,7 @@ impl TxKeyspace<'_> {
     /// As for [`Transaction::put`]; `NotFound` if the keyspace had been dropped when the transaction began, `Invalid`
     /// if it is of another database.
     pub fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<()> {
-        self.reader().write(key.as_ref(), Some(value.as_ref()))
+        self.reader().put(key.as_ref(), value.as_ref())
     }
 
     /// Removes `key`.
@@ -382,7 +451,32 @@ impl TxKeyspace<'_> {
     /// # Errors
     /// As for [`TxKeyspace::put`].
     pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<()> {
-        self.reader().write(key.as_ref(), None)
+        self.reader().write(key.as_ref(), OwnWrite::Delete)
+    }
+
+    /// Sets `key` to `value` until a time, from which on it is absent; a time that is told from now on counts from this
+    /// call.
+    ///
+    /// # Errors
+    /// As for [`TxKeyspace::put`].
+    pub fn put_expiring(
+        &self,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+        expiry: Expiry,
+    ) -> Result<()> {
+        let (key, value) = (key.as_ref(), value.as_ref());
+        self.reader().put_expiring(key, value, expiry)
+    }
+
+    /// Removes every key of `range`, those that others put there before the commit included; what the transaction puts there
+    /// later stays. The keys are not read: under [`Isolation::Serializable`] whoever writes to one meanwhile is not in the
+    /// way.
+    ///
+    /// # Errors
+    /// As for [`TxKeyspace::put`].
+    pub fn delete_range(&self, range: impl KeyBounds) -> Result<()> {
+        self.reader().delete_range(&range)
     }
 }
 

@@ -652,6 +652,7 @@ fn sources(scan: &Scan) -> Sources {
     let (view, keyspace, bounds) = (&scan.view, scan.keyspace, &scan.bounds);
     let (smallest, largest) = bounds.closed(keyspace);
     let deleted = deleted_within(view, smallest, largest);
+    let (deleted, at) = with_own(scan, deleted, smallest, largest);
     // Each with the sequence number that none of its entries is above.
     let mut all = Vec::new();
     let overlay = scan.overlay.as_ref();
@@ -673,7 +674,6 @@ fn sources(scan: &Scan) -> Sources {
         );
     }
     if let Some(deleted) = deleted {
-        let at = scan.at.seq;
         let wrap = |(source, newest)| Undeleted::new(source, newest, deleted.clone(), at);
         return Sources::Undeleted(MergingIterator::new(all.into_iter().map(wrap).collect()));
     }
@@ -687,6 +687,23 @@ fn sources(scan: &Scan) -> Sources {
     }
 }
 
+/// The range deletes that a scan has to look at, and as of when. A transaction's own come on top of those that it sees.
+fn with_own(
+    scan: &Scan,
+    deleted: Option<Arc<RangeSet>>,
+    smallest: UserKey<'_>,
+    largest: UserKey<'_>,
+) -> (Option<Arc<RangeSet>>, SeqNo) {
+    let own = scan.overlay.as_ref().map(|overlay| &overlay.ranges);
+    let Some(own) = own.filter(|own| own.touches(smallest, largest)) else {
+        return (deleted, scan.at.seq);
+    };
+    let others = deleted.iter().flat_map(|set| set.ranges());
+    let seen = others.filter(|range| range.seq <= scan.at.seq);
+    let all = seen.chain(own.ranges()).cloned().collect();
+    (Some(Arc::new(RangeSet::new(all))), SeqNo::MAX.before())
+}
+
 /// The range deletes of `view` that touch keys from `smallest` to `largest`, if there are any.
 pub(crate) fn deleted_within(
     view: &View,
@@ -696,7 +713,11 @@ pub(crate) fn deleted_within(
     let active = view.active.has_ranges().then(|| view.active.ranges());
     let sealed = view.sealed.iter().map(|run| &run.ranges);
     let sets = active.iter().chain(sealed).chain([view.version.deleted()]);
-    let mut touching = sets.filter(|set| set.touches(smallest, largest)).peekable();
-    touching.peek()?;
-    Some(Arc::new(RangeSet::union(touching.map(|set| &**set))))
+    let mut touching = sets.filter(|set| set.touches(smallest, largest));
+    let first = touching.next()?;
+    let Some(second) = touching.next() else {
+        return Some(first.clone());
+    };
+    let all = [first, second].into_iter().chain(touching);
+    Some(Arc::new(RangeSet::union(all.map(|set| &**set))))
 }

@@ -3,6 +3,9 @@
 //! The writes of a keyspace are a map that readers share: an iterator keeps the map that was there when it was
 //! made, and the next write copies it if one is still alive. To a walk they are one more source, of entries at
 //! [`SeqNo::MAX`], newer than all others; no write is ever given that number.
+//!
+//! A range that is deleted takes the own writes in it away, and stays as a range delete that is newer than all that the
+//! database holds and older than what the transaction writes from then on.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -10,24 +13,71 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use terrace_base::key::split_expiry;
 use terrace_base::{
-    Error, InternalIterator, KeyRef, KeyspaceId, Result, SeqNo, UserKey, ValueKind,
+    DeletedRange, Error, InternalIterator, KeyRef, KeyspaceId, RangeSet, Result, SeqNo, UserKey,
+    ValueKind,
 };
 
 use crate::batch::Batch;
+use crate::bounds::OwnedBounds;
 
 /// Bytes that an operation takes in the log beside its key and value, at most.
 const FRAMING: u64 = 24;
 
-/// New values of a keyspace; `None` is a delete.
-pub(crate) type Own = BTreeMap<Bytes, Option<Bytes>>;
+/// What was written to a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum OwnWrite {
+    Delete,
+    /// A value that holds as long as its keyspace says.
+    Put(Bytes),
+    /// A value that holds for ever.
+    Lasting(Bytes),
+    /// A value as it is stored: behind the time at which it expires.
+    Expiring(Bytes),
+}
 
-/// What undoes one write: the key, and what the transaction had written to it before, if anything.
+impl OwnWrite {
+    pub(crate) fn kind(&self) -> ValueKind {
+        match self {
+            OwnWrite::Delete => ValueKind::Tombstone,
+            OwnWrite::Put(_) | OwnWrite::Lasting(_) => ValueKind::Put,
+            OwnWrite::Expiring(_) => ValueKind::PutExpiring,
+        }
+    }
+
+    /// The value as an entry of the kind stores it.
+    pub(crate) fn stored(&self) -> &[u8] {
+        match self {
+            OwnWrite::Delete => &[],
+            OwnWrite::Put(value) | OwnWrite::Lasting(value) | OwnWrite::Expiring(value) => value,
+        }
+    }
+
+    fn stored_bytes(&self) -> Bytes {
+        match self {
+            OwnWrite::Delete => Bytes::new(),
+            OwnWrite::Put(value) | OwnWrite::Lasting(value) | OwnWrite::Expiring(value) => {
+                value.clone()
+            }
+        }
+    }
+}
+
+/// The writes to a keyspace.
+pub(crate) type Own = BTreeMap<Bytes, OwnWrite>;
+
+/// What undoes one write.
 #[derive(Debug)]
-struct Undo {
-    keyspace: KeyspaceId,
-    key: Bytes,
-    before: Option<Option<Bytes>>,
+enum Undo {
+    /// What the transaction had written to a key before, if anything.
+    Key {
+        keyspace: KeyspaceId,
+        key: Bytes,
+        before: Option<OwnWrite>,
+    },
+    /// The range deletes that there were before.
+    Ranges(Arc<RangeSet>),
 }
 
 /// The writes of a transaction.
@@ -36,6 +86,8 @@ pub(crate) struct Writes {
     /// As many bytes may be written.
     most: u64,
     spaces: BTreeMap<KeyspaceId, Arc<Own>>,
+    /// Of all keyspaces, with the highest numbers below those of the keys.
+    ranges: Arc<RangeSet>,
     /// What they take in the log, at most.
     bytes: u64,
     /// Kept while there is a savepoint.
@@ -47,8 +99,16 @@ pub(crate) struct Writes {
 /// Numbers of savepoints: one of another transaction is known by its number.
 static SAVEPOINTS: AtomicU64 = AtomicU64::new(1);
 
-fn size(key: &[u8], value: Option<&Bytes>) -> u64 {
-    FRAMING + key.len() as u64 + value.map_or(0, Bytes::len) as u64
+fn size(key: &[u8], write: &OwnWrite) -> u64 {
+    FRAMING + key.len() as u64 + write.stored().len() as u64
+}
+
+fn size_of_ranges(ranges: &RangeSet) -> u64 {
+    let size = |range: &Arc<DeletedRange>| {
+        let upper = range.upper.as_ref().map_or(0, |upper| upper.len());
+        FRAMING + (range.lower.len() + upper) as u64
+    };
+    ranges.ranges().iter().map(size).sum()
 }
 
 impl Writes {
@@ -57,6 +117,7 @@ impl Writes {
         Writes {
             most,
             spaces: BTreeMap::new(),
+            ranges: Arc::default(),
             bytes: 0,
             undo: Vec::new(),
             savepoints: Vec::new(),
@@ -64,12 +125,17 @@ impl Writes {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.spaces.values().all(|own| own.is_empty())
+        self.ranges.is_empty() && self.spaces.values().all(|own| own.is_empty())
     }
 
     /// What was written to `key`, if anything.
-    pub(crate) fn get(&self, keyspace: KeyspaceId, key: &[u8]) -> Option<Option<Bytes>> {
-        self.spaces.get(&keyspace)?.get(key).cloned()
+    pub(crate) fn get(&self, keyspace: KeyspaceId, key: &[u8]) -> Option<OwnWrite> {
+        let own = self.spaces.get(&keyspace).and_then(|own| own.get(key));
+        let deleted = || {
+            let fragment = self.ranges.fragment(UserKey::new(keyspace, key));
+            fragment.map(|_| OwnWrite::Delete)
+        };
+        own.cloned().or_else(deleted)
     }
 
     /// All writes to a keyspace, for a reader to keep.
@@ -77,34 +143,94 @@ impl Writes {
         self.spaces.get(&keyspace).cloned()
     }
 
-    pub(crate) fn set(
-        &mut self,
-        keyspace: KeyspaceId,
-        key: &[u8],
-        value: Option<&[u8]>,
-    ) -> Result<()> {
-        let value = value.map(Bytes::copy_from_slice);
-        let more = size(key, value.as_ref());
-        let own = self.spaces.entry(keyspace).or_default();
-        let less = own.get(key).map_or(0, |old| size(key, old.as_ref()));
-        let bytes = self.bytes + more - less;
-        let most = self.most;
-        if bytes > most {
+    /// The ranges deleted, for a reader to keep.
+    pub(crate) fn ranges(&self) -> &Arc<RangeSet> {
+        &self.ranges
+    }
+
+    fn check_size(&self, bytes: u64) -> Result<()> {
+        if bytes > self.most {
             return Err(Error::invalid(format!(
-                "the transaction would write {bytes} bytes; at most {most} are allowed"
+                "the transaction would write {bytes} bytes; at most {} are allowed",
+                self.most
             )));
         }
-        self.bytes = bytes;
-        let key = Bytes::copy_from_slice(key);
-        let before = Arc::make_mut(own).insert(key.clone(), value);
+        Ok(())
+    }
+
+    pub(crate) fn set(&mut self, keyspace: KeyspaceId, key: &[u8], write: OwnWrite) -> Result<()> {
+        let own = self.spaces.get(&keyspace).and_then(|own| own.get(key));
+        let less = own.map_or(0, |old| size(key, old));
+        self.check_size(self.bytes + size(key, &write) - less)?;
+        self.change(keyspace, Bytes::copy_from_slice(key), Some(write));
+        Ok(())
+    }
+
+    /// Deletes from `lower` up to `upper`, or the keyspace's end.
+    pub(crate) fn delete_range(
+        &mut self,
+        keyspace: KeyspaceId,
+        lower: &[u8],
+        upper: Option<&[u8]>,
+    ) -> Result<()> {
+        let behind = upper.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut within = Vec::new();
+        let mut less = 0;
+        if let Some(own) = self.spaces.get(&keyspace) {
+            for (key, write) in own.range::<[u8], _>((Bound::Included(lower), behind)) {
+                within.push(key.clone());
+                less += size(key, write);
+            }
+        }
+        let more = FRAMING + (lower.len() + upper.map_or(0, <[u8]>::len)) as u64;
+        self.check_size(self.bytes + more - less)?;
+        for key in within {
+            self.change(keyspace, key, None);
+        }
+        let oldest = self.ranges.ranges().first();
+        let next = oldest.map_or(SeqNo::MAX, |range| range.seq);
+        let range = DeletedRange {
+            keyspace,
+            lower: lower.into(),
+            upper: upper.map(Into::into),
+            seq: next.before(),
+        };
+        let ranges = Arc::new(self.ranges.with(range));
+        let before = std::mem::replace(&mut self.ranges, ranges);
+        self.bytes += more;
         if !self.savepoints.is_empty() {
-            self.undo.push(Undo {
+            self.undo.push(Undo::Ranges(before));
+        }
+        Ok(())
+    }
+
+    /// Changes what is written to a key; what undoes it is kept while somebody may ask.
+    fn change(&mut self, keyspace: KeyspaceId, key: Bytes, write: Option<OwnWrite>) {
+        let before = self.put_in(keyspace, key.clone(), write);
+        if !self.savepoints.is_empty() {
+            self.undo.push(Undo::Key {
                 keyspace,
                 key,
                 before,
             });
         }
-        Ok(())
+    }
+
+    /// Has `write` in place of what is there, which it returns.
+    fn put_in(
+        &mut self,
+        keyspace: KeyspaceId,
+        key: Bytes,
+        write: Option<OwnWrite>,
+    ) -> Option<OwnWrite> {
+        let own = Arc::make_mut(self.spaces.entry(keyspace).or_default());
+        self.bytes += write.as_ref().map_or(0, |new| size(&key, new));
+        let before = match write {
+            Some(write) => own.insert(key.clone(), write),
+            None => own.remove(&key),
+        };
+        self.bytes -= before.as_ref().map_or(0, |old| size(&key, old));
+        before
     }
 
     /// A new savepoint.
@@ -123,36 +249,63 @@ impl Writes {
         let kept = self.savepoints.last().map_or(0, |(_, kept)| *kept);
         while self.undo.len() > kept {
             let Some(undo) = self.undo.pop() else { break };
-            let own = Arc::make_mut(self.spaces.entry(undo.keyspace).or_default());
-            let (key, before) = (undo.key, undo.before);
-            self.bytes += before.as_ref().map_or(0, |old| size(&key, old.as_ref()));
-            let undone = match before {
-                Some(old) => own.insert(key.clone(), old),
-                None => own.remove(&key),
-            };
-            self.bytes -= undone.map_or(0, |new| size(&key, new.as_ref()));
+            match undo {
+                Undo::Key {
+                    keyspace,
+                    key,
+                    before,
+                } => {
+                    self.put_in(keyspace, key, before);
+                }
+                Undo::Ranges(before) => {
+                    self.bytes -= size_of_ranges(&self.ranges) - size_of_ranges(&before);
+                    self.ranges = before;
+                }
+            }
         }
         true
     }
 
     /// All of it as one batch.
-    pub(crate) fn to_batch(&self) -> Batch {
+    pub(crate) fn to_batch(&self) -> Result<Batch> {
         let mut batch = Batch::new();
+        for range in self.ranges.ranges() {
+            let lower = UserKey::new(range.keyspace, &range.lower);
+            batch.add_range(lower, range.upper.as_deref());
+        }
         for (id, own) in &self.spaces {
-            for (key, value) in own.iter() {
-                match value {
-                    Some(value) => batch.add_put(*id, key, value),
-                    None => batch.add_delete(*id, key),
+            for (key, write) in own.iter() {
+                match write {
+                    OwnWrite::Delete => batch.add_delete(*id, key),
+                    OwnWrite::Put(value) => batch.add_put(*id, key, value),
+                    OwnWrite::Lasting(value) => batch.add_lasting_put(*id, key, value),
+                    OwnWrite::Expiring(stored) => {
+                        let (time, value) = split_expiry(stored)?;
+                        batch.add_put_until(*id, key, value, time);
+                    }
                 }
             }
         }
-        batch
+        Ok(batch)
     }
 
     /// Every key written.
     pub(crate) fn keys(&self) -> impl Iterator<Item = (KeyspaceId, Bytes)> {
         let spaces = self.spaces.iter();
         spaces.flat_map(|(id, own)| own.keys().map(|key| (*id, key.clone())))
+    }
+
+    /// Every range deleted.
+    pub(crate) fn stretches(&self) -> Vec<(KeyspaceId, OwnedBounds)> {
+        let stretch = |range: &Arc<DeletedRange>| {
+            let upper = range.upper.as_deref().map(<[u8]>::to_vec);
+            let bounds = OwnedBounds {
+                lower: Bound::Included(range.lower.to_vec()),
+                upper: upper.map_or(Bound::Unbounded, Bound::Excluded),
+            };
+            (range.keyspace, bounds)
+        };
+        self.ranges.ranges().iter().map(stretch).collect()
     }
 }
 
@@ -161,7 +314,7 @@ impl Writes {
 pub(crate) struct OwnIter {
     own: Arc<Own>,
     keyspace: KeyspaceId,
-    here: Option<(Bytes, Option<Bytes>)>,
+    here: Option<(Bytes, OwnWrite)>,
 }
 
 impl OwnIter {
@@ -244,18 +397,14 @@ impl InternalIterator for OwnIter {
 
     fn key(&self) -> KeyRef<'_> {
         let (key, kind): (&[u8], _) = match &self.here {
-            Some((key, Some(_))) => (key, ValueKind::Put),
-            Some((key, None)) => (key, ValueKind::Tombstone),
+            Some((key, write)) => (key, write.kind()),
             None => (&[], ValueKind::Tombstone),
         };
         KeyRef::new(UserKey::new(self.keyspace, key), SeqNo::MAX, kind)
     }
 
     fn value(&self) -> &[u8] {
-        match &self.here {
-            Some((_, Some(value))) => value,
-            _ => &[],
-        }
+        self.here.as_ref().map_or(&[], |(_, write)| write.stored())
     }
 
     fn key_bytes(&self) -> Bytes {
@@ -265,10 +414,9 @@ impl InternalIterator for OwnIter {
     }
 
     fn value_bytes(&self) -> Bytes {
-        match &self.here {
-            Some((_, Some(value))) => value.clone(),
-            _ => Bytes::new(),
-        }
+        self.here
+            .as_ref()
+            .map_or_else(Bytes::new, |(_, write)| write.stored_bytes())
     }
 }
 
@@ -279,21 +427,31 @@ mod tests {
     #[test]
     fn what_would_be_too_large_is_refused_and_what_is_undone_frees_its_room() {
         let id = KeyspaceId(0);
+        let put = |len: usize| OwnWrite::Put(vec![7; len].into());
         let mut writes = Writes::new(100);
         let before = writes.save();
-        writes.set(id, b"a", Some(&[7; 40])).unwrap();
-        let error = writes.set(id, b"b", Some(&[7; 40])).unwrap_err();
+        writes.set(id, b"a", put(40)).unwrap();
+        let error = writes.set(id, b"b", put(40)).unwrap_err();
         assert!(
             error.to_string().contains("would write 130 bytes"),
             "{error}"
         );
         assert_eq!(writes.get(id, b"b"), None);
-        writes.set(id, b"a", None).unwrap();
-        writes.set(id, b"b", Some(&[7; 40])).unwrap();
+        writes.set(id, b"a", OwnWrite::Delete).unwrap();
+        writes.set(id, b"b", put(40)).unwrap();
         assert!(writes.go_back(before) && writes.is_empty());
         assert_eq!(writes.bytes, 0);
-        writes.set(id, b"c", Some(&[7; 75])).unwrap();
-        writes.set(id, b"c", Some(&[7; 74])).unwrap();
-        assert_eq!(writes.to_batch().len(), 1);
+        writes.set(id, b"c", put(70)).unwrap();
+        writes.delete_range(id, b"b", None).unwrap();
+        assert_eq!(
+            (writes.bytes, writes.get(id, b"c")),
+            (25, Some(OwnWrite::Delete))
+        );
+        writes.delete_range(id, b"a", Some(b"b")).unwrap();
+        assert!(writes.go_back(before) && writes.is_empty());
+        assert_eq!(writes.bytes, 0);
+        writes.set(id, b"c", put(75)).unwrap();
+        writes.set(id, b"c", put(74)).unwrap();
+        assert_eq!(writes.to_batch().unwrap().len(), 1);
     }
 }

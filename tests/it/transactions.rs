@@ -1,11 +1,13 @@
 //! Transactions: what they read, what they see of others, and what becomes of them.
 
 use std::collections::BTreeMap;
+use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 use terrace::vfs::{MemVfs, Vfs};
-use terrace::{Bytes, Db, Error, ErrorKind, Isolation, Keyspace, Readable, Transaction};
+use terrace::{Bytes, Db, Error, ErrorKind, Expiry, Isolation, Keyspace, Readable, Transaction};
 use terrace_kit::{Mode, Random, Scenario};
 
 fn open(seed: u64, mode: Mode) -> Db {
@@ -135,6 +137,24 @@ fn change(r: &mut Random, map: &mut Map, put: impl Fn(&[u8], Option<&[u8]>)) {
     }
 }
 
+fn delete_range(r: &mut Random, map: &mut Map, delete: impl Fn((Bound<&[u8]>, Bound<&[u8]>))) {
+    let (mut lower, mut upper) = (key(r), key(r));
+    if lower > upper && !r.one_in(4) {
+        std::mem::swap(&mut lower, &mut upper);
+    }
+    let bound = |r: &mut Random, key| match r.below(3) {
+        0 => Bound::Unbounded,
+        1 => Bound::Included(key),
+        _ => Bound::Excluded(key),
+    };
+    let range = (bound(r, lower), bound(r, upper));
+    delete((
+        range.0.as_ref().map(Vec::as_slice),
+        range.1.as_ref().map(Vec::as_slice),
+    ));
+    map.retain(|key, _| !range.contains(key));
+}
+
 fn write_db(keyspace: &Keyspace) -> impl Fn(&[u8], Option<&[u8]>) {
     |key, value| match value {
         Some(value) => ignore(keyspace.put(key, value).unwrap()),
@@ -168,7 +188,7 @@ fn a_transaction_reads_its_moment_and_its_own_writes() {
             let mut after = maps.clone();
             let mut points = Vec::new();
             for _ in 0..r.below(12) {
-                match r.below(8) {
+                match r.below(11) {
                     0 => points.push((tx.savepoint(), after.clone())),
                     1 if !points.is_empty() => {
                         let at = r.below(points.len());
@@ -187,7 +207,23 @@ fn a_transaction_reads_its_moment_and_its_own_writes() {
                         noise.put(key(r), "x").unwrap();
                         db.flush().unwrap();
                     }
-                    5 => change(r, &mut after[1], |key, value| match value {
+                    5 => delete_range(r, &mut after[0], |range| tx.delete_range(range).unwrap()),
+                    6 => delete_range(r, &mut after[1], |range| {
+                        of_users.delete_range(range).unwrap();
+                    }),
+                    7 => change(r, &mut after[0], |key, value| match value {
+                        Some(value) => {
+                            let hour = Expiry::In(Duration::from_secs(3600));
+                            tx.put_expiring(key, value, hour).unwrap();
+                            let entry = tx.get_entry(key).unwrap().unwrap();
+                            assert!(entry.expires_at.is_some() && entry.value == value);
+                        }
+                        None => {
+                            let past = Expiry::At(SystemTime::UNIX_EPOCH);
+                            tx.put_expiring(key, "gone", past).unwrap();
+                        }
+                    }),
+                    8 => change(r, &mut after[1], |key, value| match value {
                         Some(value) => of_users.put(key, value).unwrap(),
                         None => of_users.delete(key).unwrap(),
                     }),
@@ -366,6 +402,53 @@ fn a_conflict_is_what_was_read_and_has_changed() {
             }
         }
     }
+}
+
+#[test]
+fn a_range_that_a_transaction_deletes_is_deleted_when_it_commits() {
+    let db = Db::in_memory().unwrap();
+    for key in ["a", "b", "c"] {
+        db.put(key, "old").unwrap();
+    }
+    let tx = db.transaction();
+    tx.delete_range("b"..).unwrap();
+    tx.put("c", "new").unwrap();
+    db.put("bb", "of another").unwrap();
+    tx.commit().unwrap(); // It read nothing.
+    let left: Vec<_> = db.iter().keys().collect::<Result<_, _>>().unwrap();
+    assert_eq!(left, ["a", "c"]);
+    assert_eq!(db.get("c").unwrap().unwrap(), "new");
+
+    let tx = db.transaction().isolation(Isolation::Snapshot);
+    tx.delete_range("b".."d").unwrap();
+    db.put("bb", "of another").unwrap();
+    let error = tx.commit().unwrap_err();
+    assert_eq!(
+        (error.kind(), error.key()),
+        (ErrorKind::Conflict, Some(&b"bb"[..]))
+    );
+}
+
+/// A transaction's puts once lasted for ever where their keyspace gives values a time.
+#[test]
+fn a_put_of_a_transaction_gets_its_keyspaces_expiry() {
+    let db = Db::in_memory().unwrap();
+    let brief = db.keyspace("brief").unwrap();
+    let mut options = brief.options();
+    options.expiry = Some(Duration::from_secs(3600));
+    brief.set_options(options).unwrap();
+    let tx = db.transaction();
+    tx.keyspace(&brief).put("a", "1").unwrap();
+    tx.keyspace(&brief)
+        .put_expiring("b", "1", Expiry::Never)
+        .unwrap();
+    tx.put("c", "1").unwrap();
+    tx.commit().unwrap();
+    let expires = |keyspace: &Keyspace, key: &str| {
+        let entry = keyspace.get_entry(key).unwrap().unwrap();
+        entry.expires_at.is_some()
+    };
+    assert!(expires(&brief, "a") && !expires(&brief, "b") && !expires(&db, "c"));
 }
 
 #[test]
