@@ -21,6 +21,7 @@
 //! a file is covered by a checksum that also knows the file and the place.
 #![forbid(unsafe_code)]
 
+mod blob;
 mod block;
 mod block_cache;
 mod fence;
@@ -41,10 +42,11 @@ mod value;
 mod verify;
 mod writer;
 
+pub use blob::{BLOB_HEADER_LEN, BlobHead, BlobReader, BlobRef, BlobWriter, blob_header, blob_id};
 pub use block_cache::BlockCache;
 pub use iterator::TableIter;
 pub use options::{Compression, IoMode};
-pub use properties::{Expiries, TableInfo};
+pub use properties::{Expiries, TableInfo, decode_blobs, encode_blobs};
 pub use reader::Table;
 pub use salvage::{Identity, LostStretch, Salvaged, identify, salvage};
 pub use sink::{FileSink, Sink};

@@ -3,6 +3,7 @@
 //! ```text
 //! properties := (tag:varint value:slice)* 0          slice: length as a varint, then the bytes
 //! 10 (only where entries expire): how many do, and when the first, the middle one and the last of them does
+//! 11 (only where values lie in blob files): of each file its number and how many bytes it has for this table
 //! 1 entries, 2 tombstones, 3 lowest sequence number, 4 highest, 7 compression, 8 bytes of keys and
 //! values, 9 blocks: varints.   5 smallest user key, 6 largest: keyspace as 4 big-endian bytes, key
 //! ```
@@ -10,6 +11,7 @@
 //! Each known tag stands once; unknown ones are skipped. Example: `01 01 05` says that there are 5 entries.
 #![deny(clippy::indexing_slicing)]
 
+use terrace_base::FileNumber;
 use terrace_base::coding::{Decoder, put_slice, put_varint};
 use terrace_base::error::{Error, Result};
 use terrace_base::key::{KeyspaceId, OwnedUserKey, SeqNo, UserKey};
@@ -43,6 +45,8 @@ pub struct TableInfo {
     pub blocks: u64,
     /// When its entries expire, if any does.
     pub expiries: Option<Expiries>,
+    /// The blob files that its values lie in, by rising number, and how many bytes each has of them.
+    pub blobs: Vec<(FileNumber, u64)>,
 }
 
 /// When entries expire, in milliseconds since 1970.
@@ -95,6 +99,28 @@ impl Expiries {
     }
 }
 
+/// Appends blob files and the bytes that they have.
+pub fn encode_blobs(blobs: &[(FileNumber, u64)], out: &mut Vec<u8>) {
+    for (file, bytes) in blobs {
+        put_varint(out, file.0);
+        put_varint(out, *bytes);
+    }
+}
+
+/// Reads what [`encode_blobs`] wrote, to its end.
+pub fn decode_blobs(bytes: &[u8]) -> Result<Vec<(FileNumber, u64)>> {
+    let mut decoder = Decoder::new(bytes);
+    let mut blobs: Vec<(FileNumber, u64)> = Vec::new();
+    while !decoder.is_empty() {
+        let (file, bytes) = (FileNumber(decoder.varint()?), decoder.varint()?);
+        if blobs.last().is_some_and(|(last, _)| *last >= file) {
+            return Err(Error::corruption("a table's blob files are not in order"));
+        }
+        blobs.push((file, bytes));
+    }
+    Ok(blobs)
+}
+
 const ENTRIES: u64 = 1;
 const TOMBSTONES: u64 = 2;
 const MIN_SEQ: u64 = 3;
@@ -105,7 +131,8 @@ const COMPRESSION: u64 = 7;
 const RAW_BYTES: u64 = 8;
 const BLOCKS: u64 = 9;
 const EXPIRIES: u64 = 10;
-const KNOWN: usize = 10;
+const BLOBS: u64 = 11;
+const KNOWN: usize = 11;
 
 /// The key as it stands in properties and fences.
 pub(crate) fn put_user_key(out: &mut Vec<u8>, key: UserKey<'_>) {
@@ -153,6 +180,12 @@ pub(crate) fn encode(info: &TableInfo) -> Vec<u8> {
         put_varint(&mut out, EXPIRIES);
         put_slice(&mut out, &value);
     }
+    if !info.blobs.is_empty() {
+        value.clear();
+        encode_blobs(&info.blobs, &mut value);
+        put_varint(&mut out, BLOBS);
+        put_slice(&mut out, &value);
+    }
     put_varint(&mut out, 0);
     out
 }
@@ -190,7 +223,8 @@ pub(crate) fn decode(payload: &[u8], id: u64, size: u64) -> Result<TableInfo> {
     let compression = u8::try_from(number(COMPRESSION)?)
         .map_err(|_| Error::corruption("no such compression"))
         .and_then(Compression::from_byte)?;
-    let expiries = match values.last().copied().flatten() {
+    let optional = |tag: u64| values.get((tag - 1) as usize).copied().flatten();
+    let expiries = match optional(EXPIRIES) {
         Some(value) => {
             let mut decoder = Decoder::new(value);
             let expiries = Expiries::decode(&mut decoder)?;
@@ -203,6 +237,7 @@ pub(crate) fn decode(payload: &[u8], id: u64, size: u64) -> Result<TableInfo> {
         id,
         size,
         expiries,
+        blobs: optional(BLOBS).map_or(Ok(Vec::new()), decode_blobs)?,
         entries: number(ENTRIES)?,
         tombstones: number(TOMBSTONES)?,
         min_seq: SeqNo::new(number(MIN_SEQ)?),

@@ -92,6 +92,13 @@ impl<'t> Value<'t> {
         self
     }
 
+    /// The bytes from `start` to `end` of the value, as far as it has them.
+    pub fn within(self, start: usize, end: usize) -> Value<'t> {
+        let mut part = self.skip(start);
+        part.len = part.len.min(end.saturating_sub(start));
+        part
+    }
+
     /// The value as bytes that outlive the table: a copy up to 512 bytes or of memory outside of tables, else a slice
     /// that keeps the table's map or the cached block in memory.
     pub fn into_bytes(self) -> Bytes {

@@ -1,9 +1,13 @@
 //! Reads a whole table and checks all that it says of itself.
 
+use std::collections::BTreeMap;
+
+use terrace_base::FileNumber;
 use terrace_base::error::{Error, Result};
 use terrace_base::hash::key_hash;
 use terrace_base::key::{OwnedUserKey, SeqNo, UserKey, ValueKind, split_expiry};
 
+use crate::blob::BlobRef;
 use crate::block::{CONTINUES, RawBlock, VERSIONS};
 use crate::iterator::Scan;
 use crate::properties::Expiries;
@@ -15,6 +19,7 @@ struct Sums {
     tombstones: u64,
     raw_bytes: u64,
     expiries: Vec<u64>,
+    blobs: BTreeMap<FileNumber, u64>,
     min_seq: SeqNo,
     max_seq: SeqNo,
     /// The last key seen and its sequence number.
@@ -27,6 +32,7 @@ pub(crate) fn verify(table: &Table) -> Result<()> {
         tombstones: 0,
         raw_bytes: 0,
         expiries: Vec::new(),
+        blobs: BTreeMap::new(),
         min_seq: SeqNo::MAX,
         max_seq: SeqNo::ZERO,
         last: None,
@@ -86,6 +92,10 @@ impl Sums {
             if record.kind().expires() {
                 self.expiries.push(split_expiry(record.value)?.0);
             }
+            if record.kind().in_blob() {
+                let at = BlobRef::decode(record.value)?;
+                *self.blobs.entry(at.file).or_default() += at.record_len(record.key.len());
+            }
             self.raw_bytes += (record.key.len() + record.value.len()) as u64;
             self.min_seq = self.min_seq.min(record.seq());
             self.max_seq = self.max_seq.max(record.seq());
@@ -112,6 +122,11 @@ impl Sums {
             || self.max_seq != info.max_seq
             || largest != Some(&info.largest)
             || Expiries::of(&mut self.expiries.clone()) != info.expiries
+            || !self
+                .blobs
+                .iter()
+                .map(|(n, b)| (*n, *b))
+                .eq(info.blobs.iter().copied())
         {
             return Err(Error::corruption(
                 "the properties are not those of the entries",

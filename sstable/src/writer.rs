@@ -5,6 +5,9 @@
 //! versions of the last key would exceed it, they move to the next block together, and only a key that
 //! fills a block alone goes on in a block that *continues*.
 
+use std::collections::BTreeMap;
+
+use terrace_base::FileNumber;
 use terrace_base::error::{Error, ErrorKind, Result};
 use terrace_base::hash::key_hash;
 use terrace_base::key::{
@@ -12,6 +15,7 @@ use terrace_base::key::{
     split_expiry,
 };
 
+use crate::blob::BlobRef;
 use crate::block::{self, BlockBuilder, Packer};
 use crate::fence::{Fences, MAX_DATA_LEN};
 use crate::format::{self, Section, encode_footer, seal_section};
@@ -70,6 +74,8 @@ pub struct TableWriter<S: Sink> {
     raw_bytes: u64,
     /// When entries expire.
     expiries: Vec<u64>,
+    /// Bytes that values have in blob files.
+    blobs: BTreeMap<FileNumber, u64>,
 }
 
 impl<S: Sink> TableWriter<S> {
@@ -95,6 +101,7 @@ impl<S: Sink> TableWriter<S> {
             max_seq: SeqNo::ZERO,
             raw_bytes: 0,
             expiries: Vec::new(),
+            blobs: BTreeMap::new(),
         }
     }
 
@@ -138,6 +145,10 @@ impl<S: Sink> TableWriter<S> {
             fits.map_err(|error| error.wrap(ErrorKind::Invalid, "an entry cannot be stored"))?;
             if key.kind.expires() {
                 self.expiries.push(split_expiry(value)?.0);
+            }
+            if key.kind.in_blob() {
+                let at = BlobRef::decode(value)?;
+                *self.blobs.entry(at.file).or_default() += at.record_len(key.user.bytes.len());
             }
         }
         if self.entries == 0 {
@@ -256,6 +267,7 @@ impl<S: Sink> TableWriter<S> {
             raw_bytes: self.raw_bytes,
             blocks: self.fences.len() as u64,
             expiries: Expiries::of(&mut self.expiries),
+            blobs: std::mem::take(&mut self.blobs).into_iter().collect(),
         };
         let properties = properties::encode(&info);
         self.write_section(&mut sections, format::PROPERTIES, true, properties)?;
