@@ -18,6 +18,8 @@
 //!  18  keyspace-  id, seq
 //!  20  next       keyspace id                          ids below it were used
 //!  22  last seq   seq
+//!  24  blob file  number, id: u64, size               size: 0 if it was listed before it was written
+//!  26  blob file- number
 //!  28  range      keyspace, lower: slice, bounded: u8 (0, 1), upper: slice, seq      deleted: see `range_set`
 //!  32  clock      milliseconds since 1970             the database's clock had come this far
 //!  30  range-     seq                                 nothing that it hid is left
@@ -33,9 +35,8 @@
 //! What is not said to be otherwise is a varint; `u64` is 8 bytes, little-endian. Fields may come in any
 //! order; those of tags 12, 14, 20, 22 and 32 come once at most. An unknown tag that is odd is optional and
 //! skipped; one that is even is needed to understand the edit: `Unsupported`. Both rules hold for the fields
-//! at the end of a table too: tag 4 are the times of expiry as in its properties. Reserved: edit tags 24 and 26 (a
-//! blob file added and removed); table tags 2 (range tombstones) and 6 (blob files referred to). Numbers are never
-//! reused.
+//! at the end of a table too: tag 4 are the times of expiry and tag 6 the blob files that it refers to, both as in its
+//! properties. Reserved: table tag 2 (range tombstones). Numbers are never reused.
 //!
 //! # Example
 //!
@@ -51,8 +52,9 @@ use terrace_base::coding::{put_slice, put_u64, put_varint};
 use terrace_base::{
     Decoder, DeletedRange, Error, FileNumber, KeyspaceId, OwnedUserKey, Result, SeqNo, UserKey,
 };
-use terrace_sstable::{Compression, Expiries, TableInfo};
+use terrace_sstable::{Compression, Expiries, TableInfo, decode_blobs, encode_blobs};
 
+use crate::blob_file::BlobMeta;
 use crate::table_file::TableMeta;
 use crate::version::LEVELS;
 
@@ -67,6 +69,8 @@ const KEYSPACE_CREATED: u64 = 16;
 const KEYSPACE_DROPPED: u64 = 18;
 const NEXT_KEYSPACE: u64 = 20;
 const LAST_SEQ: u64 = 22;
+const BLOB_ADDED: u64 = 24;
+const BLOB_REMOVED: u64 = 26;
 const RANGE_DELETED: u64 = 28;
 const RANGE_FORGOTTEN: u64 = 30;
 const CLOCK: u64 = 32;
@@ -75,6 +79,7 @@ const KEYSPACE_RENAMED: u64 = 36;
 
 /// Fields at the end of a table.
 const TABLE_EXPIRIES: u64 = 4;
+const TABLE_BLOBS: u64 = 6;
 
 /// A table that joins the tree.
 #[derive(Clone, PartialEq)]
@@ -171,6 +176,10 @@ pub struct VersionEdit {
     pub next_keyspace: Option<u32>,
     /// The last sequence number known to be used.
     pub last_seq: Option<SeqNo>,
+    /// Blob files that join.
+    pub blobs_added: Vec<BlobMeta>,
+    /// Blob files that leave: nothing refers to them.
+    pub blobs_removed: Vec<FileNumber>,
     /// Ranges of keys deleted.
     pub ranges_deleted: Vec<DeletedRange>,
     /// Range deletes that hide nothing any more, by when they were written.
@@ -216,6 +225,16 @@ impl VersionEdit {
         self.encode_keyspaces(out);
         if let Some(seq) = self.last_seq {
             put_numbers(out, LAST_SEQ, &[seq.get()]);
+        }
+        for blob in &self.blobs_added {
+            put_field(out, BLOB_ADDED, |body| {
+                put_varint(body, blob.number.0);
+                put_u64(body, blob.id);
+                put_varint(body, blob.size);
+            });
+        }
+        for number in &self.blobs_removed {
+            put_numbers(out, BLOB_REMOVED, &[number.0]);
         }
         for range in &self.ranges_deleted {
             put_field(out, RANGE_DELETED, |body| put_range(body, range));
@@ -315,6 +334,12 @@ impl VersionEdit {
             }
             NEXT_KEYSPACE => once(&mut self.next_keyspace, body.varint_u32()?)?,
             LAST_SEQ => once(&mut self.last_seq, seq(body)?)?,
+            BLOB_ADDED => self.blobs_added.push(BlobMeta {
+                number: number(body)?,
+                id: body.u64()?,
+                size: body.varint()?,
+            }),
+            BLOB_REMOVED => self.blobs_removed.push(number(body)?),
             RANGE_DELETED => self.ranges_deleted.push(range(body)?),
             RANGE_FORGOTTEN => self.ranges_forgotten.push(seq(body)?),
             CLOCK => once(&mut self.clock, body.varint()?)?,
@@ -372,6 +397,9 @@ fn put_table(body: &mut Vec<u8>, meta: &TableMeta) {
     if let Some(expiries) = &info.expiries {
         put_field(body, TABLE_EXPIRIES, |field| expiries.encode(field));
     }
+    if !info.blobs.is_empty() {
+        put_field(body, TABLE_BLOBS, |field| encode_blobs(&info.blobs, field));
+    }
 }
 
 fn table(body: &mut Decoder<'_>) -> Result<TableMeta> {
@@ -389,6 +417,7 @@ fn table(body: &mut Decoder<'_>) -> Result<TableMeta> {
         raw_bytes: body.varint()?,
         blocks: body.varint()?,
         expiries: None,
+        blobs: Vec::new(),
     };
     while !body.is_empty() {
         match body.varint()? {
@@ -397,6 +426,7 @@ fn table(body: &mut Decoder<'_>) -> Result<TableMeta> {
                 once(&mut info.expiries, Expiries::decode(&mut field)?)?;
                 field.finish()?;
             }
+            TABLE_BLOBS if info.blobs.is_empty() => info.blobs = decode_blobs(body.slice()?)?,
             tag => {
                 skip(tag)?;
                 body.slice()?;

@@ -23,6 +23,7 @@ use std::fmt;
 
 use terrace_base::{DeletedRange, Error, FileNumber, KeyspaceId, Result, SeqNo, UserKey};
 
+use crate::blob_file::BlobMeta;
 use crate::edit::{
     AddedTable, Flushed, KeyspaceRecord, MovedTable, RemovedTable, SegmentRecord, VersionEdit,
 };
@@ -55,6 +56,13 @@ impl fmt::Debug for SegmentRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (salt, size) = (self.salt, Short(self.size));
         write!(f, "segment {} salt={salt:x} size={size}", self.number)
+    }
+}
+
+impl fmt::Debug for BlobMeta {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (id, size) = (self.id, Short(self.size));
+        write!(f, "blob {} id={id:x} size={size}", self.number)
     }
 }
 
@@ -97,6 +105,9 @@ impl fmt::Debug for VersionEdit {
         lines.extend(dropped.map(|(id, seq)| format!("keyspace- {} {seq}", id.0)));
         lines.extend(self.next_keyspace.map(|id| format!("next-keyspace {id}")));
         lines.extend(self.last_seq.map(|seq| format!("last-seq {seq}")));
+        lines.extend(self.blobs_added.iter().map(|part| format!("{part:?}")));
+        let gone = self.blobs_removed.iter();
+        lines.extend(gone.map(|number| format!("blob- {number}")));
         let ranges = self.ranges_deleted.iter();
         lines.extend(ranges.map(|range| RangeLine(range).to_string()));
         let forgotten = self.ranges_forgotten.iter();
@@ -186,6 +197,12 @@ impl VersionEdit {
             ["next-keyspace", id] => self.next_keyspace = Some(parse_id(id)?),
             ["last-seq", seq] => self.last_seq = Some(parse_seq(seq)?),
             ["range", bounds, seq] => self.ranges_deleted.push(parse_range(bounds, seq)?),
+            ["blob", number, id, size] => self.blobs_added.push(BlobMeta {
+                number: parse_file(number)?,
+                id: parse_hex(named("id=", id)?)?,
+                size: parse_number(named("size=", size)?)?,
+            }),
+            ["blob-", number] => self.blobs_removed.push(parse_file(number)?),
             ["clock", time] => self.clock = Some(parse_number(time)?),
             ["range-", seq] => self.ranges_forgotten.push(parse_seq(seq)?),
             _ => return Err(Error::invalid("no part of an edit looks so")),

@@ -10,6 +10,7 @@
 //! a#9,MERGE a#7,MERGE            ->  a#9,MERGE    what lies below is not known here
 //! ```
 //!
+//! A put whose value lies in a blob file is read, if the job can, and the result is an entry with the whole value.
 //! Where the operator fails, all stay as they are. A put that expires is no base: it keeps its time, and once that is
 //! over the operands above it are the value.
 

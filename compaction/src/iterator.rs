@@ -101,6 +101,9 @@ pub enum Step {
 /// False for an entry that a filter does not want.
 pub type Keeps<'a> = dyn Fn(UserKey<'_>, &[u8]) -> bool + 'a;
 
+/// The value at the place in a blob file that a stored value names; `None` if it cannot be read now.
+pub type Fetch<'a> = dyn Fn(UserKey<'_>, &[u8]) -> Option<Vec<u8>> + 'a;
+
 /// What decides about entries.
 #[derive(Clone, Copy)]
 pub struct Rules<'a> {
@@ -118,6 +121,8 @@ pub struct Rules<'a> {
     pub folding: Option<Folding<'a>>,
     /// False for a put that is to go as if it were deleted. Asked only where no snapshot can see the entry.
     pub keeps: Option<&'a Keeps<'a>>,
+    /// Reads a value from its blob file, for operators and filters; without it such entries stay as they are.
+    pub fetch: Option<&'a Fetch<'a>>,
 }
 
 impl std::fmt::Debug for Rules<'_> {
@@ -282,7 +287,7 @@ impl<'a, I: InternalIterator> CompactionIter<'a, I> {
         }
         let hides = match key.kind {
             ValueKind::Tombstone => Dropped::Tombstone,
-            ValueKind::Put if self.is_unwanted(stripe) => Dropped::Filtered,
+            ValueKind::Put | ValueKind::Blob if self.is_unwanted(stripe) => Dropped::Filtered,
             ValueKind::Merge => return self.fold(stripe).map(|()| None),
             kind if kind.expires() && self.has_expired(stripe)? => Dropped::Expired,
             _ => return Ok(None),
@@ -312,9 +317,20 @@ impl<'a, I: InternalIterator> CompactionIter<'a, I> {
         let Some(keeps) = self.rules.keeps else {
             return false;
         };
-        stripe == 0
-            && self.rules.oldest_snapshot.is_none()
-            && !keeps(self.input.key().user, self.input.value())
+        if stripe != 0 || self.rules.oldest_snapshot.is_some() {
+            return false;
+        }
+        let (key, value) = (self.input.key(), self.input.value());
+        match key.kind.in_blob() {
+            false => !keeps(key.user, value),
+            true => self
+                .fetched(key.user, value)
+                .is_some_and(|value| !keeps(key.user, &value)),
+        }
+    }
+
+    fn fetched(&self, user: UserKey<'_>, stored: &[u8]) -> Option<Vec<u8>> {
+        self.rules.fetch.and_then(|fetch| fetch(user, stored))
     }
 
     /// Combines the operand that the input is on with what follows in its stripe.
@@ -378,6 +394,14 @@ impl<'a, I: InternalIterator> CompactionIter<'a, I> {
                     }
                 }
                 ValueKind::Tombstone => return Ok(Base::Absent),
+                ValueKind::Blob => {
+                    let Some(value) = self.fetched(user, self.input.value()) else {
+                        return Ok(Base::Unknown);
+                    };
+                    chain.push(key.seq, ValueKind::Put, &value);
+                    self.ahead = false;
+                    return Ok(Base::Taken);
+                }
                 // A base that still holds for somebody stays what it is: once it has expired, the operands are the value.
                 kind if kind.expires() && self.has_expired(stripe)? => return Ok(Base::Absent),
                 _ => return Ok(Base::Unknown),

@@ -9,9 +9,12 @@
 //! says the inputs hold, so that an input that ended early cannot pass for a short one.
 
 use terrace_base::vfs::File;
-use terrace_base::{Error, ErrorKind, FileNumber, InternalIterator, KeyRef, Result, UserKey};
+use terrace_base::{
+    Error, ErrorKind, FileNumber, InternalIterator, KeyRef, Result, UserKey, ValueKind,
+};
 use terrace_sstable::{Compression, FileSink, TableWriter, WriterOptions};
 
+use crate::blob_file::BlobMeta;
 use crate::iterator::{CompactionIter, DropCounts, Rules, Step};
 use crate::table_file::TableMeta;
 
@@ -47,6 +50,23 @@ impl std::fmt::Debug for MergeOptions<'_> {
 pub trait Outputs {
     /// A new file: its number, a random id, a random seed, and the file, open for writing.
     fn create(&mut self) -> Result<(FileNumber, u64, u64, File)>;
+    /// Values of so many bytes and more are to be offered to [`Outputs::place`].
+    fn large_from(&self) -> usize {
+        usize::MAX
+    }
+    /// True if entries whose value is in a blob file are to be offered to [`Outputs::place`].
+    fn moves_blobs(&self) -> bool {
+        false
+    }
+    /// Puts the value of an entry into a new blob file: the kind and the stored value that the entry has then. `None`: it
+    /// stays as it is.
+    fn place(&mut self, _key: KeyRef<'_>, _value: &[u8]) -> Result<Option<(ValueKind, Vec<u8>)>> {
+        Ok(None)
+    }
+    /// Makes the bytes of the new blob files durable.
+    fn finish_blobs(&mut self) -> Result<Vec<BlobMeta>> {
+        Ok(Vec::new())
+    }
 }
 
 /// What a merge did.
@@ -60,8 +80,10 @@ pub struct MergeResult {
     pub written: u64,
     /// Entries dropped, by reason.
     pub dropped: DropCounts,
-    /// Bytes of the new tables.
+    /// Bytes of the new tables and blob files.
     pub bytes_written: u64,
+    /// The new blob files.
+    pub blobs: Vec<BlobMeta>,
 }
 
 /// Writes what can still be seen of `input` into new tables.
@@ -71,6 +93,7 @@ pub fn merge<I: InternalIterator>(
     outputs: &mut dyn Outputs,
 ) -> Result<MergeResult> {
     let mut entries = CompactionIter::new(input, options.rules);
+    let (large_from, moves_blobs) = (outputs.large_from(), outputs.moves_blobs());
     let mut writer = RunWriter {
         options,
         outputs,
@@ -83,7 +106,11 @@ pub fn merge<I: InternalIterator>(
         match entries.advance()? {
             Step::Kept => {
                 let (key, value) = entries.entry();
-                writer.add(key, value)?;
+                if value.len() >= large_from || (moves_blobs && key.kind.in_blob()) {
+                    writer.add_large(key, value)?;
+                } else {
+                    writer.add(key, value)?;
+                }
                 kept += 1;
             }
             Step::Dropped(_) => {}
@@ -94,7 +121,10 @@ pub fn merge<I: InternalIterator>(
         }
     }
     writer.close()?;
+    let blobs = writer.outputs.finish_blobs()?;
     let mut result = writer.result;
+    result.bytes_written += blobs.iter().map(|blob| blob.size).sum::<u64>();
+    result.blobs = blobs;
     result.read = entries.read();
     result.dropped = entries.counts();
     check_counts(&result, kept)?;
@@ -132,6 +162,14 @@ impl RunWriter<'_, '_> {
         match &mut self.open {
             Some((_, table)) => table.add(key, value),
             None => self.create()?.add(key, value),
+        }
+    }
+
+    /// The same for an entry whose value may go into a blob file.
+    fn add_large(&mut self, key: KeyRef<'_>, value: &[u8]) -> Result<()> {
+        match self.outputs.place(key, value)? {
+            Some((kind, stored)) => self.add(KeyRef::new(key.user, key.seq, kind), &stored),
+            None => self.add(key, value),
         }
     }
 

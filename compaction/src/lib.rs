@@ -21,6 +21,7 @@
 //! [`Outputs`].
 #![forbid(unsafe_code)]
 
+mod blob_file;
 mod edit;
 mod edit_text;
 mod fold;
@@ -34,11 +35,12 @@ mod table_file;
 mod text;
 mod version;
 
+pub use blob_file::{BlobFile, BlobMeta};
 pub use edit::{
     AddedTable, Flushed, KeyspaceRecord, MovedTable, RemovedTable, SegmentRecord, VersionEdit,
 };
 pub use fold::{Combine, Folding};
-pub use iterator::{CompactionIter, DropCounts, Dropped, Keeps, Rules, Step};
+pub use iterator::{CompactionIter, DropCounts, Dropped, Fetch, Keeps, Rules, Step};
 pub use job::{MergeOptions, MergeResult, Outputs, merge};
 pub use picker::{
     Compaction, CompactionKind, KeyRange, OlderRuns, PickOptions, Targets, debt, pick, pick_range,
@@ -48,4 +50,4 @@ pub use run::Run;
 pub use run_iter::RunIter;
 pub use stripes::Stripes;
 pub use table_file::{TableFile, TableMeta, TableStore, damaged_table};
-pub use version::{LEVELS, Level, Version};
+pub use version::{BlobFiles, LEVELS, Level, Version};

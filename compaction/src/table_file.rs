@@ -10,7 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use terrace_base::{Error, ErrorKind, FileKind, FileNumber, Result};
-use terrace_sstable::{Table, TableInfo};
+use terrace_sstable::{BlobReader, Table, TableInfo};
+
+use crate::blob_file::BlobMeta;
 
 /// A table as the manifest lists it.
 #[derive(Clone, PartialEq)]
@@ -27,6 +29,12 @@ pub trait TableStore: fmt::Debug + Send + Sync {
     fn open(&self, meta: &TableMeta) -> Result<Table>;
     /// The last reference to an obsolete table has gone: its file may be removed.
     fn obsolete(&self, number: FileNumber);
+    /// Opens the blob file `meta`. A store that has none need not.
+    fn open_blob(&self, meta: &BlobMeta) -> Result<BlobReader> {
+        Err(Error::corruption(format!("there is no blob file {meta:?}")))
+    }
+    /// The last reference to an obsolete blob file has gone: it may be removed.
+    fn obsolete_blob(&self, _number: FileNumber) {}
 }
 
 /// A table in the tree.

@@ -4,7 +4,7 @@
 //! table := number ":[" key "#" min_seq "-" key "#" max_seq "]" ( "(" field ("," field)* ")" )?
 //! key   := ( keyspace ":" )? ( letter | digit | "_" | "." | "/" | "%" hex hex )*
 //! field := "size=" n | "entries=" n | "del=" n | "raw=" n | "blocks=" n | "id=" hex | "exp=" n "@" n "/" n "/" n | "lz4"
-//!        | "zstd"
+//!        | "zstd" | "blob=" file "@" n
 //!
 //! 000100:[a#5-j#9](size=32M,entries=2000)
 //! ```
@@ -143,6 +143,10 @@ impl fmt::Debug for TableMeta {
             write!(f, "{open}exp={entries}@{first}/{median}/{last}")?;
             open = ",";
         }
+        for (file, bytes) in &info.blobs {
+            write!(f, "{open}blob={file}@{}", Short(*bytes))?;
+            open = ",";
+        }
         if let Some(name) = compression_name(info.compression) {
             write!(f, "{open}{name}")?;
             open = ",";
@@ -177,6 +181,7 @@ impl TableMeta {
             raw_bytes: 1,
             blocks: 1,
             expiries: None,
+            blobs: Vec::new(),
         };
         parse_fields(fields, &mut info)?;
         Ok(TableMeta {
@@ -215,6 +220,13 @@ fn parse_fields(text: &str, info: &mut TableInfo) -> Result<()> {
             Some(("raw", n)) => raw_bytes = Some(parse_number(n)?),
             Some(("blocks", n)) => info.blocks = parse_number(n)?,
             Some(("exp", text)) => info.expiries = Some(parse_expiries(text)?),
+            Some(("blob", text)) => {
+                let (file, bytes) = text
+                    .split_once('@')
+                    .ok_or_else(|| Error::invalid(format!("`{text}` is not like 000007@10")))?;
+                let file = FileNumber(parse_number(file)?);
+                info.blobs.push((file, parse_number(bytes)?));
+            }
             Some(("id", n)) => info.id = parse_hex(n)?,
             None if field == "lz4" => info.compression = Compression::Lz4,
             None if field == "zstd" => info.compression = Compression::Zstd,

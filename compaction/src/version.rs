@@ -9,6 +9,7 @@
 //! 3. Runs of level 0 that overlap have disjoint ranges of sequence numbers, the newer run the higher
 //!    ones. So the first version of a key that a reader finds, from newest to oldest run, is the newest.
 //! 4. No table is empty or of size zero, and no number appears twice.
+//! 5. Every blob file that a table refers to is listed.
 //!
 //! A Version prints, and parses, as one line a run:
 //!
@@ -16,6 +17,7 @@
 //! L0: run 12: 000107:[a#90-z#99](size=4M)
 //! L0: run 11: 000105:[c#70-k#89]
 //! L6: run 0: 000100:[a#1-j#60] 000101:[k#2-z#59]
+//! blob 000090 id=5f size=64M
 //! range c,f seq=95
 //! ```
 //!
@@ -29,6 +31,7 @@ use std::sync::Arc;
 
 use terrace_base::{DeletedRange, Error, FileNumber, RangeSet, Result};
 
+use crate::blob_file::BlobFile;
 use crate::edit::{AddedTable, VersionEdit};
 use crate::edit_text::RangeLine;
 use crate::run::Run;
@@ -63,7 +66,11 @@ pub struct Version {
     /// The runs of all levels: a get goes through these, and most levels have none.
     newest_first: Vec<Arc<Run>>,
     deleted: Arc<RangeSet>,
+    blobs: Arc<BlobFiles>,
 }
+
+/// The blob files of a tree.
+pub type BlobFiles = BTreeMap<FileNumber, Arc<BlobFile>>;
 
 /// A level taken apart for a change: run ids with their tables.
 type OpenLevel = BTreeMap<u64, Vec<Arc<TableFile>>>;
@@ -100,7 +107,24 @@ impl Version {
         &self.newest_first
     }
 
-    /// The same, each with its level.
+    /// The blob files that its tables, and what is not in tables yet, refer to.
+    #[inline]
+    pub fn blobs(&self) -> &Arc<BlobFiles> {
+        &self.blobs
+    }
+
+    /// Bytes that the tables refer to in each blob file; those with none included.
+    pub fn blob_bytes(&self) -> BTreeMap<FileNumber, u64> {
+        let mut bytes: BTreeMap<_, _> = self.blobs.keys().map(|number| (*number, 0)).collect();
+        for (_, _, table) in self.tables() {
+            for (file, used) in &table.info().blobs {
+                *bytes.entry(*file).or_default() += used;
+            }
+        }
+        bytes
+    }
+
+    /// Every run with its level, newest first.
     pub fn runs_newest_first(&self) -> impl Iterator<Item = (usize, &Arc<Run>)> {
         self.levels
             .iter()
@@ -182,10 +206,21 @@ impl Version {
             }
             for run in &level.runs {
                 check_run(n, run, &mut numbers)?;
+                self.check_blobs(run)?;
             }
             check_ages(n, &level.runs)?;
         }
         Ok(())
+    }
+
+    fn check_blobs(&self, run: &Run) -> Result<()> {
+        let mut used = run.tables().iter().flat_map(|table| &table.info().blobs);
+        match used.find(|(number, _)| !self.blobs.contains_key(number)) {
+            None => Ok(()),
+            Some((number, _)) => Err(broken(format!(
+                "a table refers to blob file {number}, which is not listed"
+            ))),
+        }
     }
 
     /// All tables and range deletes as additions: the first edit of a new manifest.
@@ -199,6 +234,7 @@ impl Version {
         VersionEdit {
             added: added.collect(),
             ranges_deleted: ranges.map(|range| (**range).clone()).collect(),
+            blobs_added: self.blobs.values().map(|blob| *blob.meta()).collect(),
             ..VersionEdit::default()
         }
     }
@@ -210,6 +246,11 @@ impl Version {
             if line.starts_with("range ") {
                 edit.ranges_deleted
                     .extend(VersionEdit::parse(line)?.ranges_deleted);
+                continue;
+            }
+            if line.starts_with("blob ") {
+                edit.blobs_added
+                    .extend(VersionEdit::parse(line)?.blobs_added);
                 continue;
             }
             let wrong = || Error::invalid(format!("`{line}` is no line like L0: run 1: <tables>"));
@@ -235,6 +276,8 @@ struct Builder<'a> {
     open: [Option<OpenLevel>; LEVELS],
     /// The range deletes, if they change.
     ranges: Option<Vec<Arc<DeletedRange>>>,
+    /// The blob files, if they change.
+    blobs: Option<BlobFiles>,
 }
 
 impl<'a> Builder<'a> {
@@ -243,6 +286,7 @@ impl<'a> Builder<'a> {
             base,
             open: Default::default(),
             ranges: None,
+            blobs: None,
         }
     }
 
@@ -301,7 +345,30 @@ impl<'a> Builder<'a> {
             let level = self.level(added.level)?;
             level.entry(added.run).or_default().push(table);
         }
+        self.apply_blobs(edit, store)?;
         self.apply_ranges(edit)
+    }
+
+    fn apply_blobs(&mut self, edit: &VersionEdit, store: &Arc<dyn TableStore>) -> Result<()> {
+        if edit.blobs_added.is_empty() && edit.blobs_removed.is_empty() {
+            return Ok(());
+        }
+        let base = self.base;
+        let blobs = self.blobs.get_or_insert_with(|| (*base.blobs).clone());
+        for number in &edit.blobs_removed {
+            if blobs.remove(number).is_none() {
+                return Err(broken(format!(
+                    "blob file {number} is removed, but not listed"
+                )));
+            }
+        }
+        for meta in &edit.blobs_added {
+            let file = BlobFile::new(*meta, Arc::clone(store));
+            if blobs.insert(meta.number, file).is_some() {
+                return Err(broken(format!("blob file {} is listed twice", meta.number)));
+            }
+        }
+        Ok(())
     }
 
     fn apply_ranges(&mut self, edit: &VersionEdit) -> Result<()> {
@@ -329,6 +396,9 @@ impl<'a> Builder<'a> {
         let mut next = self.base.clone();
         if let Some(ranges) = self.ranges {
             next.deleted = Arc::new(RangeSet::new(ranges));
+        }
+        if let Some(blobs) = self.blobs {
+            next.blobs = Arc::new(blobs);
         }
         for (open, level) in self.open.into_iter().zip(&mut next.levels) {
             let Some(open) = open else { continue };
@@ -413,6 +483,9 @@ impl fmt::Debug for Version {
         for (i, (n, run)) in self.runs_newest_first().enumerate() {
             let line = if i == 0 { "" } else { "\n" };
             write!(f, "{line}L{n}: {run:?}")?;
+        }
+        for blob in self.blobs.values() {
+            write!(f, "\n{blob:?}")?;
         }
         for range in self.deleted.ranges() {
             write!(f, "\n{}", RangeLine(range))?;

@@ -223,6 +223,7 @@ impl Compaction {
             meta: meta.clone(),
         });
         edit.added = added.collect();
+        edit.blobs_added.clone_from(&result.blobs);
         Ok(edit)
     }
 

@@ -44,6 +44,9 @@ fn meta() -> impl Strategy<Value = TableMeta> {
                 median: 5 + counts.4,
                 last: u64::MAX,
             }),
+            blobs: (0..counts.2 % 3)
+                .map(|n| (FileNumber(n), counts.1 >> n))
+                .collect(),
         },
     })
 }
@@ -79,10 +82,12 @@ prop_compose! {
         last_seq in prop::option::of(seq()),
         ranges_deleted in prop::collection::vec(range(), 0..3),
         ranges_forgotten in prop::collection::vec(seq(), 0..3),
-        (clock, changed, renamed) in (
+        (clock, changed, renamed, blobs, blobs_removed) in (
             prop::option::of(any::<u64>()),
             prop::collection::vec((any::<u32>(), prop::collection::vec(any::<u8>(), 0..4)), 0..3),
             prop::collection::vec((any::<u32>(), ".{0,5}"), 0..3),
+            prop::collection::vec((numbers(), any::<u64>(), any::<u64>()), 0..3),
+            prop::collection::vec(numbers(), 0..3),
         ),
     ) -> VersionEdit {
         VersionEdit {
@@ -99,6 +104,8 @@ prop_compose! {
             keyspaces_renamed: renamed.into_iter().map(|(id, name)| (KeyspaceId(id), name)).collect(),
             next_keyspace,
             last_seq,
+            blobs_added: blobs.into_iter().map(|(number, id, size)| BlobMeta { number, id, size }).collect(),
+            blobs_removed,
             ranges_deleted,
             ranges_forgotten,
             clock,
@@ -171,14 +178,14 @@ fn unknown_fields_are_skipped_if_odd_and_unsupported_if_even() {
     let mut bytes = encoded(&known);
     bytes.extend_from_slice(&[25, 2, 0xff, 0xff]);
     assert_eq!(VersionEdit::decode(&bytes).unwrap(), known);
-    for reserved in [24, 26, 38, 0] {
+    for reserved in [38, 40, 0] {
         let kind = VersionEdit::decode(&[reserved, 0]).unwrap_err().kind();
         assert_eq!(kind, ErrorKind::Unsupported);
     }
     // The same holds for the fields at the end of a table.
     let edit = VersionEdit::parse("add L0 run 1 000100:[a#5-j#9]").unwrap();
     let bytes = encoded(&edit);
-    for (tag, known) in [(3, true), (2, false), (6, false)] {
+    for (tag, known) in [(3, true), (2, false), (8, false)] {
         let mut longer = bytes.clone();
         longer[1] += 3;
         longer.extend_from_slice(&[tag, 1, 9]);

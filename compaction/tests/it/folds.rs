@@ -126,6 +126,7 @@ proptest! {
             may_exist_below: &may_exist,
             folding: Some(Folding { combine: &combine, deleted: &deleted }),
             keeps: None,
+            fetch: None,
         };
         let mut iter = CompactionIter::new(Sorted::new(input.clone()), rules);
         let mut output = Vec::new();

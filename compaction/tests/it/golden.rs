@@ -237,6 +237,7 @@ fn merge_entries(command: &Command) -> Answer {
             deleted: &deleted,
         }),
         keeps: Some(&keeps),
+        fetch: None,
     };
     let mut iter = CompactionIter::new(input, rules);
     let mut out = String::new();

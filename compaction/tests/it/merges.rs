@@ -137,6 +137,7 @@ proptest! {
             may_exist_below: &may_exist,
             folding: None,
             keeps: None,
+            fetch: None,
         };
         let mut iter = CompactionIter::new(MergingIterator::new(all), rules);
         let mut seen = HashSet::new();
@@ -172,6 +173,7 @@ proptest! {
             may_exist_below: &never,
             folding: None,
             keeps: None,
+            fetch: None,
         };
         let mut iter = CompactionIter::new(Sorted::new(entries.clone()), rules);
         let mut kept = Vec::new();
@@ -219,6 +221,7 @@ fn rules<'a>(
         may_exist_below,
         folding: None,
         keeps: None,
+        fetch: None,
     }
 }
 

@@ -336,6 +336,7 @@ impl Tree {
                 may_exist_below: &may_hold,
                 folding: None,
                 keeps: None,
+                fetch: None,
             },
             target_size: self.target_size,
             compression,
