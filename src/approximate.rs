@@ -28,14 +28,15 @@
 //!   take effect at once.
 //!
 //! Sizes are those of the blocks as stored, with their share of fences, point index and properties, so that the sizes of
-//! all keyspaces add up to the files'; of lists, of keys and values.
+//! all keyspaces add up to the files'; of lists, of keys and values. Large values, which lie in blob files, are as exact only
+//! where tables are covered whole: a table knows how many bytes all of them have, and a part of it counts by its entries.
 
 use std::sync::Arc;
 
 use terrace_base::{
     DeletedRange, InternalIterator, KeyRef, KeyspaceId, RangeSet, Result, SeqNo, UserKey, ValueKind,
 };
-use terrace_sstable::{Stretch, Table, TableInfo};
+use terrace_sstable::{BlobRef, Stretch, Table, TableInfo};
 
 use crate::bounds::{KeyBounds, half_open};
 use crate::events::damage;
@@ -166,6 +167,10 @@ impl Estimate<'_> {
         };
         self.entries += stretch.entries.saturating_sub(stretch.tombstones);
         self.bytes += stretch.bytes;
+        let large: u64 = info.blobs.iter().map(|(_, bytes)| bytes).sum();
+        let share =
+            u128::from(large) * u128::from(stretch.entries) / u128::from(info.entries.max(1));
+        self.bytes += u64::try_from(share).unwrap_or(u64::MAX).min(large);
         Ok(())
     }
 
@@ -204,6 +209,10 @@ impl Estimate<'_> {
                 if key.kind != ValueKind::Tombstone && !hidden {
                     self.entries += 1;
                     self.bytes += (key.user.bytes.len() + cursor.value().len()) as u64;
+                    if key.kind.in_blob() {
+                        let at = BlobRef::decode(cursor.value())?;
+                        self.bytes += at.record_len(key.user.bytes.len());
+                    }
                 }
             }
             cursor.next()?;

@@ -15,6 +15,7 @@ use terrace_base::{Result, SeqNo, UserKey, ValueKind};
 use terrace_sstable::Value;
 
 use crate::batch::{Batch, Entries, Framing, Write, check_lengths};
+use crate::blob::Want;
 use crate::bounds::OwnedBounds;
 use crate::check::{CheckedKey, Checks, counter, joined};
 use crate::commit::opened_read_only;
@@ -253,7 +254,13 @@ impl Keyspace {
             self.state.check_alive()?;
             let (view, at) = engine.committer.newest();
             let point = ReadPoint::newest(at);
-            let (seen, live) = view.look(checked.user, checked.hash, point, &engine.context)?;
+            let (seen, live) = view.look(
+                checked.user,
+                checked.hash,
+                point,
+                &engine.context,
+                Want::Whole,
+            )?;
             let Some(live) = live else {
                 engine.committer.wait_visible(seen)?;
                 return Ok(false);
@@ -299,7 +306,8 @@ impl Keyspace {
             let visible = engine.committer.visible();
             let view = engine.views.cell.load();
             let at = ReadPoint::newest(SeqNo::MAX);
-            let (seen, live) = view.look(checked.user, checked.hash, at, &engine.context)?;
+            let (seen, live) =
+                view.look(checked.user, checked.hash, at, &engine.context, Want::Whole)?;
             let (value, answer) = match decide(live.map(|live| live.value)) {
                 Ok(Step::Write(value, answer)) => (value, answer),
                 Ok(Step::Stay(answer)) => {

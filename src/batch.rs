@@ -9,6 +9,8 @@
 //!            | 2 | keyspace | key                delete
 //!            | 3 | keyspace | key | operand      merge
 //!            | 4 | keyspace | key | value        put until a time, which the value begins with
+//!            | 5 | keyspace | key | reference    put of a value in a blob file
+//!            | 6 | keyspace | key | reference    the same until a time, which stands in front
 //!            | 7 | keyspace | lower | bounded: u8 (0, 1) | upper      delete a range of keys
 //!            | 34 | time: varint                      the database's clock, in milliseconds since 1970
 //!            | 32 | keyspace | name | options    create a keyspace
@@ -106,7 +108,7 @@ impl<'a> Operations<'a> {
         }
         let id = KeyspaceId(d.varint_u32()?);
         Ok(match code {
-            1..=4 => {
+            1..=6 => {
                 let kind = ValueKind::from_byte(code)?;
                 let user = UserKey::new(id, d.slice()?);
                 let value = match kind {
@@ -140,7 +142,7 @@ impl<'a> Operations<'a> {
                 id,
                 name: d.slice()?,
             },
-            5..=6 | 8..=31 => {
+            8..=31 => {
                 return Err(Error::unsupported(format!(
                     "operation {code} in the log was written by a newer terrace"
                 )));
@@ -330,6 +332,8 @@ pub struct Batch {
     /// The keyspaces that the batch names, other than a default one.
     pub(crate) keyspaces: Vec<Arc<KeyspaceState>>,
     pub(crate) wrong: Option<Error>,
+    /// Bytes of the largest value.
+    pub(crate) largest: usize,
     /// What is found out when it is written.
     pub(crate) deferred: Deferred,
 }
@@ -346,6 +350,7 @@ impl Batch {
         self.keyspaces.clear();
         self.deferred.clear();
         (self.count, self.durability, self.wrong) = (0, None, None);
+        self.largest = 0;
         self.deadlines.clear();
         self.lasting.clear();
         self.merging.clear();
@@ -481,6 +486,7 @@ impl Batch {
     ) {
         if self.admit(user.bytes.len(), value.len()) {
             self.count += 1;
+            self.largest = self.largest.max(value.len());
             let len = value.len() + deadline.map_or(0, |_| EXPIRY_LEN);
             let framing = Framing::new(user, kind, len);
             self.payload.extend_from_slice(framing.before_key());
@@ -697,6 +703,8 @@ pub(crate) struct Write<'a> {
     pub(crate) len: usize,
     /// Operations in front that `entries` leaves out: they change no entry.
     pub(crate) lead: u32,
+    /// No value in it is larger.
+    pub(crate) largest: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -730,18 +738,27 @@ pub(crate) enum Effect<'a> {
 impl<'a> Write<'a> {
     pub(crate) fn new(parts: &'a [&'a [u8]], count: u32, entries: Entries<'a>) -> Write<'a> {
         let len = parts.iter().map(|part| part.len()).sum();
+        let largest = match entries {
+            Entries::One { value, .. } => value.len(),
+            Entries::Payload(_) => len,
+            Entries::None => 0,
+        };
         Write {
             parts,
             count,
             entries,
             len,
             lead: 0,
+            largest,
         }
     }
 
     /// The write of a batch whose payload follows `lead`, the bytes of an operation without effect on entries.
     pub(crate) fn of_batch(batch: &'a Batch, parts: &'a [&'a [u8]; 2]) -> Write<'a> {
-        Write::of_payload(batch.count, parts)
+        Write {
+            largest: batch.largest,
+            ..Write::of_payload(batch.count, parts)
+        }
     }
 
     /// The same of a payload of `count` operations, the second part.

@@ -215,6 +215,11 @@ impl Engine {
         checks: &Checks<'_>,
     ) -> Result<Option<Receipt>> {
         self.check_process()?;
+        if self.may_be_large(write) {
+            return self.separate(write, |small| {
+                self.append_if(small, durability, keyspaces, checks)
+            });
+        }
         self.views.pacer.pace(self, write)?;
         let durability = durability.unwrap_or(self.options.durability);
         let receipt =

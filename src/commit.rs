@@ -55,6 +55,10 @@ pub(crate) trait CommitEnv: fmt::Debug + Send + Sync {
     fn make_segment(&self, min_size: u64, ahead: bool) -> Result<(SegmentMeta, u64)>;
     /// The log cannot take a segment that was made for it.
     fn return_segment(&self, segment: &SegmentMeta);
+    /// Makes durable what entries of the log refer to in other files. Called before the log is synced.
+    fn sync_blobs(&self) -> Result<()> {
+        Ok(())
+    }
     /// A list was sealed, or the log began its spare segment.
     fn work_due(&self);
     /// A ticket or an interval waits for a sync by the log's thread.
@@ -546,7 +550,8 @@ impl Committer {
         state.oldest_syncing = state.oldest_unsynced.take();
         state.sync_at = None;
         drop(state);
-        let result = point.run();
+        // What a promise of the log covers may refer to blob files.
+        let result = self.env.sync_blobs().and_then(|()| point.run());
         state = lock(&self.state);
         (state.syncing, state.oldest_syncing) = (false, None);
         match result {
@@ -663,6 +668,18 @@ impl Committer {
         if !state.list.list().is_empty() && state.failed.is_none() {
             self.seal_locked(&mut state);
         }
+    }
+
+    /// Begins a new active list: the one before holds nothing that is appended later.
+    pub(crate) fn begin_list(&self) {
+        let _guard = PanicGuard::new(self);
+        let mut state = lock(&self.state);
+        if !state.list.list().is_empty() {
+            return self.seal_locked(&mut state);
+        }
+        state.list = ListWriter::new();
+        let active = state.list.list().clone();
+        self.views.install(|view| view.active = active);
     }
 
     /// A name for a merged piece of the memtable.

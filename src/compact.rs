@@ -19,6 +19,7 @@ use terrace_compaction::{
 };
 use terrace_sstable::Table;
 
+use crate::blob::{self, Want};
 use crate::engine::Engine;
 use crate::events::{Plain, event};
 use crate::files::BLOCK_SIZE;
@@ -206,6 +207,7 @@ impl Engine {
 
     fn merge_down(&self, compaction: &Compaction, version: &Version) -> Result<()> {
         let mut tables = NewTables::new(self);
+        tables.blobs.separates = true;
         let written = self.write_merged(compaction, version, &mut tables);
         let installed = written.and_then(|edit| self.install(&edit));
         if installed.is_err() {
@@ -230,10 +232,15 @@ impl Engine {
         let combine = |key: UserKey<'_>, parts: &[&[u8]]| self.combine_for_good(key, parts);
         let keeps = |key: UserKey<'_>, value: &[u8]| policies.keeps(key, value);
         let keeps: &Keeps<'_> = &keeps;
+        let fetch = |key: UserKey<'_>, stored: &[u8]| {
+            let value = blob::read(version.blobs(), key, stored, Want::Whole);
+            value.ok().map(|value| value.to_vec())
+        };
         let options = MergeOptions {
             // The same holds for the ranges: the version has those of edits alone.
             rules: Rules {
                 keeps: policies.has_filters().then_some(keeps),
+                fetch: Some(&fetch),
                 ..horizon.rules(version.deleted(), &may_hold, &combine)
             },
             target_size: self.options.tuning.table_bytes,
@@ -247,7 +254,7 @@ impl Engine {
         compaction.edit(&result)
     }
 
-    fn install(&self, edit: &VersionEdit) -> Result<()> {
+    pub(crate) fn install(&self, edit: &VersionEdit) -> Result<()> {
         self.versions.log_and_apply(edit, |_, version| {
             self.views.install(|view| view.version = version.clone());
         })?;

@@ -18,6 +18,7 @@ use terrace_base::key::split_expiry;
 use terrace_base::{Error, KeyspaceId, OwnedUserKey, Result, SeqNo, UserKey, ValueKind};
 
 use crate::batch::{Batch, MAX_BATCH_LEN, Operation, Operations, Write, encode_put};
+use crate::blob::Want;
 use crate::check::{CheckedKey, Checks, conflict, counter, joined};
 use crate::commit::Receipt;
 use crate::context::{Context, ReadPoint};
@@ -172,10 +173,15 @@ struct State<'a> {
 
 impl<'a> State<'a> {
     /// The version of a key and its value. `seen` becomes the newest entry looked at.
-    fn look(&self, user: UserKey<'_>, seen: &mut SeqNo) -> Result<(SeqNo, Option<Live<'a>>)> {
+    fn look(
+        &self,
+        user: UserKey<'_>,
+        want: Want,
+        seen: &mut SeqNo,
+    ) -> Result<(SeqNo, Option<Live<'a>>)> {
         let (seq, live) = self
             .view
-            .look(user, key_hash(user), self.at, self.context)?;
+            .look(user, key_hash(user), self.at, self.context, want)?;
         *seen = seq.max(*seen);
         Ok((seq, live))
     }
@@ -186,7 +192,7 @@ fn resolve(batch: &Batch, state: State<'_>, seen: &mut SeqNo) -> Result<Resolved
     let deferred = &batch.deferred;
     for Condition { user, version } in &deferred.conditions {
         let user = user.as_ref();
-        match (version, state.look(user, seen)?) {
+        match (version, state.look(user, Want::Nothing, seen)?) {
             (None, (_, None)) => {}
             (Some(version), (seq, Some(_))) if *version == seq => {}
             (None, (_, Some(_))) => return Err(conflict(user.bytes, "exists")),
@@ -197,7 +203,7 @@ fn resolve(batch: &Batch, state: State<'_>, seen: &mut SeqNo) -> Result<Resolved
     let mut values: BTreeMap<UserKey<'_>, Option<Vec<u8>>> = BTreeMap::new();
     for change in &deferred.changes {
         let user = change.user.as_ref();
-        let (_, live) = state.look(user, seen)?;
+        let (_, live) = state.look(user, Want::Whole, seen)?;
         values.insert(user, live.map(|live| live.value.to_vec()));
     }
     let mut operations = Operations::new(&batch.payload, batch.count);

@@ -6,7 +6,8 @@
 //!            └ visible SeqNo               ^ every reader pins one, lock-free
 //! ```
 //!
-//! Locks, in the order in which they may be taken: `Engine::flushing`, `Catalogue::changing`, `Committer::making_segment`, the
+//! Locks, in the order in which they may be taken: `Engine::flushing`, `Catalogue::changing`, `Blobs::making`,
+//! `Committer::making_segment`, the
 //! version set, the commit state, the catalogue, the view's install lock, the background state. None is held
 //! while user code runs, and readers take none of them.
 
@@ -23,6 +24,7 @@ use crate::background::{Background, Task};
 use crate::batch::{
     Batch, Entries, Write, encode_create, encode_drop, encode_rename, encode_set_options,
 };
+use crate::blob::Blobs;
 use crate::commit::{CommitEnv, Committer, Receipt, closed, opened_read_only};
 use crate::context::Context;
 use crate::files::Files;
@@ -72,6 +74,7 @@ pub(crate) struct Engine {
     pub(crate) default_keyspace: Arc<KeyspaceState>,
     pub(crate) background: Arc<Background>,
     pub(crate) space: Arc<Space>,
+    pub(crate) blobs: Arc<Blobs>,
     pub(crate) counters: Counters,
     /// Operands written since the open.
     pub(crate) operands: AtomicU64,
@@ -94,6 +97,7 @@ pub(crate) struct Env {
     pub(crate) versions: Arc<VersionSet>,
     pub(crate) background: Arc<Background>,
     pub(crate) space: Arc<Space>,
+    pub(crate) blobs: Arc<Blobs>,
     /// Sizes of segments: the next, and the largest.
     pub(crate) next_segment: AtomicU64,
     pub(crate) largest_segment: u64,
@@ -123,6 +127,10 @@ impl CommitEnv for Env {
     fn return_segment(&self, segment: &SegmentMeta) {
         let reusable = (segment.number, segment.size);
         self.versions.lock().reusable.push_back(reusable);
+    }
+
+    fn sync_blobs(&self) -> Result<()> {
+        self.blobs.sync()
     }
 
     fn work_due(&self) {
@@ -250,6 +258,9 @@ impl Engine {
         keyspaces: &[Arc<KeyspaceState>],
     ) -> Result<SeqNo> {
         self.check_process()?;
+        if self.may_be_large(write) {
+            return self.separate(write, |small| self.write(small, durability, keyspaces));
+        }
         self.views.pacer.pace(self, write)?;
         let durability = durability.unwrap_or(self.options.durability);
         let last = self.committer.commit(write, durability, keyspaces)?;
@@ -328,12 +339,19 @@ impl Engine {
         let clock = self.date(batch);
         let parts = [clock.as_deref().unwrap_or_default(), &batch.payload];
         let write = Write::of_batch(batch, &parts);
-        self.views.pacer.pace(self, &write)?;
+        self.append_write(&write, batch)
+    }
+
+    fn append_write(&self, write: &Write<'_>, batch: &Batch) -> Result<Receipt> {
+        if self.may_be_large(write) {
+            return self.separate(write, |small| self.append_write(small, batch));
+        }
+        self.views.pacer.pace(self, write)?;
         let durability = batch.durability.unwrap_or(self.options.durability);
         let receipt = self
             .committer
-            .append(&write, durability, &batch.keyspaces, &mut |_| {})?;
-        self.counters.written(&write);
+            .append(write, durability, &batch.keyspaces, &mut |_| {})?;
+        self.counters.written(write);
         Ok(receipt)
     }
 
@@ -569,6 +587,7 @@ impl Engine {
         }
         let trouble = self.space.full().or_else(|| self.background.trouble());
         let trouble = trouble.or_else(|| self.context.policies.trouble());
+        let trouble = trouble.or_else(|| self.blobs.damage());
         if let Some(trouble) = trouble {
             return Err(trouble);
         }
@@ -594,7 +613,7 @@ impl Engine {
                 idle.is_none()
             })?;
         }
-        while self.reclaim_once()? || self.expire_once()? {}
+        while self.reclaim_once()? || self.expire_once()? || self.tend_blobs(true)? {}
         self.become_idle()?;
         self.files.remove_obsolete()
     }
@@ -603,6 +622,7 @@ impl Engine {
     pub(crate) fn compact_range(&self, range: &KeyRange<'_>) -> Result<()> {
         self.flush()?;
         while self.compact_range_once(range)? || self.reclaim_once()? || self.expire_once()? {}
+        while self.tend_blobs(true)? {}
         self.files.remove_obsolete()
     }
 

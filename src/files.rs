@@ -1,4 +1,4 @@
-//! The files of tables: opening them lazily, making new ones, and removing those that nothing refers to.
+//! The files of tables and large values: opening them lazily, making new ones, and removing those that nothing refers to.
 //!
 //! A table leaves in two steps. The edit that removes it from the tree is synced; then, once the last reader
 //! that pinned it is gone, its number lands in the list of the obsolete, and a worker unlinks it. A running
@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use terrace_base::vfs::{Fs, OpenMode};
 use terrace_base::{Error, ErrorKind, FileKind, FileNumber, Result};
-use terrace_compaction::{TableMeta, TableStore};
-use terrace_sstable::{BlockCache, IoMode, Table};
+use terrace_compaction::{BlobFile, BlobMeta, TableMeta, TableStore};
+use terrace_sstable::{BLOB_HEADER_LEN, BlobReader, BlockCache, IoMode, Table};
 
 /// Bytes of a raw block.
 pub(crate) const BLOCK_SIZE: usize = 8192;
@@ -25,7 +25,7 @@ pub(crate) struct Files {
     pub(crate) dir: PathBuf,
     io: IoMode,
     pub(crate) cache: Arc<BlockCache>,
-    obsolete: Mutex<Vec<FileNumber>>,
+    obsolete: Mutex<Vec<FileKind>>,
     /// No deletion any more.
     frozen: AtomicBool,
 }
@@ -59,6 +59,27 @@ impl Files {
         }
     }
 
+    /// The same of a listed blob file, which may have grown since it was listed.
+    pub(crate) fn check_blob(&self, file: &BlobFile) -> Result<()> {
+        let meta = file.meta();
+        let path = FileKind::Blob(meta.number).path(&self.dir);
+        let Some(found) = self.fs.metadata(&path)? else {
+            let text = "a blob file that the manifest lists is missing";
+            return Err(Error::corruption(text).in_file(&path, 0));
+        };
+        if found.len < BLOB_HEADER_LEN || (meta.size > 0 && found.len != meta.size) {
+            let text = format!("the blob file has {} bytes, not as listed", found.len);
+            return Err(Error::corruption(text).in_file(&path, found.len));
+        }
+        file.grown_to(found.len);
+        Ok(())
+    }
+
+    fn push_obsolete(&self, file: FileKind) {
+        let mut obsolete = self.obsolete.lock().unwrap_or_else(|p| p.into_inner());
+        obsolete.push(file);
+    }
+
     /// Reads every block of new tables back, before anything relies on them.
     pub(crate) fn read_back(&self, tables: &[TableMeta]) -> Result<()> {
         for meta in tables {
@@ -84,18 +105,18 @@ impl Files {
         self.frozen.load(Ordering::SeqCst)
     }
 
-    /// Removes the tables that nothing refers to any more.
+    /// Removes the files that nothing refers to any more.
     pub(crate) fn remove_obsolete(&self) -> Result<()> {
         loop {
-            let number = {
+            let file = {
                 let mut obsolete = self.obsolete.lock().unwrap_or_else(|p| p.into_inner());
                 obsolete.pop()
             };
-            let Some(number) = number else { return Ok(()) };
+            let Some(file) = file else { return Ok(()) };
             if self.frozen() {
                 return Ok(());
             }
-            self.remove(FileKind::Table(number))?;
+            self.remove(file)?;
         }
     }
 
@@ -117,9 +138,15 @@ impl TableStore for Files {
     }
 
     fn obsolete(&self, number: FileNumber) {
-        self.obsolete
-            .lock()
-            .unwrap_or_else(|p| p.into_inner())
-            .push(number);
+        self.push_obsolete(FileKind::Table(number));
+    }
+
+    fn open_blob(&self, meta: &BlobMeta) -> Result<BlobReader> {
+        let path = FileKind::Blob(meta.number).path(&self.dir);
+        BlobReader::open(self.fs.open(&path, OpenMode::Read)?, meta.id)
+    }
+
+    fn obsolete_blob(&self, number: FileNumber) {
+        self.push_obsolete(FileKind::Blob(number));
     }
 }

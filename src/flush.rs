@@ -14,17 +14,19 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use std::sync::atomic::Ordering;
 use terrace_base::vfs::OpenMode;
 use terrace_base::{
     Error, FileKind, FileNumber, InternalIterator, KeyRef, KeyspaceId, MergingIterator, RangeSet,
-    Result, SeqNo, UserKey, mutant,
+    Result, SeqNo, UserKey, ValueKind, mutant,
 };
 use terrace_compaction::{
-    AddedTable, Combine, CompactionIter, Flushed, Folding, MergeOptions, OlderRuns, Outputs, Rules,
-    Stripes, TableMeta, VersionEdit,
+    AddedTable, BlobMeta, Combine, CompactionIter, Flushed, Folding, MergeOptions, MergeResult,
+    OlderRuns, Outputs, Rules, Stripes, TableMeta, VersionEdit,
 };
 use terrace_sstable::{Compression, Table, TableIter, TableWriter, WriterOptions};
 
+use crate::blob::job::NewBlobs;
 use crate::engine::Engine;
 use crate::files::BLOCK_SIZE;
 use crate::memtable::{Form, ListCursor, MemRun};
@@ -140,6 +142,7 @@ impl Horizon {
             may_exist_below,
             folding: Some(Folding { combine, deleted }),
             keeps: None,
+            fetch: None,
         }
     }
 }
@@ -149,6 +152,7 @@ impl Horizon {
 pub(crate) struct NewTables<'a> {
     engine: &'a Engine,
     pub(crate) numbers: Vec<FileNumber>,
+    pub(crate) blobs: NewBlobs,
 }
 
 impl<'a> NewTables<'a> {
@@ -156,21 +160,25 @@ impl<'a> NewTables<'a> {
         NewTables {
             engine,
             numbers: Vec::new(),
+            blobs: NewBlobs::new(engine, false),
         }
     }
 
     /// Those that were made before.
     pub(crate) fn made(engine: &'a Engine, numbers: Vec<FileNumber>) -> NewTables<'a> {
-        NewTables { engine, numbers }
+        NewTables {
+            numbers,
+            ..NewTables::new(engine)
+        }
     }
 
     /// Removes what was made; nothing if the edit may be on disk all the same. What cannot be removed now, the next
     /// open removes: no edit lists it.
     pub(crate) fn discard(self) {
-        for number in self.numbers {
-            if self.engine.files.frozen()
-                || self.engine.files.remove(FileKind::Table(number)).is_err()
-            {
+        let tables = self.numbers.into_iter().map(FileKind::Table);
+        let blobs = self.blobs.numbers.into_iter().map(FileKind::Blob);
+        for file in tables.chain(blobs) {
+            if self.engine.files.frozen() || self.engine.files.remove(file).is_err() {
                 return;
             }
         }
@@ -185,6 +193,25 @@ impl Outputs for NewTables<'_> {
         let file = engine.fs().open(&path, OpenMode::CreateNew)?;
         self.numbers.push(number);
         Ok((number, engine.fs().random(), engine.fs().random(), file))
+    }
+
+    fn large_from(&self) -> usize {
+        match self.blobs.separates {
+            true => self.engine.context.policies.large_from(),
+            false => usize::MAX,
+        }
+    }
+
+    fn moves_blobs(&self) -> bool {
+        self.blobs.moves()
+    }
+
+    fn place(&mut self, key: KeyRef<'_>, value: &[u8]) -> Result<Option<(ValueKind, Vec<u8>)>> {
+        self.blobs.place(self.engine, key, value)
+    }
+
+    fn finish_blobs(&mut self) -> Result<Vec<BlobMeta>> {
+        self.blobs.finish()
     }
 }
 
@@ -292,6 +319,7 @@ impl Engine {
                 deleted: ranges,
             }),
             keeps: None,
+            fetch: None,
         };
         let mut entries = CompactionIter::new(input, rules);
         while let Some((key, value)) = entries.next_kept()? {
@@ -366,9 +394,11 @@ impl Engine {
             .retain(|(_, at)| *at <= seq || mutant("act-on-unflushed-drop"));
         let ranges = RangeSet::union(runs.iter().map(|run| &*run.ranges));
         let mut tables = NewTables::new(self);
-        let metas = match self.write_level0(&view, runs, &ranges, horizon, &mut tables) {
-            Ok(metas) => metas,
+        let unflushed = self.blobs.unflushed.swap(0, Ordering::Relaxed);
+        let written = match self.write_level0(&view, runs, &ranges, horizon, &mut tables) {
+            Ok(written) => written,
             Err(error) => {
+                self.blobs.unflushed.fetch_add(unflushed, Ordering::Relaxed);
                 tables.discard();
                 return Err(error);
             }
@@ -379,7 +409,7 @@ impl Engine {
             tables.discard();
             return Ok(true); // Somebody else flushed them. There may be more.
         }
-        if let Err(error) = self.install_flush(runs, &ranges, flushed, metas) {
+        if let Err(error) = self.install_flush(runs, &ranges, flushed, written) {
             tables.discard();
             return Err(error);
         }
@@ -412,7 +442,7 @@ impl Engine {
             return Ok(()); // There are entries: the flush that takes them takes the changes along.
         };
         let flushed = Flushed { lsn: lsn.0, seq };
-        let result = self.install_flush(&[], &RangeSet::default(), flushed, Vec::new());
+        let result = self.install_flush(&[], &RangeSet::default(), flushed, MergeResult::default());
         self.heed(result)?;
         self.release_log(lsn)
     }
@@ -424,7 +454,7 @@ impl Engine {
         ranges: &RangeSet,
         horizon: Horizon,
         tables: &mut NewTables<'_>,
-    ) -> Result<Vec<TableMeta>> {
+    ) -> Result<MergeResult> {
         let older = OlderRuns::all(&view.version);
         let deleted = RangeSet::union([&**view.version.deleted(), ranges]);
         let may_hold = |key: UserKey<'_>| older.may_hold(key);
@@ -447,7 +477,17 @@ impl Engine {
         }
         self.complete(&result.tables)?;
         self.counters.flushed(&result);
-        Ok(result.tables)
+        if result
+            .tables
+            .iter()
+            .any(|table| !table.info.blobs.is_empty())
+        {
+            // What tables refer to must be on disk before they count.
+            self.blobs
+                .sync()
+                .inspect_err(|error| self.committer.poison(error.clone()))?;
+        }
+        Ok(result)
     }
 
     fn install_flush(
@@ -455,11 +495,13 @@ impl Engine {
         runs: &[Arc<MemRun>],
         ranges: &RangeSet,
         flushed: Flushed,
-        metas: Vec<TableMeta>,
+        written: MergeResult,
     ) -> Result<()> {
-        let run = metas.first().map_or(0, |meta| meta.number.0);
+        let MergeResult { tables, blobs, .. } = written;
+        let run = tables.first().map_or(0, |meta| meta.number.0);
         let mut edit = VersionEdit {
-            added: metas
+            blobs_added: blobs,
+            added: tables
                 .into_iter()
                 .map(|meta| AddedTable {
                     level: 0,

@@ -14,6 +14,7 @@ use terrace_base::key::{EXPIRY_LEN, split_expiry};
 use terrace_base::{Error, Result, SeqNo, UserKey, ValueKind};
 use terrace_sstable::{Found, Table, Value};
 
+use crate::blob::Want;
 use crate::context::{Context, ReadPoint};
 use crate::memtable::Form;
 use crate::view::View;
@@ -29,6 +30,22 @@ pub(crate) struct Live<'v> {
     /// When it goes, if it does; milliseconds since 1970.
     pub(crate) expires: Option<u64>,
     pub(crate) value: Value<'v>,
+    /// The value is but the part that was wanted.
+    pub(crate) partial: bool,
+}
+
+impl Live<'_> {
+    /// The bytes from `start` to `end` of the value, as far as it has them; read with [`Want::Part`].
+    pub(crate) fn part(self, start: u64, end: u64) -> Bytes {
+        let len = self.value.len();
+        let place = |n: u64| usize::try_from(n).unwrap_or(usize::MAX).min(len);
+        let (start, end) = (place(start), place(end));
+        match self.partial {
+            true => self.value.into_bytes(),
+            false if start >= end => Bytes::new(),
+            false => self.value.within(start, end).into_bytes(),
+        }
+    }
 }
 
 impl View {
@@ -39,6 +56,7 @@ impl View {
         key: UserKey<'_>,
         at: ReadPoint,
         context: &Context,
+        want: Want,
         use_it: impl FnOnce(Live<'_>) -> R,
     ) -> Result<Option<R>> {
         let Some(Found { seq, kind, value }) = self.newest(key, key_hash(key), at.seq)? else {
@@ -50,10 +68,11 @@ impl View {
                 seq,
                 expires: None,
                 value,
+                partial: false,
             }))),
             ValueKind::Tombstone => Ok(None),
             _ => {
-                let live = self.resolve(key, Found { seq, kind, value }, at, context)?;
+                let live = self.resolve(key, Found { seq, kind, value }, at, context, want)?;
                 Ok(live.map(use_it))
             }
         }
@@ -66,9 +85,10 @@ impl View {
         hash: u64,
         at: ReadPoint,
         context: &Context,
+        want: Want,
     ) -> Result<(SeqNo, Option<Live<'_>>)> {
         match self.newest(key, hash, at.seq)? {
-            Some(stored) => Ok((stored.seq, self.live(key, stored, at, context)?)),
+            Some(stored) => Ok((stored.seq, self.live(key, stored, at, context, want)?)),
             None => Ok((SeqNo::ZERO, None)),
         }
     }
@@ -81,15 +101,17 @@ impl View {
         stored: Found<'v>,
         at: ReadPoint,
         context: &Context,
+        want: Want,
     ) -> Result<Option<Live<'v>>> {
         match stored.kind {
             ValueKind::Put => Ok(Some(Live {
                 seq: stored.seq,
                 expires: None,
                 value: stored.value,
+                partial: false,
             })),
             ValueKind::Tombstone => Ok(None),
-            _ => self.resolve(key, stored, at, context),
+            _ => self.resolve(key, stored, at, context, want),
         }
     }
 
@@ -101,6 +123,7 @@ impl View {
         stored: Found<'v>,
         at: ReadPoint,
         context: &Context,
+        want: Want,
     ) -> Result<Option<Live<'v>>> {
         let Found { seq, kind, value } = stored;
         match kind {
@@ -111,12 +134,29 @@ impl View {
                     seq,
                     expires: Some(time),
                     value: value.skip(EXPIRY_LEN),
+                    partial: false,
                 };
                 Ok((!context.is_expired(time, at)).then_some(live))
             }
-            _ => Err(Error::unsupported(format!(
-                "an entry of kind {kind:?} cannot be read"
-            ))),
+            ValueKind::Blob | ValueKind::BlobExpiring => {
+                let expires = match kind.expires() {
+                    true => Some(split_expiry(&value)?.0),
+                    false => None,
+                };
+                if expires.is_some_and(|time| context.is_expired(time, at)) {
+                    return Ok(None);
+                }
+                let value = crate::blob::read(self.version.blobs(), key, &value, want)?;
+                Ok(Some(Live {
+                    seq,
+                    expires,
+                    value: Value::owned(value),
+                    partial: matches!(want, Want::Part(..)),
+                }))
+            }
+            ValueKind::Put | ValueKind::Tombstone => Err(Error::corruption(
+                "a plain entry came where others are resolved",
+            )),
         }
     }
 
@@ -139,7 +179,7 @@ impl View {
                 parts.push(older.value);
             } else if older.kind != ValueKind::Tombstone {
                 parts.extend(
-                    self.resolve(key, older, at, context)?
+                    self.resolve(key, older, at, context, Want::Whole)?
                         .map(|live| live.value),
                 );
             }
@@ -153,6 +193,7 @@ impl View {
             seq,
             expires: None, // What lies below may expire; the operands stay.
             value: Value::owned(Bytes::from(value)),
+            partial: false,
         })
     }
 

@@ -23,8 +23,8 @@ use terrace_base::{
     ValueKind, mutant,
 };
 use terrace_compaction::{
-    AddedTable, Flushed, MergeOptions, MergeResult, Rules, RunIter, Stripes, TableFile, TableMeta,
-    TableStore, VersionEdit,
+    AddedTable, BlobMeta, Flushed, MergeOptions, MergeResult, Rules, RunIter, Stripes, TableFile,
+    TableMeta, TableStore, VersionEdit,
 };
 use terrace_sstable::Compression;
 
@@ -52,10 +52,13 @@ pub struct IngestProgress {
     pub pieces: u64,
 }
 
+/// An entry: key, kind and stored value.
+type Taken = (Vec<u8>, ValueKind, Vec<u8>);
+
 /// Entries in the order of their keys, forwards only.
 trait Entries {
-    /// The next key and value.
-    fn next(&mut self) -> Result<Option<(Vec<u8>, Vec<u8>)>>;
+    /// The next entry.
+    fn next(&mut self) -> Result<Option<Taken>>;
 }
 
 /// What the caller gives, checked.
@@ -70,7 +73,7 @@ where
     K: AsRef<[u8]>,
     V: AsRef<[u8]>,
 {
-    fn next(&mut self) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
+    fn next(&mut self) -> Result<Option<Taken>> {
         let Some((key, value)) = self.input.next() else {
             return Ok(None);
         };
@@ -86,7 +89,7 @@ where
             ));
         }
         self.last = Some(key.to_vec());
-        Ok(Some((key.to_vec(), value.to_vec())))
+        Ok(Some((key.to_vec(), ValueKind::Put, value.to_vec())))
     }
 }
 
@@ -97,7 +100,7 @@ struct Newest<I> {
 }
 
 impl<I: InternalIterator> Entries for Newest<I> {
-    fn next(&mut self) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
+    fn next(&mut self) -> Result<Option<Taken>> {
         if !self.started {
             self.started = true;
             self.input.first()?;
@@ -105,12 +108,13 @@ impl<I: InternalIterator> Entries for Newest<I> {
         if !self.input.valid() {
             return Ok(None);
         }
-        let key = self.input.key().user.bytes.to_vec();
+        let KeyRef { user, kind, .. } = self.input.key();
+        let key = user.bytes.to_vec();
         let value = self.input.value().to_vec();
         while self.input.valid() && self.input.key().user.bytes == key.as_slice() {
             self.input.next()?;
         }
-        Ok(Some((key, value)))
+        Ok(Some((key, kind, value)))
     }
 }
 
@@ -119,7 +123,7 @@ struct Numbered<'a> {
     entries: &'a mut dyn Entries,
     keyspace: KeyspaceId,
     seq: SeqNo,
-    here: Option<(Vec<u8>, Vec<u8>)>,
+    here: Option<Taken>,
 }
 
 fn forwards_only<T>() -> Result<T> {
@@ -151,12 +155,12 @@ impl InternalIterator for Numbered<'_> {
         self.here.is_some()
     }
     fn key(&self) -> KeyRef<'_> {
-        let bytes = self.here.as_ref().map_or(&[][..], |(key, _)| key);
-        let user = UserKey::new(self.keyspace, bytes);
-        KeyRef::new(user, self.seq, ValueKind::Put)
+        let here = self.here.as_ref();
+        let (bytes, kind) = here.map_or((&[][..], ValueKind::Put), |(key, kind, _)| (key, *kind));
+        KeyRef::new(UserKey::new(self.keyspace, bytes), self.seq, kind)
     }
     fn value(&self) -> &[u8] {
-        self.here.as_ref().map_or(&[], |(_, value)| value)
+        self.here.as_ref().map_or(&[], |(_, _, value)| value)
     }
 }
 
@@ -250,7 +254,7 @@ struct Sorter<'e> {
 struct Sorted<'a>(std::iter::Peekable<std::vec::Drain<'a, (Vec<u8>, Vec<u8>)>>);
 
 impl Entries for Sorted<'_> {
-    fn next(&mut self) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
+    fn next(&mut self) -> Result<Option<Taken>> {
         // The sort is stable: the last of equal keys was given last.
         let mut found = self.0.next();
         while let Some((key, _)) = &found
@@ -258,7 +262,7 @@ impl Entries for Sorted<'_> {
         {
             found = Some(later);
         }
-        Ok(found)
+        Ok(found.map(|(key, value)| (key, ValueKind::Put, value)))
     }
 }
 
@@ -290,9 +294,13 @@ impl Sorter<'_> {
         // Later pieces are newer.
         let seq = SeqNo::new(self.pieces.len() as u64 + 1);
         let mut sorted = Sorted(self.entries.drain(..).peekable());
-        let written =
-            self.engine
-                .write_ingested(self.keyspace, seq, &mut sorted, Compression::None)?;
+        let written = self.engine.write_ingested(
+            self.keyspace,
+            seq,
+            &mut sorted,
+            Compression::None,
+            false,
+        )?;
         drop(sorted);
         let store: Arc<dyn TableStore> = self.engine.files.clone();
         let open = |meta: TableMeta| {
@@ -314,13 +322,14 @@ impl Engine {
         keyspace.check_alive()?;
         let compression = self.options.compression;
         let mut seq = self.committer.end().1.plus(AHEAD);
-        let mut written = self.write_ingested(keyspace.id, seq, entries, compression)?;
+        let mut written = self.write_ingested(keyspace.id, seq, entries, compression, true)?;
+        let blobs = std::mem::take(&mut written.blobs);
         loop {
             if written.tables.is_empty() {
                 return Ok(self.committer.visible());
             }
             let metas = written.tables.clone();
-            match self.publish_ingested(keyspace, seq, &metas) {
+            match self.publish_ingested(keyspace, seq, &metas, &blobs) {
                 Ok(true) => {
                     self.counters.flushed(&written);
                     self.background.wake_compaction();
@@ -328,7 +337,7 @@ impl Engine {
                 }
                 Ok(false) => {}
                 Err(error) => {
-                    self.discard(&metas);
+                    self.discard(&metas, &blobs);
                     return Err(error);
                 }
             }
@@ -340,26 +349,30 @@ impl Engine {
                 input: RunIter::over(metas.iter().map(open).collect(), true),
                 started: false,
             };
-            let result = self.write_ingested(keyspace.id, seq, &mut again, compression);
+            let result = self.write_ingested(keyspace.id, seq, &mut again, compression, false);
             drop(again);
-            self.discard(&metas);
+            self.discard(&metas, if result.is_err() { &blobs } else { &[] });
             written = result?;
         }
     }
 
-    /// Removes tables that no edit lists. What cannot be removed now, the next open removes.
-    fn discard(&self, metas: &[TableMeta]) {
+    /// Removes tables and blob files that no edit lists. What cannot be removed now, the next open removes.
+    fn discard(&self, metas: &[TableMeta], blobs: &[BlobMeta]) {
         let numbers = metas.iter().map(|meta| meta.number).collect();
-        NewTables::made(self, numbers).discard();
+        let mut made = NewTables::made(self, numbers);
+        made.blobs.numbers = blobs.iter().map(|blob| blob.number).collect();
+        made.discard();
     }
 
-    /// Writes entries into new tables, which are on disk and read back then.
+    /// Writes entries into new tables, which are on disk and read back then; large values into blob files, if they are to be
+    /// taken apart.
     fn write_ingested(
         &self,
         keyspace: KeyspaceId,
         seq: SeqNo,
         entries: &mut dyn Entries,
         compression: Compression,
+        separate: bool,
     ) -> Result<MergeResult> {
         let input = Numbered {
             entries,
@@ -380,13 +393,15 @@ impl Engine {
                 may_exist_below: &|_| true,
                 folding: None,
                 keeps: None,
+                fetch: None,
             },
             target_size: self.options.tuning.table_bytes,
             compression,
             block_size: BLOCK_SIZE,
             should_stop: &|| self.background.lock().stop,
         };
-        let mut tables = NewTables::made(self, Vec::new());
+        let mut tables = NewTables::new(self);
+        tables.blobs.separates = separate;
         let written = terrace_compaction::merge(input, &options, &mut tables).and_then(|result| {
             if !mutant("ingest-without-sync") {
                 self.complete(&result.tables)?;
@@ -405,6 +420,7 @@ impl Engine {
         keyspace: &KeyspaceState,
         seq: SeqNo,
         metas: &[TableMeta],
+        blobs: &[BlobMeta],
     ) -> Result<bool> {
         self.flush()?; // So that little is left to do while writers wait.
         let _gate = self.committer.shut_gate()?;
@@ -426,6 +442,7 @@ impl Engine {
         };
         let edit = VersionEdit {
             added: metas.iter().map(added).collect(),
+            blobs_added: blobs.to_vec(),
             flushed: Some(Flushed { lsn: lsn.0, seq }),
             last_seq: Some(seq),
             clock: Some(self.context.now()),

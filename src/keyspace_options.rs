@@ -11,6 +11,7 @@
 //!  1   milliseconds: varint      plain puts expire so long after they are written
 //!  2   name                      of the merge operator
 //!  3   name                      of the compaction filter
+//!  4   bytes: varint             values from this length on go into blob files
 //! ```
 //!
 //! A field that is absent says nothing. An unknown tag was written by a newer version, and decides how entries are to be
@@ -26,6 +27,10 @@ use crate::context::millis;
 const EXPIRY: u64 = 1;
 const MERGE_OPERATOR: u64 = 2;
 const COMPACTION_FILTER: u64 = 3;
+const BLOB_THRESHOLD: u64 = 4;
+
+/// A threshold below this would store more than it saves.
+const LEAST_THRESHOLD: u64 = 64;
 
 /// Options of a keyspace. They are stored with it; [`Keyspace::set_options`](crate::Keyspace::set_options) changes them.
 ///
@@ -49,6 +54,8 @@ pub struct KeyspaceOptions {
     pub merge_operator: Option<String>,
     /// The name of the compaction filter.
     pub compaction_filter: Option<String>,
+    /// Values from this length on go into blob files.
+    pub blob_threshold: Option<u64>,
 }
 
 impl KeyspaceOptions {
@@ -79,6 +86,32 @@ impl KeyspaceOptions {
         self
     }
 
+    /// From how many bytes on values are kept in blob files: written once, apart from their keys, so that merges move
+    /// references and not the values. 4 KiB by default, which `None` stands for; at least 64; [`u64::MAX`] is never.
+    ///
+    /// It concerns later writes; what is there follows as merges come across it, but values do not come back out of blob
+    /// files. A value in a blob file costs a read of its own, also in scans, unless only keys are asked for.
+    ///
+    /// ```
+    /// # fn main() -> terrace::Result<()> {
+    /// use terrace::{Db, KeyspaceOptions};
+    /// let db = Db::in_memory()?;
+    /// let films = db.create_keyspace("films", KeyspaceOptions::new().blob_threshold(Some(64 << 10)))?;
+    /// films.put("metropolis", vec![0; 1 << 20])?;
+    /// assert_eq!(db.stats().blob_files, 1);
+    /// # Ok(()) }
+    /// ```
+    pub fn blob_threshold(mut self, bytes: Option<u64>) -> KeyspaceOptions {
+        self.blob_threshold = bytes.map(|bytes| bytes.max(LEAST_THRESHOLD));
+        self
+    }
+
+    /// The threshold, if it is not the default one.
+    pub(crate) fn threshold(&self) -> Option<usize> {
+        self.blob_threshold
+            .map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX))
+    }
+
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         let mut put = |tag, payload: &[u8]| {
@@ -95,6 +128,11 @@ impl KeyspaceOptions {
         }
         if let Some(name) = &self.compaction_filter {
             put(COMPACTION_FILTER, name.as_bytes());
+        }
+        if let Some(bytes) = self.blob_threshold {
+            let mut payload = Vec::new();
+            put_varint(&mut payload, bytes);
+            put(BLOB_THRESHOLD, &payload);
         }
         out
     }
@@ -116,6 +154,11 @@ impl KeyspaceOptions {
                 }
                 MERGE_OPERATOR => options.merge_operator = Some(name()?),
                 COMPACTION_FILTER => options.compaction_filter = Some(name()?),
+                BLOB_THRESHOLD => {
+                    let mut bytes = Decoder::new(payload);
+                    options = options.blob_threshold(Some(bytes.varint()?));
+                    bytes.finish()?;
+                }
                 _ => {
                     return Err(Error::unsupported(format!(
                         "a keyspace has an option {tag} of a newer terrace; open it with that version"
@@ -149,7 +192,8 @@ mod tests {
         let all = KeyspaceOptions::new()
             .expiry(Some(Duration::from_micros(1_234_567)))
             .merge_operator("add")
-            .compaction_filter(Some("old"));
+            .compaction_filter(Some("old"))
+            .blob_threshold(Some(u64::MAX));
         assert_eq!(all.expiry, Some(Duration::from_millis(1234)));
         for options in [KeyspaceOptions::new(), all] {
             let bytes = options.encode();

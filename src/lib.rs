@@ -42,6 +42,7 @@ mod approximate;
 mod atomic;
 mod background;
 mod batch;
+mod blob;
 mod bounds;
 mod check;
 mod commit;

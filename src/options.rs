@@ -73,6 +73,10 @@ pub struct Tuning {
     pub manifest_bytes: u64,
     /// Most bytes of the reserve for a full disk; by default `memtable_bytes` and a list.
     pub reserve_bytes: Option<u64>,
+    /// From how many bytes on values go into blob files, where a keyspace does not say.
+    pub blob_threshold: usize,
+    /// Size at which a blob file is full.
+    pub blob_bytes: u64,
     /// No background threads: `flush`, `wait_idle` and `compact_all` do their work on the caller's thread,
     /// and nothing happens without them.
     pub manual: bool,
@@ -89,10 +93,15 @@ impl Default for Tuning {
             level0_runs: 4,
             manifest_bytes: 1 << 20,
             reserve_bytes: None,
+            blob_threshold: DEFAULT_THRESHOLD,
+            blob_bytes: 64 << 20,
             manual: false,
         }
     }
 }
+
+/// Values from this length on go into blob files by default.
+const DEFAULT_THRESHOLD: usize = 4096;
 
 /// Least memory that a database can be given.
 const MIN_MEMORY: u64 = 4 << 20;

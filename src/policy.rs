@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use terrace_base::key::MAX_VALUE_LEN;
 use terrace_base::{Error, ErrorKind, KeyspaceId, Result, UserKey};
@@ -59,6 +60,7 @@ impl Registered {
 struct Policy {
     operator: Option<Arc<MergeFn>>,
     filter: Option<Arc<FilterFn>>,
+    threshold: Option<usize>,
 }
 
 /// The operators and filters of an open database's keyspaces.
@@ -66,6 +68,10 @@ pub(crate) struct Policies {
     pub(crate) registered: Registered,
     /// Of dropped keyspaces too: a snapshot may still see those.
     by_keyspace: ArcCell<BTreeMap<KeyspaceId, Policy>>,
+    /// From how many bytes on values go into blob files, where the keyspace does not say.
+    default_threshold: usize,
+    /// No keyspace has a threshold below.
+    large_from: AtomicUsize,
     /// The first panic.
     trouble: Mutex<Option<Error>>,
 }
@@ -77,9 +83,11 @@ impl fmt::Debug for Policies {
 }
 
 impl Policies {
-    pub(crate) fn new(registered: Registered) -> Policies {
+    pub(crate) fn new(registered: Registered, default_threshold: usize) -> Policies {
         Policies {
             registered,
+            default_threshold,
+            large_from: AtomicUsize::new(default_threshold),
             by_keyspace: ArcCell::new(Arc::default()),
             trouble: Mutex::new(None),
         }
@@ -96,14 +104,20 @@ impl Policies {
             filter: filter
                 .as_ref()
                 .and_then(|name| self.registered.filters.get(name).cloned()),
+            threshold: options.threshold(),
         };
         let all = self.by_keyspace.load_full();
-        if policy.operator.is_none() && policy.filter.is_none() && !all.contains_key(&id) {
+        let plain =
+            policy.operator.is_none() && policy.filter.is_none() && policy.threshold.is_none();
+        if plain && !all.contains_key(&id) {
             return;
         }
         let mut all = (*all).clone();
         all.insert(id, policy);
+        let thresholds = all.values().filter_map(|policy| policy.threshold);
+        let least = thresholds.fold(self.default_threshold, usize::min);
         self.by_keyspace.store(Arc::new(all));
+        self.large_from.store(least, Ordering::Release);
     }
 
     fn operator(&self, id: KeyspaceId) -> Option<Arc<MergeFn>> {
@@ -112,6 +126,19 @@ impl Policies {
 
     fn filter(&self, id: KeyspaceId) -> Option<Arc<FilterFn>> {
         self.by_keyspace.load().get(&id)?.filter.clone()
+    }
+
+    /// Every value that is to go into a blob file has so many bytes at least.
+    #[inline]
+    pub(crate) fn large_from(&self) -> usize {
+        self.large_from.load(Ordering::Relaxed)
+    }
+
+    /// From how many bytes on values of a keyspace go into blob files.
+    pub(crate) fn threshold(&self, id: KeyspaceId) -> usize {
+        let all = self.by_keyspace.load();
+        let own = all.get(&id).and_then(|policy| policy.threshold);
+        own.unwrap_or(self.default_threshold)
     }
 
     pub(crate) fn has_filters(&self) -> bool {

@@ -1,10 +1,12 @@
 //! The reads that a keyspace, a snapshot and a transaction have in common.
 
+use std::ops::Range;
 use std::time::SystemTime;
 
 use bytes::Bytes;
 use terrace_base::{Error, Result, SeqNo, UserKey, mutant};
 
+use crate::blob::Want;
 use crate::bounds::{KeyBounds, OwnedBounds};
 use crate::context::ReadPoint;
 use crate::engine::Engine;
@@ -62,12 +64,13 @@ impl Reader<'_> {
     pub(crate) fn read<R>(
         &self,
         key: &[u8],
+        want: Want,
         found: impl FnOnce(Live<'_>) -> R,
     ) -> Result<Option<R>> {
         self.check()?;
         let view = self.engine.views.cell.load();
         let key = UserKey::new(self.keyspace.id, key);
-        view.get(key, self.at(), &self.engine.context, found)
+        view.get(key, self.at(), &self.engine.context, want, found)
             .inspect_err(damage)
     }
 
@@ -94,7 +97,7 @@ impl Reader<'_> {
             .map(|key| {
                 let key = UserKey::new(self.keyspace.id, key.as_ref());
                 let owned = |live: Live<'_>| live.value.into_bytes();
-                view.get(key, at, &self.engine.context, owned)
+                view.get(key, at, &self.engine.context, Want::Whole, owned)
                     .inspect_err(damage)
             })
             .collect()
@@ -129,7 +132,8 @@ mod sealed {
 /// for code that takes any of them. The same methods stand on the types themselves.
 pub trait Readable: sealed::Sealed {
     /// The value of `key`. Values of up to 512 bytes are copies; a larger one is a slice that keeps its table's file
-    /// mapped, or its decoded block in memory, for as long as it lives.
+    /// mapped, or its decoded block in memory, for as long as it lives. A value from the keyspace's blob threshold on
+    /// (4 KiB by default) lies in a blob file: it is read and verified as a whole, into memory of its own.
     ///
     /// # Errors
     /// `NotFound` if the keyspace was dropped, `Corruption` or `Io` if a table that may hold the key cannot be read,
@@ -145,6 +149,12 @@ pub trait Readable: sealed::Sealed {
     /// # Errors
     /// As for `get`.
     fn get_entry(&self, key: impl AsRef<[u8]>) -> Result<Option<Entry>>;
+    /// The bytes `part` of the value of `key`, as far as it has them: of a value in a blob file no more is read than the
+    /// 32 KiB pieces that hold them, which are verified.
+    ///
+    /// # Errors
+    /// As for `get`.
+    fn get_slice(&self, key: impl AsRef<[u8]>, part: Range<u64>) -> Result<Option<Bytes>>;
     /// The values of `keys`, in their order, all as of one moment.
     ///
     /// # Errors
@@ -197,7 +207,7 @@ macro_rules! readable {
             #[inline]
             pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
                 self.reader()
-                    .read(key.as_ref(), |live| live.value.into_bytes())
+                    .read(key.as_ref(), Want::Whole, |live| live.value.into_bytes())
             }
             /// What `f` makes of the value of `key`, without copying it. `f` runs under no lock and may use the database.
             ///
@@ -209,18 +219,45 @@ macro_rules! readable {
                 key: impl AsRef<[u8]>,
                 f: impl FnOnce(&[u8]) -> R,
             ) -> Result<Option<R>> {
-                self.reader().read(key.as_ref(), |live| f(&live.value))
+                self.reader()
+                    .read(key.as_ref(), Want::Whole, |live| f(&live.value))
             }
             /// The value of `key` and its version.
             ///
             /// # Errors
             /// As for `get`.
             pub fn get_entry(&self, key: impl AsRef<[u8]>) -> Result<Option<Entry>> {
-                self.reader().read(key.as_ref(), |live| Entry {
+                self.reader().read(key.as_ref(), Want::Whole, |live| Entry {
                     version: live.seq,
                     expires_at: live.expires.map(crate::context::time_of),
                     value: live.value.into_bytes(),
                 })
+            }
+            /// The bytes `part` of the value of `key`, as far as it has them: of a value in a blob file no more is read than the
+            /// 32 KiB pieces that hold them, which are verified.
+            ///
+            /// ```
+            /// # fn main() -> terrace::Result<()> {
+            /// let db = terrace::Db::in_memory()?;
+            /// db.put("film", vec![7; 1 << 20])?;
+            /// assert_eq!(db.get_slice("film", 1_000_000..1_000_010)?.unwrap(), vec![7; 10]);
+            /// assert_eq!(db.get_slice("film", 1_048_575..u64::MAX)?.unwrap(), vec![7; 1]);
+            /// assert_eq!(db.get_slice("other", 0..10)?, None);
+            /// # Ok(()) }
+            /// ```
+            ///
+            /// # Errors
+            /// As for `get`.
+            pub fn get_slice(
+                &self,
+                key: impl AsRef<[u8]>,
+                part: Range<u64>,
+            ) -> Result<Option<Bytes>> {
+                let (start, end) = (part.start, part.end);
+                self.reader()
+                    .read(key.as_ref(), Want::Part(start, end), |live| {
+                        live.part(start, end)
+                    })
             }
             /// The values of `keys`, in their order, all as of one moment.
             ///
@@ -237,7 +274,8 @@ macro_rules! readable {
             /// # Errors
             /// As for `get`.
             pub fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool> {
-                Ok(self.reader().read(key.as_ref(), |_| ())?.is_some())
+                let found = self.reader().read(key.as_ref(), Want::Nothing, |_| ())?;
+                Ok(found.is_some())
             }
             /// True if no key has a value.
             ///
@@ -298,6 +336,9 @@ macro_rules! readable {
             }
             fn get_entry(&self, key: impl AsRef<[u8]>) -> Result<Option<Entry>> {
                 <$type>::get_entry(self, key)
+            }
+            fn get_slice(&self, key: impl AsRef<[u8]>, part: Range<u64>) -> Result<Option<Bytes>> {
+                <$type>::get_slice(self, key, part)
             }
             fn multi_get(
                 &self,

@@ -16,7 +16,7 @@
 //! new manifest says so.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -36,6 +36,7 @@ use terrace_sstable::{BlockCache, Compression, Table, TableWriter, WriterOptions
 use terrace_wal::{Log, Lsn, SegmentMeta, Start};
 
 use crate::background::Background;
+use crate::blob::Blobs;
 use crate::commit::{CommitStart, Committer, opened_read_only};
 use crate::context::Context;
 use crate::engine::{Engine, Env};
@@ -196,7 +197,10 @@ impl<'a> Opening<'a> {
             options,
             files,
             store,
-            policies: Arc::new(Policies::new(options.registered.clone())),
+            policies: Arc::new(Policies::new(
+                options.registered.clone(),
+                options.tuning.blob_threshold,
+            )),
             names: names
                 .iter()
                 .filter_map(|name| FileKind::parse(name))
@@ -343,6 +347,9 @@ impl<'a> Opening<'a> {
         for (_, _, table) in state.version.tables() {
             self.files.check_listed(table.meta())?;
         }
+        for blob in state.version.blobs().values() {
+            self.files.check_blob(blob)?;
+        }
         let segments: Vec<SegmentMeta> = state
             .segments
             .values()
@@ -361,6 +368,7 @@ impl<'a> Opening<'a> {
             read.last_edit,
             &mut |frame| replay.add(&frame),
         )?;
+        let cut = replay.check_large(log.synced, state.version.blobs())?;
         state.clock = state.clock.max(replay.clock);
         self.set_policies(&state, &replay.changes)?;
         let last_table = state
@@ -382,7 +390,7 @@ impl<'a> Opening<'a> {
             )
             .in_file(&FileKind::Manifest(read.number).path(self.dir()), 0));
         }
-        let clean = ended_well(&read, &log, &state) && self.has_one_name(read.number)?;
+        let clean = !cut && ended_well(&read, &log, &state) && self.has_one_name(read.number)?;
         if !clean && !self.options.read_only {
             let basis = Basis {
                 database: read.database,
@@ -553,6 +561,10 @@ impl<'a> Opening<'a> {
             change.put_into(seq, &mut edit);
         }
         edit.ranges_deleted.append(&mut replay.ranges);
+        let (fs, dir, number) = (&self.files.fs, self.dir(), FileNumber(next_file));
+        edit.blobs_added
+            .extend(replay.copy_large(fs, dir, number, state.version.blobs())?);
+        next_file += edit.blobs_added.len() as u64;
         if !replay.is_empty() {
             let mut outputs = RecoveredTables {
                 files: &self.files,
@@ -561,6 +573,7 @@ impl<'a> Opening<'a> {
             edit.added = self.write_tables(&state, &edit, replay, found_seq, &mut outputs)?;
             next_file = outputs.next_file;
         }
+        edit.blobs_removed = unreferenced(&state, &edit);
         edit.file_ceiling = Some(next_file + 1);
         state.apply(&edit, &self.store)?;
         let number = FileNumber(next_file);
@@ -612,6 +625,7 @@ impl<'a> Opening<'a> {
                     deleted: &deleted,
                 }),
                 keeps: None,
+                fetch: None,
             },
             target_size: self.options.tuning.table_bytes,
             compression: Compression::None,
@@ -658,10 +672,25 @@ impl<'a> Opening<'a> {
             FileKind::Manifest(number) => Some(*number) != manifest,
             FileKind::Segment(number) => !found.state.segments.contains_key(number),
             FileKind::Table(number) => !tables.contains(number),
-            FileKind::Blob(_) => true,
+            FileKind::Blob(number) => !found.state.version.blobs().contains_key(number),
         });
         Ok(files)
     }
+}
+
+/// The blob files that no table refers to once `edit` is in force, which leaves no log.
+fn unreferenced(state: &ManifestState, edit: &VersionEdit) -> Vec<FileNumber> {
+    let before = state.version.tables().map(|(_, _, table)| table.info());
+    let added = edit.added.iter().map(|added| &added.meta.info);
+    let used: BTreeSet<FileNumber> = before
+        .chain(added)
+        .flat_map(|info| info.blobs.iter().map(|(number, _)| *number))
+        .collect();
+    let listed = state.version.blobs().keys();
+    listed
+        .copied()
+        .filter(|number| !used.contains(number))
+        .collect()
 }
 
 fn log_had(replay: &Replay, dropped_frames: u64) -> LogHad {
@@ -783,7 +812,19 @@ pub(crate) fn assemble(
         background.clone(),
         most.unwrap_or(options.memtable_bytes() + LIST_BYTES as u64),
     ));
+    let found_upto = views
+        .cell
+        .load()
+        .sealed
+        .first()
+        .map_or(SeqNo::ZERO, |run| run.last_seq);
+    let blobs = Arc::new(Blobs::new(
+        files.clone(),
+        options.tuning.blob_bytes,
+        found_upto,
+    ));
     let env = Arc::new(Env {
+        blobs: blobs.clone(),
         files: files.clone(),
         versions: versions.clone(),
         background: background.clone(),
@@ -812,6 +853,7 @@ pub(crate) fn assemble(
         default_keyspace,
         background,
         space,
+        blobs,
         counters: Counters::default(),
         operands: AtomicU64::new(0),
         closed: AtomicBool::new(false),

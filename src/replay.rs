@@ -5,7 +5,9 @@
 
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
+use std::ops::Range;
 
+use terrace_base::key::BLOB_REF_LEN;
 use terrace_base::{
     DeletedRange, Error, InternalIterator, KeyRef, KeyspaceId, Result, SeqNo, UserKey, ValueKind,
 };
@@ -13,6 +15,7 @@ use terrace_compaction::KeyspaceRecord;
 use terrace_wal::Frame;
 
 use crate::batch::{Operation, Operations};
+use crate::blob::recover::{FoundRef, Mark};
 use crate::keyspace::Change;
 use crate::keyspace_options::KeyspaceOptions;
 
@@ -30,8 +33,12 @@ struct Note {
 /// The entries and catalogue changes of the frames given to it.
 #[derive(Debug, Default)]
 pub(crate) struct Replay {
-    bytes: Vec<u8>,
+    pub(crate) bytes: Vec<u8>,
     notes: Vec<Note>,
+    /// In front of each frame that refers to blob files.
+    pub(crate) marks: Vec<Mark>,
+    /// From this entry on, what they refer to may not be on disk.
+    pub(crate) copy_from: Option<usize>,
     pub(crate) changes: Vec<(SeqNo, Change)>,
     pub(crate) ranges: Vec<DeletedRange>,
     /// How far the database's clock had come.
@@ -49,6 +56,13 @@ impl Replay {
 
     /// Takes in one frame.
     pub(crate) fn add(&mut self, frame: &Frame<'_>) -> Result<()> {
+        let before = Mark {
+            lsn: frame.lsn,
+            notes: self.notes.len(),
+            changes: self.changes.len(),
+            ranges: self.ranges.len(),
+            clock: self.clock,
+        };
         for (i, operation) in Operations::new(frame.payload, frame.count).enumerate() {
             let seq = frame.first_seq.plus(i as u64);
             match operation? {
@@ -79,7 +93,53 @@ impl Replay {
                 }
             }
         }
+        if self.references(before.notes..usize::MAX).next().is_some() {
+            self.marks.push(before);
+        }
         Ok(())
+    }
+
+    /// Those of a range of entries that refer to blob files.
+    pub(crate) fn references(&self, notes: Range<usize>) -> impl Iterator<Item = FoundRef> {
+        let notes = self.notes.get(notes.start..notes.end.min(self.notes.len()));
+        let in_blob = |note: &&Note| note.kind.in_blob();
+        let found = |note: &Note| {
+            let (key_len, value_len) = (note.key_len as usize, note.value_len as usize);
+            FoundRef {
+                keyspace: note.keyspace,
+                key_at: note.key_at,
+                key_len,
+                ref_at: note.key_at + key_len + value_len - BLOB_REF_LEN,
+            }
+        };
+        notes.unwrap_or_default().iter().filter(in_blob).map(found)
+    }
+
+    /// The n-th entry, in the order of the log.
+    pub(crate) fn entry(&self, n: usize) -> Option<(KeyRef<'_>, &[u8])> {
+        let note = self.notes.get(n)?;
+        let user = UserKey::new(note.keyspace, slice(&self.bytes, note.key_at, note.key_len));
+        let value_at = note.key_at + note.key_len as usize;
+        let stored = slice(&self.bytes, value_at, note.value_len);
+        Some((KeyRef::new(user, note.seq, note.kind), stored))
+    }
+
+    /// Leaves out the entries with these numbers, which rise.
+    pub(crate) fn leave_out(&mut self, lost: &[usize]) {
+        let mut n = 0;
+        self.notes.retain(|_| {
+            n += 1;
+            lost.binary_search(&(n - 1)).is_err()
+        });
+        self.marks.clear(); // They count entries.
+    }
+
+    /// Forgets what came behind `mark`.
+    pub(crate) fn cut(&mut self, mark: &Mark) {
+        self.notes.truncate(mark.notes);
+        self.changes.truncate(mark.changes);
+        self.ranges.truncate(mark.ranges);
+        self.clock = mark.clock;
     }
 
     /// How many entries there are.

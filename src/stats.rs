@@ -45,6 +45,16 @@ pub struct Stats {
     pub log_bytes: u64,
     /// Bytes of tables.
     pub table_bytes: u64,
+    /// Blob files: where large values lie.
+    pub blob_files: usize,
+    /// Bytes of theirs that tables refer to.
+    pub blob_live_bytes: u64,
+    /// The rest: of values that nothing refers to any more, or that are not in tables yet.
+    pub blob_other_bytes: u64,
+    /// Bytes of large values written since the open.
+    pub bytes_stored: u64,
+    /// Bytes of large values copied since the open to give back what was dead beside them.
+    pub bytes_collected: u64,
     /// Bytes of decoded blocks in the cache.
     pub cache_bytes: u64,
     /// Operations written since the open.
@@ -58,10 +68,10 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// Bytes written to the log and to tables for each byte written by the caller, since the open.
+    /// Bytes written to the log, to tables and to blob files for each byte written by the caller, since the open.
     pub fn write_amplification(&self) -> f64 {
-        let written = self.bytes_written.max(1) as f64;
-        (self.bytes_written + self.bytes_flushed + self.bytes_compacted) as f64 / written
+        let written = self.bytes_written + self.bytes_stored;
+        (written + self.bytes_flushed + self.bytes_compacted) as f64 / written.max(1) as f64
     }
 }
 
@@ -72,6 +82,8 @@ pub(crate) struct Counters {
     bytes: AtomicU64,
     flushed: AtomicU64,
     compacted: AtomicU64,
+    stored: AtomicU64,
+    collected: AtomicU64,
     /// `writes` when the compactor last looked, and since when it has not changed (microseconds, from 1).
     seen: AtomicU64,
     quiet_since: AtomicU64,
@@ -83,6 +95,16 @@ impl Counters {
         self.writes
             .fetch_add(u64::from(write.count), Ordering::Relaxed);
         self.bytes.fetch_add(write.len as u64, Ordering::Relaxed);
+    }
+
+    /// Large values were written.
+    pub(crate) fn stored(&self, bytes: u64) {
+        self.stored.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Large values were copied.
+    pub(crate) fn collected(&self, bytes: u64) {
+        self.collected.fetch_add(bytes, Ordering::Relaxed);
     }
 
     pub(crate) fn has_written(&self) -> bool {
@@ -137,6 +159,8 @@ impl Engine {
         };
         let levels: Vec<LevelStats> = (0..LEVELS).map(level).collect();
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let blob_live_bytes: u64 = view.version.blob_bytes().values().sum();
+        let blob_bytes: u64 = view.version.blobs().values().map(|blob| blob.size()).sum();
         Stats {
             visible: self.committer.visible(),
             memtable_entries: view.active.len() as u64
@@ -153,6 +177,11 @@ impl Engine {
                 .map(|s| s.size)
                 .sum(),
             table_bytes: levels.iter().map(|level| level.bytes).sum(),
+            blob_files: view.version.blobs().len(),
+            blob_live_bytes,
+            blob_other_bytes: blob_bytes.saturating_sub(blob_live_bytes),
+            bytes_stored: load(&self.counters.stored),
+            bytes_collected: load(&self.counters.collected),
             cache_bytes: self.files.cache.used(),
             writes: load(&self.counters.writes),
             bytes_written: load(&self.counters.bytes),

@@ -30,6 +30,7 @@ use terrace_base::{Error, ErrorKind, KeyspaceId, Result, SeqNo, UserKey, mutant}
 use terrace_sstable::Value;
 
 use crate::batch::{Batch, MAX_BATCH_LEN, Write, check_lengths};
+use crate::blob::Want;
 use crate::bounds::{KeyBounds, OwnedBounds, half_open};
 use crate::check::{CheckedKey, Checks, conflict};
 use crate::context::ReadPoint;
@@ -131,6 +132,7 @@ impl TxReader<'_> {
     pub(crate) fn read<R>(
         &self,
         key: &[u8],
+        want: Want,
         found: impl FnOnce(Live<'_>) -> R,
     ) -> Result<Option<R>> {
         self.base.check()?;
@@ -157,12 +159,13 @@ impl TxReader<'_> {
                 seq,
                 expires,
                 value,
+                partial: false,
             })));
         }
         if self.transaction.isolation == Isolation::Serializable {
             lock(&self.transaction.reads).add_key(self.id(), key);
         }
-        self.base.read(key, found)
+        self.base.read(key, want, found)
     }
 
     pub(crate) fn multi_get(
@@ -170,7 +173,7 @@ impl TxReader<'_> {
         keys: impl IntoIterator<Item: AsRef<[u8]>>,
     ) -> Result<Vec<Option<Bytes>>> {
         self.base.check()?;
-        let read = |key: &[u8]| self.read(key, |live| live.value.into_bytes());
+        let read = |key: &[u8]| self.read(key, Want::Whole, |live| live.value.into_bytes());
         keys.into_iter().map(|key| read(key.as_ref())).collect()
     }
 

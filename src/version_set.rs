@@ -273,6 +273,11 @@ impl VersionSet {
                 table.mark_obsolete();
             }
         }
+        for removed in &edit.blobs_removed {
+            if let Some(blob) = before.blobs().get(removed) {
+                blob.mark_obsolete();
+            }
+        }
         self.rotate_if_large(&mut inner)?;
         Ok(number)
     }

@@ -79,7 +79,7 @@ impl Views {
         self.pacer.note(&self.cell.load_full());
     }
 
-    /// Opens every table of a view that a reader pins. An iterator outlives its database, whose next opener may
+    /// Opens every table and blob file of a view that a reader pins. An iterator outlives its database, whose next opener may
     /// remove the file of a table before the iterator comes to it.
     pub(crate) fn open_pinned(&self) {
         let mut pinned: Vec<Arc<View>> = lock(&self.replaced)
@@ -94,6 +94,11 @@ impl Views {
             for (_, _, table) in view.version.tables() {
                 if table.table().is_err() {
                     continue; // The reader meets the error, if it gets there.
+                }
+            }
+            for blob in view.version.blobs().values() {
+                if blob.reader().is_err() {
+                    continue;
                 }
             }
         }

@@ -18,7 +18,7 @@
 //! one put of each key, all of them visible, no version is looked at: a step is a step in the block.
 
 use std::ops::Bound;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use terrace_base::key::{EXPIRY_LEN, split_expiry};
@@ -26,9 +26,10 @@ use terrace_base::{
     Error, InternalIterator, KeyRef, KeyspaceId, MergingIterator, RangeSet, Result, SeqNo, UserKey,
     ValueKind,
 };
-use terrace_compaction::RunIter;
+use terrace_compaction::{BlobFiles, RunIter};
 use terrace_sstable::TableIter;
 
+use crate::blob::Want;
 use crate::bounds::OwnedBounds;
 use crate::context::{Context, ReadPoint};
 use crate::flush::MemIter;
@@ -37,6 +38,9 @@ use crate::transaction::reads::Trace;
 use crate::transaction::writes::OwnIter;
 use crate::undeleted::Undeleted;
 use crate::view::View;
+
+/// What [`Walk::skip`] is where the stored value is a reference to a blob file.
+const IN_BLOB: usize = usize::MAX;
 
 /// One sorted source.
 #[derive(Debug)]
@@ -165,8 +169,12 @@ pub(crate) struct Walk {
     context: Arc<Context>,
     bounds: OwnedBounds,
     position: Position,
-    /// How many bytes of the stored value come before the value shown.
+    /// How many bytes of the stored value come before the value shown; [`IN_BLOB`] if that lies elsewhere.
     skip: usize,
+    /// The files that it may lie in.
+    blobs: Option<Arc<BlobFiles>>,
+    /// The value shown, once it was read from one.
+    large: OnceLock<Bytes>,
     /// Forwards: the key whose versions are done with. Backwards: the key shown, if it was copied.
     key: Vec<u8>,
     value: Vec<u8>,
@@ -189,6 +197,10 @@ impl Walk {
             bounds: scan.bounds.clone(),
             position: Position::Nowhere,
             skip: 0,
+            blobs: Some(scan.view.version.blobs())
+                .filter(|blobs| !blobs.is_empty())
+                .cloned(),
+            large: OnceLock::new(),
             key: Vec::new(),
             value: Vec::new(),
             skipping: false,
@@ -226,7 +238,42 @@ impl Walk {
             Position::Ahead | Position::Back => self.sources.stored(),
             Position::Saved | Position::Made => &self.value,
         };
-        Ok(stored.get(self.skip..).unwrap_or_default())
+        match stored.get(self.skip..) {
+            Some(value) => Ok(value),
+            None => self.large(stored).map(|value| &**value),
+        }
+    }
+
+    /// The value that `stored` refers to. It is read once, and only if it is asked for.
+    #[cold]
+    fn large(&self, stored: &[u8]) -> Result<&Bytes> {
+        if let Some(value) = self.large.get() {
+            return Ok(value);
+        }
+        let user = UserKey::new(self.keyspace, self.key());
+        let value = self.fetch(user, stored)?;
+        Ok(self.large.get_or_init(|| value))
+    }
+
+    fn fetch(&self, user: UserKey<'_>, stored: &[u8]) -> Result<Bytes> {
+        static NONE: BlobFiles = BlobFiles::new();
+        crate::blob::read(
+            self.blobs.as_deref().unwrap_or(&NONE),
+            user,
+            stored,
+            Want::Whole,
+        )
+    }
+
+    /// The value that an entry of the walk's present key has, whose stored value this is; `skip` is set for it.
+    fn part(&self, stored: &[u8]) -> Result<Vec<u8>> {
+        match stored.get(self.skip..) {
+            Some(value) => Ok(value.to_vec()),
+            None => {
+                let user = UserKey::new(self.keyspace, &self.key);
+                self.fetch(user, stored).map(|value| value.to_vec())
+            }
+        }
     }
 
     pub(crate) fn key_bytes(&self) -> Bytes {
@@ -238,6 +285,10 @@ impl Walk {
     }
 
     pub(crate) fn value_bytes(&self) -> Result<Bytes> {
+        if self.skip == IN_BLOB {
+            self.value()?;
+            return Ok(self.large.get().cloned().unwrap_or_default());
+        }
         if self.skip > 0 || matches!(self.position, Position::Saved | Position::Made) {
             return self.value().map(Bytes::copy_from_slice);
         }
@@ -398,10 +449,20 @@ impl Walk {
                 let now = *self.at.now.get_or_insert_with(|| self.context.now());
                 Ok(now < time)
             }
+            ValueKind::Blob | ValueKind::BlobExpiring => {
+                self.skip = IN_BLOB;
+                self.large = OnceLock::new();
+                if kind == ValueKind::Blob {
+                    return Ok(true);
+                }
+                let (time, _) = split_expiry(value(self))?;
+                let now = *self.at.now.get_or_insert_with(|| self.context.now());
+                Ok(now < time)
+            }
             ValueKind::Merge => Ok(true),
-            _ => Err(Error::unsupported(format!(
-                "an entry of kind {kind:?} cannot be read"
-            ))),
+            ValueKind::Put | ValueKind::Tombstone => Err(Error::corruption(
+                "a plain entry came where others are looked at",
+            )),
         }
     }
 
@@ -413,8 +474,7 @@ impl Walk {
         loop {
             let kind = self.sources.key().kind;
             if self.is_live(kind, |walk| walk.sources.value())? {
-                let stored = self.sources.value();
-                newest_first.push(stored.get(self.skip..).unwrap_or_default().to_vec());
+                newest_first.push(self.part(self.sources.value())?);
             }
             if kind != ValueKind::Merge {
                 break;
@@ -638,8 +698,8 @@ impl Walk {
             return Ok(is_live);
         }
         if is_live {
-            self.value.drain(..self.skip.min(self.value.len()));
-            operands.insert(0, std::mem::take(&mut self.value));
+            let base = self.part(&self.value)?;
+            operands.insert(0, base);
         }
         let oldest_first: Vec<&[u8]> = operands.iter().map(Vec::as_slice).collect();
         self.combine(&oldest_first)?;

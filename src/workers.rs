@@ -164,14 +164,16 @@ fn compact(engine: &Engine) -> Result<()> {
             engine.files.remove_obsolete()?;
             if idle {
                 engine.flush_expired();
+                engine.flush_large();
                 engine.become_idle()?;
             }
             if (idle || engine.has_many_ranges()) && engine.reclaim_once()? {
                 continue;
             }
-            if engine.expire_once()? {
+            if engine.expire_once()? || engine.tend_blobs(idle)? {
                 continue;
             }
+            engine.files.remove_obsolete()?;
             return Ok(());
         }
     }

@@ -36,6 +36,7 @@
 //! it was, with leftovers of the salvage beside them, and salvage can be run again; a crash behind it leaves a
 //! database that opens.
 
+mod blobs;
 mod hints;
 mod lenient;
 mod log;
@@ -53,8 +54,8 @@ use terrace_base::{
     OwnedUserKey, RangeSet, Result, SeqNo,
 };
 use terrace_compaction::{
-    AddedTable, LEVELS, MergeOptions, RemovedTable, Rules, Stripes, TableMeta, TableStore,
-    VersionEdit,
+    AddedTable, BlobFiles, BlobMeta, LEVELS, MergeOptions, RemovedTable, Rules, Stripes, TableFile,
+    TableMeta, TableStore, VersionEdit,
 };
 use terrace_sstable::{Table, TableIter};
 use terrace_wal::{Lsn, SegmentMeta};
@@ -148,6 +149,10 @@ struct Listed {
 struct Survey<'a> {
     opening: &'a Opening<'a>,
     outputs: RecoveredTables<'a>,
+    /// The blob files that there are.
+    blobs: BlobFiles,
+    /// Those that it has written.
+    copied: Vec<BlobMeta>,
     losses: Vec<Lost>,
     report: Salvage,
 }
@@ -160,6 +165,8 @@ impl<'a> Survey<'a> {
                 next_file: opening.free_number(1),
             },
             opening,
+            blobs: BlobFiles::new(),
+            copied: Vec::new(),
             losses: Vec::new(),
             report: Salvage::default(),
         }
@@ -226,6 +233,7 @@ impl<'a> Survey<'a> {
             }
             Err(error) => return Err(error),
         };
+        self.note_blobs(state.version.blobs())?;
         let mut verdicts = BTreeMap::new();
         for (_, _, table) in state.version.tables() {
             verdicts.insert(table.number(), self.judge(table.meta())?);
@@ -300,6 +308,7 @@ impl<'a> Survey<'a> {
                     self.report.kept.tables = verdicts.len() as u64;
                     return self.opening.existing();
                 }
+                replay.check_large(log.synced, &self.blobs)?;
                 (replay, log.last_seq, log.end.0.max(log.highest_seen.0))
             }
             Ok(_) => return self.loose(Some((read.number, read.salt()))),
@@ -323,6 +332,7 @@ impl<'a> Survey<'a> {
             }
             Err(error) => return Err(error),
         };
+        self.mend_replay(&mut replay)?;
         let edit = self.mend_listed(&state, &verdicts)?;
         state.apply(&edit, &self.opening.store)?;
         state.file_ceiling = state.file_ceiling.max(self.outputs.next_file);
@@ -390,11 +400,14 @@ impl<'a> Survey<'a> {
         let what = "which files were in force is not known";
         self.losses
             .push(Lost::new(&self.path(file), LossKind::Manifest, what));
+        let blobs_added = self.find_blobs()?;
         let sources = self.all_tables(&hints)?;
         let segments = self.all_segments(&hints)?;
         let flushed = Some(hints.state.flushed.seq).filter(|seq| *seq > SeqNo::ZERO);
         let log = self.read_log(&segments, flushed, None)?;
         let mut replay = log.replay;
+        self.mend_replay(&mut replay)?;
+        self.copy_found(&mut replay)?;
         let mut state = hints.state;
         let max_seq = sources.iter().map(|table| table.info().max_seq).max();
         let last_seq = state
@@ -425,8 +438,11 @@ impl<'a> Survey<'a> {
             may_exist_below: &|_| false,
             folding: None,
             keeps: None,
+            fetch: None,
         };
-        let added = self.merge_all(sources, replay, rules, Lsn(log.lsn))?;
+        let mut added = self.merge_all(sources, replay, rules, Lsn(log.lsn))?;
+        added.blobs_added = blobs_added;
+        added.blobs_added.append(&mut self.copied);
         state.apply(&added, &self.opening.store)?;
         state.file_ceiling = state.file_ceiling.max(self.outputs.next_file);
         let basis = Basis {
@@ -541,10 +557,19 @@ impl<'a> Survey<'a> {
 
     /// Puts the old files aside and the new state in force.
     fn publish(&mut self, state: ManifestState, basis: Basis, replay: Replay) -> Result<Found> {
-        let keep: HashSet<FileKind> = state
-            .version
-            .tables()
-            .map(|(_, _, table)| FileKind::Table(table.number()))
+        let tables = state.version.tables().map(|(_, _, table)| table);
+        let blobs = |table: &Arc<TableFile>| {
+            let numbers = table.info().blobs.iter();
+            numbers
+                .map(|(number, _)| FileKind::Blob(*number))
+                .collect::<Vec<_>>()
+        };
+        let keep: HashSet<FileKind> = tables
+            .flat_map(|table| {
+                let mut files = blobs(table);
+                files.push(FileKind::Table(table.number()));
+                files
+            })
             .collect();
         let (fs, dir) = (self.fs(), self.opening.dir());
         self.report.aside = Some(put_aside(fs, dir, &self.opening.names, &keep)?);

@@ -3,10 +3,11 @@
 use std::ops::RangeInclusive;
 use std::path::Path;
 
-use terrace_base::{FileKind, FileNumber, OwnedUserKey, Result, SeqNo};
+use terrace_base::{FileKind, FileNumber, KeyRef, OwnedUserKey, Result, SeqNo, ValueKind};
 use terrace_compaction::{Outputs, TableMeta};
 use terrace_sstable::{Compression, FileSink, Identity, Salvaged, TableWriter, WriterOptions};
 
+use super::blobs::is_there;
 use super::hints::is_damage;
 use super::lenient::read_leniently;
 use super::report::LossKind;
@@ -40,6 +41,7 @@ impl Survey<'_> {
             return Ok(Verdict::Missing);
         }
         match self.opening.files.read_back(std::slice::from_ref(meta)) {
+            Ok(()) if self.lacks_values(meta)? => return Ok(Verdict::Broken),
             Ok(()) => return Ok(Verdict::Whole),
             Err(error) if is_damage(error.kind()) => {}
             Err(error) => return Err(error),
@@ -164,8 +166,13 @@ impl Survey<'_> {
         compression: Compression,
     ) -> Result<(Option<TableMeta>, Salvaged)> {
         let mut open: Option<(FileNumber, TableWriter<FileSink>)> = None;
-        let outputs = &mut self.outputs;
+        let (outputs, blobs) = (&mut self.outputs, &self.blobs);
+        let mut lost: Vec<(OwnedUserKey, SeqNo, ValueKind, Vec<u8>)> = Vec::new();
         let found = terrace_sstable::salvage(data, id, blocks, &mut |key, value| {
+            if key.kind.in_blob() && !is_there(blobs, key, value)? {
+                lost.push((key.user.to_owned(), key.seq, key.kind, value.to_vec()));
+                return Ok(());
+            }
             let (_, writer) = match &mut open {
                 Some(open) => open,
                 None => {
@@ -181,6 +188,13 @@ impl Survey<'_> {
             };
             writer.add(key, value)
         })?;
+        for (user, seq, kind, stored) in lost {
+            self.lose_value(
+                KeyRef::new(user.as_ref(), seq, kind),
+                &stored,
+                LossKind::Table,
+            )?;
+        }
         let Some((number, writer)) = open else {
             return Ok((None, found));
         };

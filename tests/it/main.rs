@@ -11,6 +11,7 @@ mod approximate;
 mod arguments;
 mod atomic;
 mod behaviour;
+mod blobs;
 mod concurrency;
 mod crash;
 mod expiry;

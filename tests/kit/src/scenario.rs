@@ -117,6 +117,8 @@ impl Scenario {
                 tuning.level0_runs = 2 + r.below(3);
                 tuning.manifest_bytes = [1 << 10, 4 << 10, 1 << 20][r.below(3)];
                 tuning.manual = self.mode == Mode::Manual;
+                tuning.blob_threshold = [100, 600, 2000, usize::MAX][r.below(4)];
+                tuning.blob_bytes = 8192 << r.below(3);
             });
         let options = match &self.clock {
             Some(clock) => options.clock(clock.clone()),

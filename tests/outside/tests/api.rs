@@ -132,6 +132,7 @@ fn keys_and_values_are_whatever_is_bytes() -> terrace::Result<()> {
     let Entry { value, version, .. } = db.get_entry("array")?.unwrap();
     assert_eq!((value.as_ref(), version.get() > 0), (&[7u8; 3][..], true));
     let owned: Vec<String> = vec!["array".into(), "nothing".into()];
+    assert_eq!(db.get_slice(&owned[0], 0..0)?, Some(Bytes::new()));
     let found: Vec<Option<Bytes>> = db.multi_get(&owned)?;
     assert!(found[0].is_some() && found[1].is_none());
     assert_eq!(db.multi_get(owned.iter().map(String::as_bytes))?.len(), 2);

@@ -1,0 +1,186 @@
+//! Gives back what is dead in blob files.
+//!
+//! A file leaves by an edit once no table refers to it, nobody writes to it, and whatever the commit path wrote with a
+//! reference to it is in tables; its bytes then go with the last reader of an older view. A file of which much is dead is
+//! *collected*: the tables that refer to it are written again in place, as merges with all their rules, and values that
+//! stay are copied into a new file. A merge keeps sequence numbers and places, so that nothing that was deleted meanwhile
+//! can come back.
+//!
+//! While the database is at work a file is collected when three quarters of it are dead, or half of it if there is more
+//! dead than alive in all. An idle one collects down to a third, so it settles at one and a half times what is alive.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use terrace_base::{Error, FileNumber, Result, SeqNo, mutant};
+use terrace_compaction::{BlobFile, Version, VersionEdit};
+
+use crate::blob::Blobs;
+use crate::engine::Engine;
+use crate::sync::lock;
+
+/// So many bytes of large values are worth a flush of an idle database.
+const WORTH_A_FLUSH: u64 = 8 << 20;
+
+/// A file and how much of it is alive.
+#[derive(Debug)]
+struct Known {
+    number: FileNumber,
+    size: u64,
+    live: u64,
+}
+
+impl Known {
+    fn dead(&self) -> u64 {
+        self.size.saturating_sub(self.live)
+    }
+}
+
+impl Blobs {
+    /// A value in `number` cannot be read. The file is collected no more.
+    pub(crate) fn note_damage(&self, number: FileNumber, error: Error) {
+        let mut damaged = lock(&self.damaged);
+        if !damaged.iter().any(|(known, _)| *known == number) {
+            damaged.push((number, error));
+        }
+        *lock(&self.victims) = Arc::default();
+    }
+
+    /// What merges found damaged, if anything.
+    pub(crate) fn damage(&self) -> Option<Error> {
+        lock(&self.damaged).first().map(|(_, error)| error.clone())
+    }
+
+    fn is_damaged(&self, number: FileNumber) -> bool {
+        lock(&self.damaged)
+            .iter()
+            .any(|(known, _)| *known == number)
+    }
+}
+
+impl Engine {
+    /// Removes files that nothing refers to, or copies live values out of one table's share of files that hold little
+    /// else; false if there is nothing to do.
+    pub(crate) fn tend_blobs(&self, idle: bool) -> Result<bool> {
+        if self.views.cell.load().version.blobs().is_empty() {
+            return Ok(false);
+        }
+        let (version, known) = self.known_files(idle);
+        let removing = lock(&self.forgetting);
+        let listed = self.views.cell.load().version.clone();
+        let unused: Vec<FileNumber> = known
+            .iter()
+            .filter(|file| file.live == 0)
+            .map(|file| file.number)
+            .filter(|number| listed.blobs().contains_key(number)) // Another thread was first.
+            .collect();
+        if !unused.is_empty() {
+            let edit = VersionEdit {
+                blobs_removed: unused,
+                ..VersionEdit::default()
+            };
+            self.heed(self.install(&edit))?;
+            let gone = |number: &FileNumber| edit.blobs_removed.contains(number);
+            lock(&self.blobs.made).retain(|made| !gone(&made.file.meta.number));
+            return Ok(true);
+        }
+        drop(removing);
+        self.collect(&version, known, idle)
+    }
+
+    /// Those files of which it is known what is alive in them.
+    fn known_files(&self, idle: bool) -> (Arc<Version>, Vec<Known>) {
+        let _making = self.blobs.hold(); // A file that is listed and not in use yet must not look like one that was.
+        let (version, flushed) = {
+            let versions = self.versions.lock();
+            (versions.state.version.clone(), versions.state.flushed.seq)
+        };
+        let live = version.blob_bytes();
+        let files = version.blobs().values();
+        let settled = files.filter(|file| self.is_settled(file, flushed, idle, &live));
+        let known = |file: &Arc<BlobFile>| Known {
+            number: file.meta().number,
+            size: file.size(),
+            live: live.get(&file.meta().number).copied().unwrap_or(0),
+        };
+        let known = settled.map(known).collect();
+        (version, known)
+    }
+
+    /// True if all entries that the commit path wrote with a reference to `file`, or will, are in tables. The active file
+    /// of an idle database is given up for this if much of it is dead.
+    fn is_settled(
+        &self,
+        file: &BlobFile,
+        flushed: SeqNo,
+        idle: bool,
+        live: &std::collections::BTreeMap<FileNumber, u64>,
+    ) -> bool {
+        let number = file.meta().number;
+        let mut made = lock(&self.blobs.made);
+        let Some(made) = made.iter_mut().find(|made| made.file.meta.number == number) else {
+            return flushed >= self.blobs.found_upto;
+        };
+        if mutant("blob-ignores-memtable") {
+            return true;
+        }
+        if let Some(last) = made.last_seq {
+            return flushed >= last;
+        }
+        let active = lock(&self.blobs.active)
+            .as_ref()
+            .map(|active| active.file.meta.number);
+        if active == Some(number) {
+            let live = live.get(&number).copied().unwrap_or(0);
+            let dead = file.size().saturating_sub(live);
+            let covered = flushed >= self.committer.end().1;
+            if !idle || !covered || dead.saturating_mul(3) <= file.size() {
+                return false;
+            }
+            self.blobs.retire(number);
+        }
+        // Nobody begins to write to it any more; who has begun is counted.
+        if made.file.writers.load(Ordering::Acquire) > 0 {
+            return false;
+        }
+        let last = self.committer.end().1;
+        made.last_seq = Some(last);
+        flushed >= last
+    }
+
+    /// Has one table written again without references to files that are mostly dead.
+    fn collect(&self, version: &Version, known: Vec<Known>, idle: bool) -> Result<bool> {
+        let live: u64 = known.iter().map(|file| file.live).sum();
+        let dead: u64 = known.iter().map(Known::dead).sum();
+        let is_due = |file: &&Known| {
+            let share = match (idle, dead > live) {
+                (true, _) => file.dead().saturating_mul(3) > file.size,
+                (_, true) => file.dead().saturating_mul(2) > file.size,
+                _ => file.dead().saturating_mul(4) > file.size.saturating_mul(3),
+            };
+            share && !self.blobs.is_damaged(file.number)
+        };
+        let due = known.iter().filter(is_due).map(|file| file.number);
+        let victims: Arc<BTreeSet<FileNumber>> = Arc::new(due.collect());
+        *lock(&self.blobs.victims) = victims.clone();
+        if victims.is_empty() {
+            return Ok(false);
+        }
+        for (level, _, table) in version.tables() {
+            let refers = |(number, _): &(FileNumber, u64)| victims.contains(number);
+            let holds = level > 0 && !table.damaged() && table.info().blobs.iter().any(refers);
+            if holds && self.rewrite(table.number(), false)? {
+                return Ok(true);
+            }
+        }
+        Ok(false) // Level 0 waits for its merge, which does the same.
+    }
+
+    /// Asks for a flush that tells what is dead in blob files; for a database that is idle.
+    pub(crate) fn flush_large(&self) {
+        if self.blobs.unflushed.load(Ordering::Relaxed) >= WORTH_A_FLUSH.min(self.blobs.target) {
+            self.flush_soon();
+        }
+    }
+}
