@@ -96,7 +96,10 @@ fn get<R: Readable>(db: &R, map: &Map, key: &Bytes) -> Outcome {
     let got = failed("get", db.get(key))?;
     same(|| format!("get {key:?}"), got, value.clone())?;
     let len = value.as_ref().map_or(0, |value| value.len()) as u64;
-    let (from, to) = (len / 3, len - len / 4 + u64::from(len % 2 == 0) * 5);
+    let (from, to) = (
+        len / 3,
+        len - len / 4 + u64::from(len.is_multiple_of(2)) * 5,
+    );
     let part = |value: &Bytes| value.slice(from.min(len) as usize..to.min(len) as usize);
     let got = failed("get_slice", db.get_slice(key, from..to))?;
     same(
