@@ -401,6 +401,10 @@ impl<'a> Opening<'a> {
             };
             return self.rebuilt(state, &basis, replay);
         }
+        if !self.options.read_only && !read.marked {
+            // Whoever made CURRENT was stopped before it was sure to be found: no name made later may outlive its.
+            self.files.fs.sync_dir(self.dir())?;
+        }
         let log_had = log_had(&replay, log.dropped_frames);
         let changes = std::mem::take(&mut replay.changes);
         let database = read.database;
