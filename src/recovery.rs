@@ -401,7 +401,7 @@ impl<'a> Opening<'a> {
             };
             return self.rebuilt(state, &basis, replay);
         }
-        if !self.options.read_only && !read.marked {
+        if !self.options.read_only && !read.marked && state.segments.is_empty() {
             // Whoever made CURRENT was stopped before it was sure to be found: no name made later may outlive its.
             self.files.fs.sync_dir(self.dir())?;
         }
