@@ -47,8 +47,8 @@ cargo +nightly fuzz build
 
 for target in "${targets[@]}"; do
     binary=$(find target -path "*/release/$target" -type f -perm -u+x | head -1)
-    grown=target/grown/$target log=target/work/$target.log
-    mkdir -p "$grown" "artifacts/$target" "corpus/$target"
+    grown=target/grown/$target log=target/logs/$target.log
+    mkdir -p "$grown" target/logs "artifacts/$target" "corpus/$target"
     before=$(find "artifacts/$target" -type f | wc -l)
     # An input that fails is run again by itself for the stacks of its allocations.
     export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:malloc_context_size=0:quarantine_size_mb=8:max_malloc_fill_size=0

@@ -535,13 +535,7 @@ impl Engine {
 
     /// Flushes what is sealed now, by the flush thread or, without one, here.
     pub(crate) fn flush_sealed(&self) -> Result<()> {
-        let newest = self
-            .views
-            .cell
-            .load()
-            .sealed
-            .first()
-            .map(|run| run.last_seq);
+        let newest = self.views.cell.load().newest_sealed();
         let Some(newest) = newest else { return Ok(()) };
         if self.options.tuning.manual {
             while self.flush_once(true)? {}

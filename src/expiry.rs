@@ -86,17 +86,7 @@ impl Engine {
     /// Asks for a flush if something in memory has expired; for a database that is idle.
     pub(crate) fn flush_expired(&self) {
         if self.context.has_expired_in_memory() {
-            self.committer.seal();
-            let newest = self
-                .views
-                .cell
-                .load()
-                .sealed
-                .first()
-                .map(|run| run.last_seq);
-            if let Some(newest) = newest {
-                self.background.request_flush(newest);
-            }
+            self.flush_soon();
         }
     }
 

@@ -59,6 +59,19 @@ impl Files {
         }
     }
 
+    /// Checks that a listed table is no other one. One that cannot be read is for its readers to find.
+    pub(crate) fn check_identity(&self, meta: &TableMeta) -> Result<()> {
+        let path = FileKind::Table(meta.number).path(&self.dir);
+        let file = self.fs.open(&path, OpenMode::Read);
+        match file.and_then(|file| terrace_sstable::stated_id(&file, meta.info.size)) {
+            Ok(Some(id)) if id != meta.info.id => Err(Error::corruption(
+                "the table is not the one that the manifest lists: one of them is of another database, or of another time",
+            )
+            .in_file(&path, 0)),
+            _ => Ok(()),
+        }
+    }
+
     /// The same of a listed blob file, which may have grown since it was listed.
     pub(crate) fn check_blob(&self, file: &BlobFile) -> Result<()> {
         let meta = file.meta();

@@ -347,6 +347,10 @@ impl<'a> Opening<'a> {
         for (_, _, table) in state.version.tables() {
             self.files.check_listed(table.meta())?;
         }
+        // One tells a manifest of another database, whose log would look as if it had not been written to yet.
+        if let Some((_, _, newest)) = state.version.tables().next() {
+            self.files.check_identity(newest.meta())?;
+        }
         for blob in state.version.blobs().values() {
             self.files.check_blob(blob)?;
         }
@@ -816,12 +820,7 @@ pub(crate) fn assemble(
         background.clone(),
         most.unwrap_or(options.memtable_bytes() + LIST_BYTES as u64),
     ));
-    let found_upto = views
-        .cell
-        .load()
-        .sealed
-        .first()
-        .map_or(SeqNo::ZERO, |run| run.last_seq);
+    let found_upto = views.cell.load().newest_sealed().unwrap_or(SeqNo::ZERO);
     let blobs = Arc::new(Blobs::new(
         files.clone(),
         options.tuning.blob_bytes,

@@ -299,8 +299,8 @@ impl Transaction {
         self.reader().write(key.as_ref(), OwnWrite::Delete)
     }
 
-    /// Sets `key` to `value` in the default keyspace until a time, from which on it is absent; a time that is told from now on counts from this
-    /// call.
+    /// Sets `key` to `value` in the default keyspace until a time, from which on it is absent; a time that is told from now
+    /// on counts from this call.
     ///
     /// # Errors
     /// As for [`Transaction::put`].
@@ -314,9 +314,9 @@ impl Transaction {
         self.reader().put_expiring(key, value, expiry)
     }
 
-    /// Removes every key of `range` from the default keyspace, those that others put there before the commit included; what the transaction puts there
-    /// later stays. The keys are not read: under [`Isolation::Serializable`] whoever writes to one meanwhile is not in the
-    /// way.
+    /// Removes every key of `range` from the default keyspace, those that others put there before the commit included; what
+    /// the transaction puts there later stays. The keys are not read: under [`Isolation::Serializable`] whoever writes to
+    /// one meanwhile is not in the way.
     ///
     /// # Errors
     /// As for [`Transaction::put`].

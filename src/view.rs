@@ -33,6 +33,11 @@ impl View {
         self.sealed.iter().map(|run| run.bytes).sum()
     }
 
+    /// The last sequence number of what is sealed, if anything is.
+    pub(crate) fn newest_sealed(&self) -> Option<SeqNo> {
+        self.sealed.first().map(|run| run.last_seq)
+    }
+
     /// How many range deletes are in force.
     pub(crate) fn range_deletes(&self) -> usize {
         let sealed = self.sealed.iter().map(|run| run.ranges.ranges().len());

@@ -363,13 +363,7 @@ impl Engine {
     /// Asks for a flush of what is in memory.
     pub(crate) fn flush_soon(&self) {
         self.committer.seal();
-        let newest = self
-            .views
-            .cell
-            .load()
-            .sealed
-            .first()
-            .map(|run| run.last_seq);
+        let newest = self.views.cell.load().newest_sealed();
         if let Some(newest) = newest.filter(|_| !self.options.tuning.manual) {
             self.background.request_flush(newest);
         }

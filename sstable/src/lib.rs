@@ -45,6 +45,7 @@ mod writer;
 pub use blob::{BLOB_HEADER_LEN, BlobHead, BlobReader, BlobRef, BlobWriter, blob_header, blob_id};
 pub use block_cache::BlockCache;
 pub use iterator::TableIter;
+pub use open::stated_id;
 pub use options::{Compression, IoMode};
 pub use properties::{Expiries, TableInfo, decode_blobs, encode_blobs};
 pub use reader::Table;

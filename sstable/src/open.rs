@@ -108,6 +108,14 @@ pub(crate) fn open(source: Source, id: u64, size: u64, io: IoMode) -> Result<Par
     })
 }
 
+/// The random number that a file of `size` bytes has by its footer; none if the footer does not verify.
+pub fn stated_id(file: &File, size: u64) -> Result<Option<u64>> {
+    let tail_len = size.min(MAX_FOOTER_LEN as u64);
+    let tail = read_file(file, size - tail_len, tail_len)?;
+    let id = format::id_in_footer(&tail);
+    Ok(id.filter(|id| decode_footer(&tail, *id, size).is_ok()))
+}
+
 fn missing(source: &Source) -> Error {
     Error::corruption("a section of the table is missing").in_file(source.path(), 0)
 }

@@ -269,3 +269,27 @@ fn a_close_says_that_writes_which_returned_may_be_lost() {
     vfs.disarm();
     assert_eq!(db.close().unwrap_err().kind(), ErrorKind::ReadOnly);
 }
+
+/// The tables of two databases were as long as each other, so the manifest of one opened beside the files of the other. Reads of
+/// tables failed, but what only the log had was missing without a word: its segments were taken for ones not written yet.
+#[test]
+fn a_manifest_of_another_database_is_told_by_its_tables() {
+    let home = tempfile::tempdir().unwrap();
+    let [ours, theirs] = ["ours", "theirs"].map(|name| home.path().join(name));
+    let options = || Options::new().tune(|tuning| tuning.manual = true);
+    for dir in [&ours, &theirs] {
+        let db = options().open(dir).unwrap();
+        db.put("k", "v").unwrap();
+        db.flush().unwrap();
+        db.put("late", "v").unwrap();
+    }
+    let names = std::fs::read_dir(&theirs).unwrap();
+    for name in names.map(|entry| entry.unwrap().file_name()) {
+        if name == "CURRENT" || name.to_string_lossy().contains("MANIFEST") {
+            std::fs::copy(theirs.join(&name), ours.join(&name)).unwrap();
+        }
+    }
+    let error = options().open(&ours).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corruption, "{error}");
+    assert!(error.to_string().contains("another database"), "{error}");
+}
