@@ -317,9 +317,12 @@ impl<'a, I: InternalIterator> CompactionIter<'a, I> {
         let Some(keeps) = self.rules.keeps else {
             return false;
         };
-        if stripe != 0 || self.rules.oldest_snapshot.is_some() {
-            return false;
-        }
+        stripe == 0 && self.rules.oldest_snapshot.is_none() && self.is_refused(keeps)
+    }
+
+    /// What the filter says of the present entry.
+    #[cold]
+    fn is_refused(&self, keeps: &Keeps<'_>) -> bool {
         let (key, value) = (self.input.key(), self.input.value());
         match key.kind.in_blob() {
             false => !keeps(key.user, value),

@@ -166,6 +166,7 @@ impl RunWriter<'_, '_> {
     }
 
     /// The same for an entry whose value may go into a blob file.
+    #[cold]
     fn add_large(&mut self, key: KeyRef<'_>, value: &[u8]) -> Result<()> {
         match self.outputs.place(key, value)? {
             Some((kind, stored)) => self.add(KeyRef::new(key.user, key.seq, kind), &stored),
