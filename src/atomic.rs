@@ -281,7 +281,7 @@ impl Keyspace {
     }
 
     /// The engine, and `Closed` or `ReadOnly` also where nothing may come to be written.
-    fn engine_to_write(&self) -> Result<&Engine> {
+    pub(crate) fn engine_to_write(&self) -> Result<&Engine> {
         let engine = self.handle.writer();
         engine.check_open()?;
         match engine.options.read_only {

@@ -54,6 +54,7 @@ mod ends;
 mod engine;
 mod events;
 mod expiry;
+mod few;
 mod files;
 mod flush;
 mod get;

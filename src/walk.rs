@@ -707,6 +707,11 @@ impl Walk {
     }
 }
 
+/// All versions of the keys of a range, without what range deletes hide.
+pub(crate) fn versions(scan: &Scan) -> impl InternalIterator {
+    sources(scan)
+}
+
 /// The pieces and runs that can hold an entry of the range, without what range deletes hide.
 fn sources(scan: &Scan) -> Sources {
     let (view, keyspace, bounds) = (&scan.view, scan.keyspace, &scan.bounds);

@@ -4,7 +4,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use terrace::vfs::{CrashPolicy, ImageKind, MemVfs, Vfs};
-use terrace::{Batch, Db, Options};
+use terrace::{Batch, Db, Expiry, KeyBounds, Options, SeqNo};
 
 fn keys(db: &Db) -> Vec<String> {
     let forwards: Vec<String> = db
@@ -26,6 +26,13 @@ fn keys(db: &Db) -> Vec<String> {
     forwards
 }
 
+/// Deletes a range as a range, however few keys lie in it: in a batch nobody looks.
+fn delete_whole(db: &Db, range: impl KeyBounds) -> terrace::Result<SeqNo> {
+    let mut batch = Batch::new();
+    batch.delete_range(range);
+    db.write(batch)
+}
+
 fn filled(options: &Options) -> Db {
     let db = options.open_in_memory().unwrap();
     for key in ["a", "b", "c", "d", "e"] {
@@ -37,8 +44,18 @@ fn filled(options: &Options) -> Db {
 #[test]
 fn bounds_mean_what_they_say() {
     type Delete = fn(&Db) -> terrace::Result<terrace::SeqNo>;
-    let cases: [(Delete, &str); 7] = [
+    let cases: [(Delete, &str); 14] = [
         (|db| db.delete_range("b".."d"), "ade"),
+        (|db| delete_whole(db, "b".."d"), "ade"),
+        (|db| delete_whole(db, "b"..="d"), "ae"),
+        (|db| delete_whole(db, "b"..), "a"),
+        (|db| delete_whole(db, .."b"), "bcde"),
+        (|db| delete_whole(db, "d".."b"), "abcde"),
+        (
+            |db| delete_whole(db, (Bound::Excluded("b"), Bound::Excluded("d"))),
+            "abde",
+        ),
+        (|db| delete_whole(db, ..), ""),
         (|db| db.delete_range("b"..="d"), "ae"),
         (|db| db.delete_range("b"..), "a"),
         (|db| db.delete_range(.."b"), "bcde"),
@@ -83,7 +100,7 @@ fn other_keyspaces_are_untouched() {
     let db = filled(&Options::new());
     let other = db.keyspace("other").unwrap();
     other.put("b", "1").unwrap();
-    db.clear().unwrap();
+    delete_whole(&db, ..).unwrap();
     assert_eq!(other.get("b").unwrap().unwrap(), "1");
     db.put("b", "2").unwrap();
     other.clear().unwrap();
@@ -97,7 +114,7 @@ fn snapshots_and_iterators_from_before_see_what_was_there() {
     let db = filled(&Options::new());
     let before = db.snapshot();
     let iter = db.iter();
-    db.delete_range("b".."e").unwrap();
+    delete_whole(&db, "b".."e").unwrap();
     let between = db.snapshot();
     db.put("c", "again").unwrap();
     for _ in 0..2 {
@@ -156,7 +173,7 @@ fn many_deletes_of_the_same_range_are_one_to_keep() {
     let db = filled(&Options::new());
     for n in 0..600 {
         db.put("c", n.to_string()).unwrap();
-        db.clear().unwrap();
+        delete_whole(&db, ..).unwrap();
     }
     assert!(db.is_empty().unwrap());
     db.wait_idle().unwrap();
@@ -178,7 +195,7 @@ fn deletes_are_kept_in_the_log_and_in_the_manifest() {
             db.put(key, "1").unwrap();
         }
         db.flush().unwrap();
-        db.delete_range("b".."c").unwrap();
+        delete_whole(&db, "b".."c").unwrap();
         if flushed {
             db.flush().unwrap();
         }
@@ -222,5 +239,84 @@ fn a_scan_over_a_deleted_range_does_not_walk_it() {
     assert!(
         skipping < whole * 20,
         "20 times both ways over deleted entries took {skipping:?}, once over them all {whole:?}"
+    );
+}
+
+#[test]
+fn a_range_of_few_keys_is_deleted_key_by_key() {
+    for (flushed, keys) in [(false, 16), (true, 16), (false, 17), (true, 17), (false, 0)] {
+        let db = Options::new().open_in_memory().unwrap();
+        db.put("z", "1").unwrap();
+        for n in 0..keys {
+            db.put([b'k', n], "1").unwrap();
+        }
+        if flushed {
+            db.flush().unwrap();
+        }
+        let visible = db.stats().visible;
+        let last = db.delete_range("b".."z").unwrap();
+        let ranges = usize::from(keys > 16);
+        assert_eq!(db.stats().range_deletes, ranges, "{keys} keys");
+        let written = if keys > 16 { 1 } else { u64::from(keys) };
+        assert_eq!(last, db.stats().visible);
+        assert_eq!(last.get(), visible.get() + written);
+        assert_eq!(self::keys(&db), ["z"]);
+    }
+}
+
+#[test]
+fn a_look_at_a_range_is_short() {
+    // More entries than it looks at, none of them alive.
+    let db = Options::new().open_in_memory().unwrap();
+    for n in 0..100u8 {
+        db.put([n], "1").unwrap();
+        db.delete([n]).unwrap();
+    }
+    db.clear().unwrap();
+    assert_eq!(db.stats().range_deletes, 1);
+    // What has expired may be among what it finds.
+    let db = Options::new().open_in_memory().unwrap();
+    let past = Expiry::At(std::time::SystemTime::UNIX_EPOCH);
+    db.put_expiring("a", "1", past).unwrap();
+    db.clear().unwrap();
+    assert_eq!((db.stats().range_deletes, keys(&db).len()), (0, 0));
+}
+
+/// Whichever way a delete goes, what was written before it is gone, and what was written after it is there.
+#[test]
+fn deletes_of_few_keys_have_their_place_among_other_writes() {
+    let (mut by_key, mut by_range) = (0, 0);
+    for round in 0..1500u32 {
+        let db = Options::new().open_in_memory().unwrap();
+        db.put([0], "1").unwrap();
+        let (cleared, written) = std::thread::scope(|scope| {
+            let writers = [1u8, 2].map(|thread| {
+                let db = &db;
+                let put = move |n: u8| {
+                    let key = [thread, n];
+                    (key, db.put(key, "1").unwrap())
+                };
+                scope.spawn(move || (0..7).map(put).collect::<Vec<_>>())
+            });
+            if round % 3 == 0 {
+                db.flush().unwrap();
+            }
+            std::iter::repeat_n((), round as usize % 40).for_each(|()| std::hint::spin_loop());
+            let cleared = db.clear().unwrap();
+            let written = writers.map(|writer| writer.join().unwrap());
+            (cleared, written.concat())
+        });
+        for (key, seq) in written {
+            let there = db.contains_key(key).unwrap();
+            assert_eq!(there, seq > cleared, "{round}: {key:?} {seq:?} {cleared:?}");
+        }
+        match db.stats().range_deletes {
+            0 => by_key += 1,
+            _ => by_range += 1,
+        }
+    }
+    assert!(
+        by_key > 0 && by_range + by_key == 1500,
+        "{by_key} {by_range}"
     );
 }

@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use terrace::vfs::{MemVfs, Vfs};
-use terrace::{Bytes, Db, Error, ErrorKind, Expiry, Isolation, Keyspace, Readable, Transaction};
+use terrace::{
+    Batch, Bytes, Db, Error, ErrorKind, Expiry, Isolation, Keyspace, Readable, Transaction,
+};
 use terrace_kit::{Mode, Random, Scenario};
 
 fn open(seed: u64, mode: Mode) -> Db {
@@ -387,7 +389,11 @@ fn a_conflict_is_what_was_read_and_has_changed() {
             tx.put("written", "1").unwrap();
             match change.split_at(1) {
                 ("+", key) => ignore(db.put(key, "2").unwrap()),
-                ("*", key) => ignore(db.delete_range(key..).unwrap()),
+                ("*", key) => {
+                    let mut batch = Batch::new(); // As a range also where nothing lies in it.
+                    batch.delete_range(key..);
+                    ignore(db.write(batch).unwrap());
+                }
                 (_, key) => ignore(db.delete(key).unwrap()),
             }
             place(&db);

@@ -164,12 +164,9 @@ impl Profile {
             24..=25 => {
                 let mut writes: Vec<Write> = (0..r.below(8)).map(|_| self.one(r)).collect();
                 for write in &mut writes {
-                    // Transactions write plain values of single keys.
-                    write.action = match write.action.clone() {
-                        Action::DeleteRange(_) => Action::Delete,
-                        Action::PutExpiring(value, _) | Action::Merge(value) => Action::Put(value),
-                        action => action,
-                    };
+                    if let Action::Merge(value) = write.action {
+                        write.action = Action::Put(value); // Transactions have no operands.
+                    }
                 }
                 let undone = r.below(writes.len() + 1);
                 Op::Transaction(writes, undone, self.read(r), !r.one_in(5))

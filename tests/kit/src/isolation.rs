@@ -116,7 +116,8 @@ fn one(db: &Db, other: &Keyspace, id: u64, r: &mut Random, isolation: Isolation)
     done.began = tx.seq().get();
     for _ in 0..1 + r.below(5) {
         let key = (r.below(2) as u8, r.below(KEYS as usize) as u8);
-        match r.below(8) {
+        match r.below(9) {
+            8 => delete_range(&tx, other, key, &mut done, r),
             0..=2 => get(&tx, other, key, &mut done),
             3 | 4 => scan(&tx, other, key, &mut done, r),
             5 => {
@@ -218,6 +219,19 @@ fn scan(tx: &Transaction, other: &Keyspace, key: Key, done: &mut Done, r: &mut R
     for byte in seen {
         saw(done, (space, byte), found.get(&byte).copied());
     }
+}
+
+/// Deletes a range from `key` on, which is a delete of each key that it could hold.
+fn delete_range(tx: &Transaction, other: &Keyspace, key: Key, done: &mut Done, r: &mut Random) {
+    let (space, lower) = key;
+    let upper = lower + 1 + r.below(4.min(KEYS - lower) as usize) as u8;
+    let range = [lower]..[upper];
+    match space {
+        0 => tx.delete_range(range).unwrap(),
+        _ => tx.keyspace(other).delete_range(range).unwrap(),
+    }
+    let keys = (lower..upper).map(|byte| ((space, byte), false));
+    done.writes.extend(keys);
 }
 
 /// A version of a key: when it was committed, by which transaction of the history, and whether it is a value.

@@ -8,7 +8,7 @@ use terrace::{Batch, Bytes, ErrorKind, SeqNo, Swap};
 
 use crate::KEYSPACES;
 use crate::model::Change;
-use crate::op::{Action, End, Read, Step, Write};
+use crate::op::{Action, End, Read, Step, Write, expiry};
 use crate::reads;
 use crate::runner::{Runner, change, name_of};
 use crate::trouble::{Outcome, failed};
@@ -143,14 +143,21 @@ impl Runner {
         let tx = self.db()?.transaction();
         let mut after = self.model().now().clone();
         let mut kept: std::collections::BTreeMap<(String, Bytes), Change> = Default::default();
+        let mut ranges = Vec::new();
         for (i, write) in writes.iter().enumerate() {
             let name = name_of(write.keyspace);
             let keyspace = keyspaces.iter().find(|keyspace| keyspace.name() == name);
             let Some(keyspace) = keyspace else { continue };
             let point = tx.savepoint();
-            let written = match made(&write.action) {
-                Some(value) => tx.keyspace(keyspace).put(&write.key, value),
-                None => tx.keyspace(keyspace).delete(&write.key),
+            let (part, key) = (tx.keyspace(keyspace), &write.key);
+            let written = match &write.action {
+                Action::Put(value) | Action::Merge(value) => part.put(key, value.bytes()),
+                Action::PutExpiring(value, at_once) => {
+                    part.put_expiring(key, value.bytes(), expiry(*at_once))
+                }
+                Action::Delete => part.delete(key),
+                Action::DeleteRange(Some(end)) => part.delete_range(key..end),
+                Action::DeleteRange(None) => part.delete_range(key..),
             };
             failed("a write of a transaction", written)?;
             if i < undone {
@@ -162,6 +169,14 @@ impl Runner {
                 changes: vec![change.clone()],
                 last: None,
             });
+            if let Action::DeleteRange(end) = &write.action {
+                kept.retain(|(of, key), _| {
+                    let behind = end.as_ref().is_some_and(|end| key >= end);
+                    of != name || *key < write.key || behind
+                });
+                ranges.push(change);
+                continue;
+            }
             kept.insert((name.into(), write.key.clone()), change);
         }
         for keyspace in &keyspaces {
@@ -183,7 +198,8 @@ impl Runner {
         let mut names = kept.keys().map(|(name, _)| name);
         let first = names.next().cloned();
         let one = names.all(|name| first.as_ref() == Some(name));
-        let changes: Vec<Change> = kept.into_values().collect();
+        // Range deletes come first: what was written to them before is gone, and what came later is not.
+        let changes: Vec<Change> = ranges.into_iter().chain(kept.into_values()).collect();
         if changes.is_empty() {
             return failed("commit", tx.commit()).map(|_| ());
         }
