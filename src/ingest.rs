@@ -319,6 +319,10 @@ impl Sorter<'_> {
 impl Engine {
     fn ingest(&self, keyspace: &KeyspaceState, entries: &mut dyn Entries) -> Result<SeqNo> {
         self.check_writable()?;
+        self.heed(self.try_ingest(keyspace, entries))
+    }
+
+    fn try_ingest(&self, keyspace: &KeyspaceState, entries: &mut dyn Entries) -> Result<SeqNo> {
         keyspace.check_alive()?;
         let compression = self.options.compression;
         let mut seq = self.committer.end().1.plus(AHEAD);
@@ -448,12 +452,12 @@ impl Engine {
             clock: Some(self.context.now()),
             ..VersionEdit::default()
         };
-        self.heed(self.versions.log_and_apply(&edit, |_, version| {
+        self.versions.log_and_apply(&edit, |_, version| {
             self.views.install(|view| {
                 view.version = version.clone();
                 view.tables_upto = seq;
             });
-        }))?;
+        })?;
         self.committer.advance(seq);
         self.release_log(lsn)?;
         Ok(true)

@@ -293,3 +293,25 @@ fn a_manifest_of_another_database_is_told_by_its_tables() {
     assert_eq!(error.kind(), ErrorKind::Corruption, "{error}");
     assert!(error.to_string().contains("another database"), "{error}");
 }
+
+/// Writes went on after an ingest had met a failed sync of the directory, until the next flush was told so.
+#[test]
+fn a_failed_directory_sync_of_an_ingest_ends_the_writes() {
+    let vfs = FaultVfs::new(MemVfs::new(1));
+    let options = Options::new().vfs(vfs.clone());
+    let db = options
+        .tune(|tuning| tuning.manual = true)
+        .open("/db")
+        .unwrap();
+    db.put("before", "v").unwrap();
+    vfs.arm_when(|call| call.op == Op::SyncDir, Fault::Errno(5), false);
+    let error = db.ingest([("k", "v")]).unwrap_err();
+    assert_eq!((error.kind(), vfs.injected()), (ErrorKind::ReadOnly, 1));
+    assert_eq!(
+        db.put("after", "v").unwrap_err().kind(),
+        ErrorKind::ReadOnly
+    );
+    assert_eq!(db.health().unwrap_err().kind(), ErrorKind::ReadOnly);
+    assert_eq!(db.get("before").unwrap().unwrap(), "v");
+    assert_eq!(db.get("k").unwrap(), None);
+}
