@@ -354,7 +354,7 @@ impl Engine {
             return Ok(());
         }
         let synced = self.fs().sync_dir(&self.files.dir);
-        synced.map_err(|error| self.versions.directory_failed(error))?;
+        self.heed(synced.map_err(|error| self.versions.directory_failed(error)))?;
         self.files.read_back(tables)
     }
 

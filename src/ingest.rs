@@ -28,11 +28,12 @@ use terrace_compaction::{
 };
 use terrace_sstable::Compression;
 
-use crate::batch::check_lengths;
+use crate::batch::{Entries as Held, Write, check_lengths, encode_clock};
 use crate::engine::Engine;
 use crate::files::BLOCK_SIZE;
 use crate::flush::NewTables;
 use crate::keyspace::{Keyspace, KeyspaceState};
+use crate::options::Durability;
 use crate::sync::lock;
 
 /// How far above the last sequence number an ingest takes its own.
@@ -234,7 +235,7 @@ impl Keyspace {
         };
         let result = engine.ingest(&self.state, &mut merged);
         drop(merged); // The pieces become obsolete.
-        engine.files.remove_obsolete()?;
+        engine.files.remove_obsolete().ok(); // What cannot be removed now, the next open removes.
         result
     }
 }
@@ -319,10 +320,6 @@ impl Sorter<'_> {
 impl Engine {
     fn ingest(&self, keyspace: &KeyspaceState, entries: &mut dyn Entries) -> Result<SeqNo> {
         self.check_writable()?;
-        self.heed(self.try_ingest(keyspace, entries))
-    }
-
-    fn try_ingest(&self, keyspace: &KeyspaceState, entries: &mut dyn Entries) -> Result<SeqNo> {
         keyspace.check_alive()?;
         let compression = self.options.compression;
         let mut seq = self.committer.end().1.plus(AHEAD);
@@ -333,8 +330,9 @@ impl Engine {
                 return Ok(self.committer.visible());
             }
             let metas = written.tables.clone();
-            match self.publish_ingested(keyspace, seq, &metas, &blobs) {
+            match self.heed(self.publish_ingested(keyspace, seq, &metas, &blobs)) {
                 Ok(true) => {
+                    self.note_in_log();
                     self.counters.flushed(&written);
                     self.background.wake_compaction();
                     return Ok(seq);
@@ -358,6 +356,19 @@ impl Engine {
             self.discard(&metas, if result.is_err() { &blobs } else { &[] });
             written = result?;
         }
+    }
+
+    /// Has the log go on above the number of an ingest. A manifest of before it, put back, is then told by the numbers
+    /// that are missing, or by the log's end, which names a later edit.
+    fn note_in_log(&self) {
+        let clock = encode_clock(self.context.now());
+        let parts = [clock.as_slice()];
+        let write = Write::new(&parts, 1, Held::None);
+        // The ingest is in, also without.
+        let durability = Durability::Buffered;
+        self.committer
+            .append(&write, durability, &[], &mut |_| ())
+            .ok();
     }
 
     /// Removes tables and blob files that no edit lists. What cannot be removed now, the next open removes.
@@ -459,7 +470,8 @@ impl Engine {
             });
         })?;
         self.committer.advance(seq);
-        self.release_log(lsn)?;
+        // It is done, whatever becomes of the log: the next flush releases it.
+        self.release_log(lsn).ok();
         Ok(true)
     }
 }

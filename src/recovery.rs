@@ -368,8 +368,11 @@ impl<'a> Opening<'a> {
             &self.files.fs,
             self.dir(),
             &segments,
-            Lsn(state.flushed.lsn),
-            read.last_edit,
+            terrace_wal::Known {
+                flushed: Lsn(state.flushed.lsn),
+                edit: read.last_edit,
+                last_seq: state.last_seq,
+            },
             &mut |frame| replay.add(&frame),
         )?;
         let cut = replay.check_large(log.synced, state.version.blobs())?;

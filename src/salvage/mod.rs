@@ -292,8 +292,11 @@ impl<'a> Survey<'a> {
             fs,
             dir,
             &metas,
-            Lsn(flushed.lsn),
-            read.last_edit,
+            terrace_wal::Known {
+                flushed: Lsn(flushed.lsn),
+                edit: read.last_edit,
+                last_seq: SeqNo::MAX, // What is missing is no reason to leave out more.
+            },
             &mut |f| {
                 batches += 1;
                 replay.add(&f)

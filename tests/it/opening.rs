@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use terrace::vfs::{Call, CrashPolicy, Fault, FaultVfs, ImageKind, MemVfs, Op};
 use terrace::{Batch, Db, Durability, ErrorKind, Options};
-use terrace_kit::{APPEND, Generator, Mode, Model, Oracle, Profile, Runner, Scenario, append};
+use terrace_kit::{Generator, Mode, Model, Oracle, Profile, Runner, Scenario, registered};
 
 fn kind<T: std::fmt::Debug>(result: terrace::Result<T>) -> ErrorKind {
     result.unwrap_err().kind()
@@ -79,11 +79,6 @@ fn the_last_handle_frees_it_and_an_iterator_is_none() {
     drop((db, cursor));
 }
 
-/// Options for what the kit has filled.
-fn with_append() -> Options {
-    Options::new().merge_operator(APPEND, append)
-}
-
 /// Some tables, some entries in the log only, and changes of the catalogue in both.
 fn filled(vfs: &Arc<MemVfs>, seed: u64) -> Model {
     let mut scenario = Scenario::on(vfs.clone(), Mode::Manual);
@@ -103,7 +98,7 @@ fn opening_reading_and_closing_changes_nothing() {
     for seed in 0..10 {
         let vfs = MemVfs::new(seed);
         let model = filled(&vfs, seed);
-        let options = with_append().vfs(vfs.clone());
+        let options = registered(Options::new()).vfs(vfs.clone());
         for (read_only, manual) in [(true, false), (false, false), (false, true)] {
             let (before, hash) = (vfs.mutations(), vfs.content_hash());
             let db = options
@@ -209,7 +204,7 @@ fn a_directory_that_cannot_be_written_can_be_read() {
     let hash = mem.content_hash();
     for errno in [EACCES, EROFS] {
         let vfs = FaultVfs::new(mem.clone());
-        let options = with_append().vfs(vfs.clone());
+        let options = registered(Options::new()).vfs(vfs.clone());
         vfs.arm_when(changes, Fault::Errno(errno), true);
         let db = options.clone().read_only(true).open("/db").unwrap();
         Oracle::check(&db, &model, model.len()..=model.len()).unwrap();
@@ -238,7 +233,7 @@ fn a_directory_that_cannot_be_written_can_be_read() {
         assert_eq!(kind(Options::new().vfs(vfs).open("/new/db")), ErrorKind::Io);
     }
     let _ = hash;
-    let db = with_append().vfs(mem).open("/db").unwrap();
+    let db = registered(Options::new()).vfs(mem).open("/db").unwrap();
     let found = Oracle::read(&db).unwrap();
     let want = model.now();
     for (name, map) in &want.keyspaces {

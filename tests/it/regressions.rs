@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use terrace::vfs::{Fault, FaultVfs, MemVfs, Op, Vfs};
+use terrace::vfs::{CrashPolicy, Fault, FaultVfs, ImageKind, MemVfs, Op, Vfs};
 use terrace::{Compression, Db, Durability, ErrorKind, Options};
 use terrace_kit::{Mode, Scenario};
 
@@ -297,21 +297,101 @@ fn a_manifest_of_another_database_is_told_by_its_tables() {
 /// Writes went on after an ingest had met a failed sync of the directory, until the next flush was told so.
 #[test]
 fn a_failed_directory_sync_of_an_ingest_ends_the_writes() {
+    for sorted in [true, false] {
+        ingest_without_directory(sorted);
+    }
+}
+
+fn ingest_without_directory(sorted: bool) {
     let vfs = FaultVfs::new(MemVfs::new(1));
     let options = Options::new().vfs(vfs.clone());
-    let db = options
-        .tune(|tuning| tuning.manual = true)
-        .open("/db")
-        .unwrap();
+    let options = options.tune(|tuning| tuning.manual = true);
+    let db = options.open("/db").unwrap();
     db.put("before", "v").unwrap();
     vfs.arm_when(|call| call.op == Op::SyncDir, Fault::Errno(5), false);
-    let error = db.ingest([("k", "v")]).unwrap_err();
-    assert_eq!((error.kind(), vfs.injected()), (ErrorKind::ReadOnly, 1));
-    assert_eq!(
-        db.put("after", "v").unwrap_err().kind(),
-        ErrorKind::ReadOnly
-    );
+    let entries = [("k", "v")];
+    let ingested = match sorted {
+        true => db.ingest(entries),
+        false => db.ingest_unsorted(entries, 0, |_| {}),
+    };
+    let kind = ingested.unwrap_err().kind();
+    assert_eq!((kind, vfs.injected()), (ErrorKind::ReadOnly, 1));
+    let after = db.put("after", "v").unwrap_err();
+    assert_eq!(after.kind(), ErrorKind::ReadOnly);
     assert_eq!(db.health().unwrap_err().kind(), ErrorKind::ReadOnly);
     assert_eq!(db.get("before").unwrap().unwrap(), "v");
     assert_eq!(db.get("k").unwrap(), None);
+}
+
+/// The entries were in, and the error was that of removing what was not needed any more.
+#[test]
+fn an_ingest_that_is_in_does_not_fail() {
+    for sorted in [true, false] {
+        let vfs = FaultVfs::new(MemVfs::new(1));
+        let options = Options::new().vfs(vfs.clone()).tune(|tuning| {
+            tuning.manual = true;
+            tuning.segment_bytes = (4096, Some(4096));
+        });
+        let db = options.open("/db").unwrap();
+        for n in 0..60 {
+            db.put(format!("{n}"), [7; 500]).unwrap();
+        }
+        vfs.arm_when(|call| call.op == Op::Remove, Fault::Errno(5), true);
+        let entries = [("b", "2"), ("k", "v")];
+        let ingested = match sorted {
+            true => db.ingest(entries),
+            false => db.ingest_unsorted(entries, 0, |_| {}),
+        };
+        let version = db.get_entry("k").unwrap().unwrap().version;
+        assert_eq!(ingested.unwrap(), version);
+        assert!(sorted || vfs.injected() > 0);
+        vfs.disarm();
+        db.flush().unwrap();
+        db.close().unwrap();
+        let db = options.open("/db").unwrap();
+        assert_eq!(
+            (db.count(..).unwrap(), db.get("b").unwrap().unwrap()),
+            (62, "2".into())
+        );
+    }
+}
+
+/// An ingest left nothing in the log, so nothing said that a manifest of before it was an old one: its entries were gone
+/// without an error.
+#[test]
+fn a_manifest_of_before_an_ingest_is_told() {
+    for (put, closed) in [(false, true), (true, true), (true, false)] {
+        let vfs = MemVfs::crashable(1);
+        let options = Options::new().vfs(vfs.clone());
+        let options = options.tune(|tuning| tuning.manual = true);
+        options.open("/db").unwrap().put("before", "v").unwrap();
+        let db = options.open("/db").unwrap();
+        let of_manifest = |path: &std::path::Path| {
+            let name = path.to_string_lossy();
+            name.ends_with("CURRENT") || name.contains("MANIFEST-")
+        };
+        let mut old = vfs.files();
+        old.retain(|(path, _)| of_manifest(path));
+        let old = old.into_iter().map(|(path, _)| {
+            let bytes = vfs.read_file(&path).unwrap();
+            (path, bytes)
+        });
+        let old: Vec<_> = old.collect();
+        db.ingest([("k", "v")]).unwrap();
+        if put {
+            db.put("after", "v").unwrap();
+        }
+        let image = match closed {
+            true => {
+                db.close().unwrap();
+                vfs.clone()
+            }
+            false => vfs.image(ImageKind::Cut, CrashPolicy::DropAll, 1),
+        };
+        for (path, bytes) in old {
+            image.write_file(&path, &bytes);
+        }
+        let error = options.vfs(image).open("/db").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corruption, "{error}");
+    }
 }

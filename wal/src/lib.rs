@@ -49,7 +49,7 @@ mod testing_log;
 pub use file::{LogFile, PwriteFile};
 pub use format::{Frame, FrameKind, Lsn};
 pub use log::{Log, Predecessor, Room, Sealed, Start, SyncPoint};
-pub use recover::{CloseInfo, Recovered, recover};
+pub use recover::{CloseInfo, Known, Recovered, recover};
 pub use salvage::{FoundFrame, LinkedUse, frames_in, use_in_link};
 pub use segment::{SegmentMeta, create_segment, edit_named_by};
 pub use single::{FrameFile, FrameFileTail, read_frames};

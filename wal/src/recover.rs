@@ -84,31 +84,42 @@ pub struct Recovered {
     pub predecessor: Option<Predecessor>,
 }
 
-/// Reads the log back from `flushed` on, and gives each data frame to `sink` in order.
+/// What the manifest says beside the segments.
+#[derive(Clone, Copy, Debug)]
+pub struct Known {
+    /// Tables hold everything below this position.
+    pub flushed: Lsn,
+    /// The number of the last edit.
+    pub edit: u64,
+    /// The highest sequence number that an edit names. Only up to it numbers may be missing in the log: what takes
+    /// numbers past the log says so in an edit first.
+    pub last_seq: SeqNo,
+}
+
+/// Reads the log back from the flushed position on, and gives each data frame to `sink` in order.
 ///
-/// `segments` are what the manifest lists, in any order; `manifest_edit` is the number of its last edit.
+/// `segments` are what the manifest lists, in any order.
 /// Nothing is written. After an error, of the sink or not, what the sink got must be thrown away: damage
 /// may be found behind frames that were whole.
 pub fn recover(
     fs: &Fs,
     dir: &Path,
     segments: &[SegmentMeta],
-    flushed: Lsn,
-    manifest_edit: u64,
+    known: Known,
     sink: &mut dyn FnMut(Frame<'_>) -> Result<()>,
 ) -> Result<Recovered> {
+    let flushed = known.flushed;
     if flushed.0 > MAX_LSN {
         return Err(Error::corruption(format!(
             "{flushed} as the flushed position"
         )));
     }
-    let segments = open_all(fs, dir, segments, manifest_edit)?;
+    let segments = open_all(fs, dir, segments, known.edit)?;
     let mut replay = Replay {
         chain: Vec::new(),
         last_seq: SeqNo::ZERO,
         synced: Lsn(0),
-        flushed,
-        manifest_edit,
+        known,
         segments,
     };
     let stop = match replay.choose()? {
@@ -150,8 +161,7 @@ struct Replay {
     segments: Vec<Segment>,
     /// Those replayed, in order.
     chain: Vec<usize>,
-    flushed: Lsn,
-    manifest_edit: u64,
+    known: Known,
     last_seq: SeqNo,
     synced: Lsn,
 }
@@ -163,7 +173,7 @@ impl Replay {
             let linked = |(i, s): (usize, &Segment)| s.link.map(|link| (i, link));
             self.segments.iter().enumerate().filter_map(linked)
         };
-        let below = links().filter(|(_, link)| link.from <= self.flushed);
+        let below = links().filter(|(_, link)| link.from <= self.known.flushed);
         if let Some((index, _)) = below.max_by_key(|(_, link)| link.from) {
             return Ok(Some(index));
         }
@@ -172,7 +182,7 @@ impl Replay {
             if !others.any(|other| other.link.is_none() && other.is_before(&link)) {
                 let text = format!(
                     "the log begins at {}, above the flushed position {}",
-                    link.from, self.flushed
+                    link.from, self.known.flushed
                 );
                 return Err(self.segments.get(index).map_or_else(
                     || Error::corruption(text.clone()),
@@ -191,7 +201,7 @@ impl Replay {
     ) -> Result<Stop> {
         loop {
             let Some(link) = self.segments.get(index).and_then(|s| s.link) else {
-                return Ok(Stop::nowhere(self.flushed));
+                return Ok(Stop::nowhere(self.known.flushed));
             };
             let segment = &self.segments[index];
             let next = self.segments.iter().position(|other| {
@@ -208,7 +218,7 @@ impl Replay {
             }
             self.last_seq = link.last_seq;
             self.chain.push(index);
-            let offset = self.flushed.0.saturating_sub(link.first.0);
+            let offset = self.known.flushed.0.saturating_sub(link.first.0);
             let at = |offset: u64| Lsn(link.first.0.saturating_add(offset));
             match self.read_segment(index, &link, offset, end, sink)? {
                 Ended::AtLink => {
@@ -216,7 +226,7 @@ impl Replay {
                     index = next.unwrap_or(usize::MAX);
                 }
                 Ended::Torn(offset) => {
-                    let lsn = at(offset).max(self.flushed);
+                    let lsn = at(offset).max(self.known.flushed);
                     return Ok(Stop {
                         place: Some((index, offset)),
                         lsn,
@@ -269,6 +279,13 @@ impl Replay {
             match frame.fields.kind {
                 FrameKind::Data => {
                     let (first_seq, count) = (frame.fields.first_seq, frame.fields.count);
+                    let before = first_seq.get().saturating_sub(1);
+                    if before > self.last_seq.max(self.known.last_seq).get() {
+                        return wrong(
+                            offset,
+                            "sequence numbers are missing: the manifest is older than the log",
+                        );
+                    }
                     match last_of(first_seq, count) {
                         Some(last) if first_seq > self.last_seq => self.last_seq = last,
                         _ => return wrong(offset, "sequence numbers do not rise"),
@@ -291,7 +308,7 @@ impl Replay {
                 FrameKind::Close => {
                     let close =
                         Close::decode(frame.payload).map_err(|e| e.in_file(&path, offset))?;
-                    if close.last_seq < self.last_seq || close.manifest_edit > self.manifest_edit {
+                    if close.last_seq < self.last_seq || close.manifest_edit > self.known.edit {
                         return wrong(offset, "the close frame names what is not there");
                     }
                     self.last_seq = close.last_seq;
@@ -316,7 +333,7 @@ impl Replay {
         let older = |link: &Link| base.is_some_and(|base| link.from < base.from);
         let settled = stop
             .close
-            .is_some_and(|(_, c)| c.manifest_edit == self.manifest_edit);
+            .is_some_and(|(_, c)| c.manifest_edit == self.known.edit);
         let mut result = Recovered {
             end: stop.lsn,
             last_seq: self.last_seq,

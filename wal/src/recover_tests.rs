@@ -23,6 +23,14 @@ fn small() -> Engine {
     engine
 }
 
+fn known(edit: u64) -> Known {
+    Known {
+        flushed: Lsn(0),
+        edit,
+        last_seq: SeqNo::MAX,
+    }
+}
+
 fn corruption(engine: &Engine) -> Error {
     let error = engine.recover().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corruption, "{error}");
@@ -784,8 +792,7 @@ fn a_read_error_is_that_error() {
         &engine.fs,
         dir(),
         &engine.listed,
-        Lsn(0),
-        engine.edit,
+        known(engine.edit),
         &mut |_| {
             calls += 1;
             Err(Error::invalid("no more"))
@@ -807,9 +814,29 @@ fn a_large_zeroed_segment_is_searched_fast() {
     }];
     #[allow(clippy::disallowed_methods)] // A measurement of real time.
     let start = std::time::Instant::now();
-    let result = recover(&fs, directory.path(), &listed, Lsn(0), 1, &mut |_| Ok(())).unwrap();
+    let result = recover(&fs, directory.path(), &listed, known(1), &mut |_| Ok(())).unwrap();
     let elapsed = start.elapsed();
     println!("64 MiB searched in {elapsed:?}");
     assert_eq!(result.unused, listed);
     assert!(elapsed.as_millis() < 1000, "{elapsed:?}");
+}
+
+#[test]
+fn numbers_are_missing_only_up_to_what_an_edit_names() {
+    let mut engine = Engine::new(4096);
+    engine.put(10);
+    engine.seq += 1000; // Taken by what did not go through the log.
+    engine.put(20);
+    engine.sync().unwrap();
+    for (last_seq, told) in [(1000, true), (1001, false), (5000, false)] {
+        let known = Known {
+            last_seq: SeqNo::new(last_seq),
+            ..known(engine.edit)
+        };
+        let result = recover(&engine.fs, dir(), &engine.listed, known, &mut |_| Ok(()));
+        match result {
+            Err(error) => assert!(told && error.kind() == ErrorKind::Corruption, "{error}"),
+            Ok(_) => assert!(!told, "{last_seq}"),
+        }
+    }
 }

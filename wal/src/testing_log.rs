@@ -6,7 +6,7 @@ use terrace_base::vfs::Fs;
 use terrace_base::{FileKind, FileNumber, Result, SeqNo};
 
 use crate::testing::TestVfs;
-use crate::{Log, Lsn, Recovered, Room, SegmentMeta, Start, create_segment, recover};
+use crate::{Known, Log, Lsn, Recovered, Room, SegmentMeta, Start, create_segment, recover};
 
 /// The end of a frame whose append failed.
 const UNKNOWN: Lsn = Lsn(u64::MAX);
@@ -162,8 +162,11 @@ impl Engine {
             &self.fs,
             dir(),
             &self.listed,
-            self.flushed,
-            self.edit,
+            Known {
+                flushed: self.flushed,
+                edit: self.edit,
+                last_seq: SeqNo::MAX,
+            },
             &mut |frame| {
                 found.push(Written {
                     seq: frame.first_seq.get(),

@@ -57,6 +57,8 @@ pub struct Profile {
     pub reads: usize,
     /// Weight of closing and opening again.
     pub reopens: usize,
+    /// Weight of ingests, and of new names and options of keyspaces.
+    pub rare: usize,
     /// Operations of the longest batch.
     pub batch: usize,
     /// Bytes of the longest value, large ones apart.
@@ -83,6 +85,7 @@ impl Default for Profile {
             pins: 10,
             reads: 24,
             reopens: 1,
+            rare: 2,
             batch: 80,
             longest: 8800,
             large_one_in: 300,
@@ -119,6 +122,7 @@ impl Profile {
             pins: 6,
             reads: 3,
             reopens: 5,
+            rare: 6,
             batch: 80,
             longest: 8800,
             large_one_in: 64,
@@ -138,6 +142,7 @@ impl Profile {
             self.pins,
             self.reads,
             self.reopens,
+            self.rare,
         ];
         let mut at = r.below(kinds.iter().sum());
         let mut kind = 0;
@@ -152,8 +157,10 @@ impl Profile {
             0 => self.write(r),
             1 => self.maintain(r),
             2 => self.pin(r),
+            3 if r.one_in(24) => Op::Approximate(self.keyspace(r), self.range(r)),
             3 => Op::Read(self.keyspace(r), self.read(r)),
-            _ => Op::Reopen(r.number()),
+            4 => Op::Reopen(r.number()),
+            _ => self.rare(r),
         }
     }
 
@@ -228,6 +235,23 @@ impl Profile {
             9..=10 => Op::WaitIdle,
             14..=15 if self.checks => Op::Check,
             _ => Op::Sync,
+        }
+    }
+
+    fn rare(&self, r: &mut Random) -> Op {
+        match r.below(4) {
+            0..=1 => {
+                let len = match r.below(6) {
+                    0 => 0,
+                    1..=4 => 1 + r.below(12),
+                    _ => self.batch,
+                };
+                let entries = (0..len).map(|_| (self.key(r), self.value(r))).collect();
+                let memory = [None, Some(0), Some(1 << r.below(16))][r.below(3)];
+                Op::Ingest(self.keyspace(r), entries, memory)
+            }
+            2 => Op::RenameKeyspace(r.below(self.keyspaces), r.below(self.keyspaces)),
+            _ => Op::SetOptions(self.keyspace(r), r.number()),
         }
     }
 

@@ -24,6 +24,7 @@ mod progress;
 mod reads;
 mod runner;
 mod scenario;
+mod spaces;
 mod steps;
 mod ticket;
 mod trouble;
@@ -32,12 +33,14 @@ pub use crash::{Allowed, Crash, Moment, Recovery, Watch, no_file_left_over};
 pub use digest::digest;
 pub use generate::{Generator, Profile, Random};
 pub use model::{Change, Commit, Entry, Map, Model, State};
-pub use op::{Action, End, How, Move, Op, Range, Read, Step, Value, Write};
+pub use op::{Action, End, How, Move, Op, Range, Read, Step, Value, Write, expiry};
 pub use oracle::{Contents, Oracle};
 pub use progress::Progress;
 pub use runner::Runner;
 pub use scenario::{Mode, Scenario};
 pub use trouble::{Outcome, Trouble};
+
+use terrace::Options;
 
 /// The merge operator that every keyspace gets before its first operand: the newer follows the older.
 pub const APPEND: &str = "append";
@@ -45,6 +48,16 @@ pub const APPEND: &str = "append";
 /// The operator itself.
 pub fn append(_key: &[u8], older: &[u8], newer: &[u8]) -> Vec<u8> {
     [older, newer].concat()
+}
+
+/// A compaction filter that keeps everything: tables are rewritten with it, and nothing changes.
+pub const KEEP_ALL: &str = "keep all";
+
+/// The options with what the keyspaces of the tests name: without, they cannot be opened.
+pub fn registered(options: Options) -> Options {
+    options
+        .merge_operator(APPEND, append)
+        .compaction_filter(KEEP_ALL, |_, _| true)
 }
 
 /// Names of keyspaces, as operations number them; 0 is the default one.

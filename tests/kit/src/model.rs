@@ -45,6 +45,10 @@ pub enum Change {
     Create(String),
     /// A keyspace is dropped.
     Drop(String),
+    /// A keyspace gets another name.
+    Rename(String, String),
+    /// Keys are set, under one sequence number.
+    Ingest(String, Vec<(Bytes, Bytes)>),
     /// A key is set.
     Put(String, Bytes, Bytes),
     /// A key's value, or nothing, is followed by more.
@@ -83,6 +87,21 @@ impl State {
                     Some(map) => before.wrapping_sub(digest::keyspace(name, map.iter())),
                     None => before,
                 },
+                Change::Rename(from, to) => match self.keyspaces.remove(from) {
+                    Some(map) => {
+                        let gone = before.wrapping_sub(digest::keyspace(from, map.iter()));
+                        let come = gone.wrapping_add(digest::keyspace(to, map.iter()));
+                        self.keyspaces.insert(to.clone(), map);
+                        come
+                    }
+                    None => before,
+                },
+                Change::Ingest(name, entries) => {
+                    for (key, value) in entries {
+                        self.digest = self.set(name, key, Some(value));
+                    }
+                    self.digest
+                }
                 Change::Put(name, key, value) => self.set(name, key, Some(value)),
                 Change::Merge(name, key, operand) => {
                     let older = self.keyspaces.get(name).and_then(|map| map.get(key));
@@ -130,11 +149,18 @@ impl State {
     fn number(&mut self, commit: &Commit) {
         let Some(last) = commit.last else { return };
         for (behind, change) in commit.changes.iter().rev().enumerate().rev() {
-            if let Change::Put(name, key, _) | Change::Merge(name, key, _) = change
-                && let Some(map) = self.keyspaces.get_mut(name)
-                && let Some(entry) = Arc::make_mut(map).get_mut(key)
-            {
-                entry.version = Some(SeqNo::new(last.get() - behind as u64));
+            let (name, keys) = match change {
+                Change::Put(name, key, _) | Change::Merge(name, key, _) => (name, vec![key]),
+                Change::Ingest(name, entries) => (name, entries.iter().map(|(k, _)| k).collect()),
+                _ => continue,
+            };
+            let Some(map) = self.keyspaces.get_mut(name) else {
+                continue;
+            };
+            for key in keys {
+                if let Some(entry) = Arc::make_mut(map).get_mut(key) {
+                    entry.version = Some(SeqNo::new(last.get() - behind as u64));
+                }
             }
         }
     }
@@ -184,15 +210,28 @@ impl Model {
     pub fn commit(&mut self, commit: Commit) {
         self.now.apply(&commit);
         for change in &commit.changes {
-            if let Change::Put(name, key, _) | Change::Delete(name, key) = change {
-                if !self.keys.contains_key(name) {
-                    self.keys.insert(name.clone(), BTreeSet::new());
+            match change {
+                Change::Put(name, key, _)
+                | Change::Merge(name, key, _)
+                | Change::Delete(name, key) => {
+                    if !self.keys.contains_key(name) {
+                        self.keys.insert(name.clone(), BTreeSet::new());
+                    }
+                    if let Some(keys) = self.keys.get_mut(name)
+                        && !keys.contains(key)
+                    {
+                        keys.insert(key.clone());
+                    }
                 }
-                if let Some(keys) = self.keys.get_mut(name)
-                    && !keys.contains(key)
-                {
-                    keys.insert(key.clone());
+                Change::Ingest(name, entries) => {
+                    let keys = entries.iter().map(|(key, _)| key.clone());
+                    self.keys.entry(name.clone()).or_default().extend(keys);
                 }
+                Change::Rename(from, to) => {
+                    let keys = self.keys.get(from).cloned().unwrap_or_default();
+                    self.keys.entry(to.clone()).or_default().extend(keys);
+                }
+                Change::Create(_) | Change::Drop(_) | Change::DeleteRange(..) => {}
             }
         }
         self.log.push(commit);

@@ -209,10 +209,19 @@ pub enum Op {
     /// A transaction of these writes and a question behind them, with the writes from one to the last but so many
     /// undone by a savepoint; committed, unless that is false.
     Transaction(Vec<Write>, usize, Read, bool),
+    /// `ingest` of these entries into a keyspace, sorted first; or `ingest_unsorted` as they are, with so many bytes of
+    /// memory.
+    Ingest(usize, Vec<(Bytes, Value)>, Option<usize>),
     /// Creates a keyspace, or finds it there.
     CreateKeyspace(usize),
     /// Drops a keyspace, or finds none.
     DropKeyspace(usize),
+    /// Gives the first keyspace the name of the second.
+    RenameKeyspace(usize, usize),
+    /// Gives a keyspace options that follow from the number. None of them changes what is read.
+    SetOptions(usize, u64),
+    /// Asks about how much a range of a keyspace holds.
+    Approximate(usize, Range),
     /// Asks the present.
     Read(usize, Read),
     /// Takes a snapshot.

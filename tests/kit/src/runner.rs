@@ -5,10 +5,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use terrace::vfs::Vfs;
-use terrace::{
-    Batch, Db, Durability, ErrorKind, Keyspace, KeyspaceOptions, Options, SeqNo, Ticket,
-};
+use terrace::{Batch, Db, Durability, ErrorKind, Keyspace, Options, SeqNo, Ticket};
 
+use crate::KEYSPACES;
 use crate::crash::Allowed;
 use crate::model::{Change, Commit, Model};
 use crate::op::{Action, How, Op, Write, expiry};
@@ -17,21 +16,21 @@ use crate::pins::Pins;
 use crate::progress::Progress;
 use crate::reads;
 use crate::scenario::{Mode, Scenario};
+use crate::spaces::with_operator;
 use crate::ticket::block_on;
 use crate::trouble::{Outcome, Trouble, failed};
-use crate::{APPEND, KEYSPACES};
 
 /// A database and its model side by side.
 pub struct Runner {
-    scenario: Scenario,
+    pub(crate) scenario: Scenario,
     db: Option<Db>,
     /// The durability that the open database has by default.
     pub(crate) default_durability: Durability,
     model: Model,
-    progress: Arc<Progress>,
-    handles: BTreeMap<String, Keyspace>,
+    pub(crate) progress: Arc<Progress>,
+    pub(crate) handles: BTreeMap<String, Keyspace>,
     /// Handles of keyspaces that were dropped.
-    stale: Vec<Keyspace>,
+    pub(crate) stale: Vec<Keyspace>,
     pins: Pins,
 }
 
@@ -180,8 +179,12 @@ impl Runner {
             Op::Transaction(writes, undone, read, commit) => {
                 self.transaction(writes, *undone, read, *commit)
             }
+            Op::Ingest(n, entries, memory) => self.ingest(name_of(*n), entries, *memory),
             Op::CreateKeyspace(n) => self.create(name_of(*n)),
             Op::DropKeyspace(n) => self.drop_keyspace(name_of(*n)),
+            Op::RenameKeyspace(from, to) => self.rename(name_of(*from), name_of(*to)),
+            Op::SetOptions(n, bits) => self.set_options(name_of(*n), *bits),
+            Op::Approximate(n, range) => self.about(name_of(*n), range),
             Op::Read(n, read) => match self.handles.get(name_of(*n)) {
                 Some(keyspace) => {
                     reads::check(keyspace, &self.model.now().map(keyspace.name()), read)
@@ -364,69 +367,6 @@ impl Runner {
         failed("a ticket", block_on(ticket, help)?)
     }
 
-    /// The handle of a keyspace, created if it is not there.
-    pub(crate) fn handle(&mut self, name: &str) -> Outcome<Keyspace> {
-        if !self.handles.contains_key(name) {
-            self.create(name)?;
-        }
-        let handle = self.handles.get(name).cloned();
-        handle.ok_or_else(|| format!("no handle of {name:?}").into())
-    }
-
-    fn create(&mut self, name: &str) -> Outcome {
-        let db = self.db()?.clone();
-        if self.model.now().keyspaces.contains_key(name) {
-            let again = db.create_keyspace(name, KeyspaceOptions::new());
-            expect("creating it twice", again, ErrorKind::AlreadyExists)?;
-            let found = failed("keyspace", db.keyspace(name))?;
-            self.handles.insert(name.into(), found);
-            return Ok(());
-        }
-        self.begin(vec![Change::Create(name.into())]);
-        // Either way creates it.
-        let created = match self.model.len() % 2 {
-            0 => db.keyspace(name),
-            _ => db.create_keyspace(name, KeyspaceOptions::new()),
-        };
-        let created = failed("creating a keyspace", created)?;
-        self.handles.insert(name.into(), created);
-        self.end(None, self.default_durability)
-    }
-
-    fn drop_keyspace(&mut self, name: &str) -> Outcome {
-        let db = self.db()?.clone();
-        if name == name_of(0) {
-            let dropped = db.drop_keyspace(name);
-            return expect("dropping the default keyspace", dropped, ErrorKind::Invalid);
-        }
-        if !self.model.now().keyspaces.contains_key(name) {
-            let dropped = db.drop_keyspace(name);
-            return expect("dropping what is not there", dropped, ErrorKind::NotFound);
-        }
-        self.begin(vec![Change::Drop(name.into())]);
-        failed("dropping a keyspace", db.drop_keyspace(name))?;
-        if let Some(handle) = self.handles.remove(name) {
-            self.stale.push(handle);
-        }
-        self.end(None, self.default_durability)?;
-        self.stale_handles()
-    }
-
-    fn stale_handles(&self) -> Outcome {
-        for stale in &self.stale {
-            expect("a put", stale.put("k", "v"), ErrorKind::NotFound)?;
-            expect("a get", stale.get("k"), ErrorKind::NotFound)?;
-            expect("a count", stale.count(..), ErrorKind::NotFound)?;
-            let mut iter = stale.iter();
-            let first = iter.next().unwrap_or(Ok(Default::default()));
-            expect("an iterator", first, ErrorKind::NotFound)?;
-            if iter.next().is_some() {
-                return Err("an iterator went on after its error".into());
-            }
-        }
-        Ok(())
-    }
-
     /// Compares everything, snapshots included.
     ///
     /// # Errors
@@ -493,16 +433,6 @@ impl Runner {
         self.stale.clear();
         self.db.take()
     }
-}
-
-/// Gives the keyspace the operator, unless it has it: no step of the model.
-fn with_operator(keyspace: &Keyspace) -> Outcome {
-    let mut options = keyspace.options();
-    if options.merge_operator.is_none() {
-        options = options.merge_operator(APPEND);
-        failed("set_options", keyspace.set_options(options))?;
-    }
-    Ok(())
 }
 
 pub(crate) fn change(write: &Write) -> Change {

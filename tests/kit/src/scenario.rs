@@ -10,7 +10,7 @@ use terrace::vfs::Vfs;
 use terrace::{Compression, Db, Durability, IoMode, Options};
 
 use crate::generate::Random;
-use crate::{APPEND, append};
+use crate::registered;
 
 /// Who does the background's work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,10 +98,9 @@ impl Scenario {
     /// Tiny sizes that follow from `seed`, as do durability, compression and the way of reading.
     pub fn options(&self, seed: u64) -> Options {
         let r = &mut Random::new(seed);
-        let options = Options::new()
+        let options = registered(Options::new())
             .memory(8 << 20)
             .durability(self.durability(seed))
-            .merge_operator(APPEND, append)
             .io(if r.one_in(2) {
                 IoMode::Mmap
             } else {

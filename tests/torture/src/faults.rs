@@ -8,7 +8,7 @@
 //! Lines that are reached only behind a fault meet one in runs with two.
 //!
 //! A failure is reproduced by `--seed S --at CASE/CALL`, with a case such as `eio-once`, or
-//! `--at CASE/CALL@FILE:LINE:COLUMN` where a second fault came at that line.
+//! `--at CASE/CALL@FILE:LINE:COLUMN:CALL` where a second fault came at that line.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -161,8 +161,8 @@ impl fmt::Display for Place<'_> {
 struct Lines {
     /// In runs that met none.
     plain: BTreeSet<Site>,
-    /// In which run first.
-    seen: BTreeMap<Site, (&'static str, u64)>,
+    /// In which runs, the first ones.
+    seen: BTreeMap<Site, Vec<(&'static str, u64)>>,
     hit: BTreeSet<Site>,
 }
 
@@ -170,8 +170,15 @@ impl Lines {
     fn add(&mut self, other: Lines) {
         self.plain.extend(other.plain);
         self.hit.extend(other.hit);
-        for (site, run) in other.seen {
-            self.seen.entry(site).or_insert(run);
+        for (site, runs) in other.seen {
+            runs.into_iter().for_each(|run| self.saw(site, run));
+        }
+    }
+
+    fn saw(&mut self, site: Site, run: (&'static str, u64)) {
+        let runs = self.seen.entry(site).or_default();
+        if runs.len() < 16 {
+            runs.push(run);
         }
     }
 }
@@ -214,15 +221,17 @@ fn round(plan: &Plan, seed: u64, counts: &mut Counts) -> Result<(), Failure> {
 fn second_faults(seed: u64, cases: &[Case], whole: &mut Lines) -> Result<u64, Failure> {
     let mut tried = BTreeSet::new();
     loop {
-        let left = whole.seen.iter().find_map(|(site, &(name, call))| {
-            let open = !whole.hit.contains(site) && !tried.contains(site);
-            open.then_some((*site, name, call))
+        let open = |(site, _): &(&Site, _)| !whole.hit.contains(*site);
+        let left = whole.seen.iter().filter(open).find_map(|(site, runs)| {
+            let run = runs.iter().find(|run| !tried.contains(&(*site, **run)));
+            run.map(|run| (*site, *run))
         });
-        let Some((site, name, call)) = left else {
+        let Some((site, run)) = left else {
             return Ok(tried.len() as u64);
         };
-        tried.insert(site);
-        let line = Some(format!("{}:{}:{}", site.file, site.line, site.column));
+        tried.insert((site, run));
+        let (name, call) = run;
+        let line = Some(shown(&site));
         if let Some(case) = cases.iter().find(|case| case.name == name) {
             let lines = Mutex::default();
             faulted(&Place { case, call, line }, seed, &lines)?;
@@ -248,6 +257,11 @@ fn all_met(seed: u64, what: &str, missed: impl Iterator<Item = Site>) -> Result<
             reproduce: format!("--seed {seed}"),
         }),
     }
+}
+
+/// A line and what it calls, as `--at` has it: one line may make files and open them.
+fn shown(site: &Site) -> String {
+    format!("{}:{}:{}:{:?}", site.file, site.line, site.column, site.op)
 }
 
 /// Runs the workload with the fault; false if there was no such call.
@@ -382,14 +396,21 @@ impl Run<'_> {
         let Some(line) = self.place.line.clone() else {
             return;
         };
-        let shown = |file, number, column| format!("{file}:{number}:{column}");
-        let is = |site: &Site| shown(site.file, site.line, site.column) == line;
+        let is = |site: &Site| shown(site) == line;
         if self.faulty.injected_sites().iter().any(is) {
             return;
         }
         let there = move |call: &Call| {
             let at = call.site;
-            at.is_some_and(|at| shown(at.file(), at.line(), at.column()) == line)
+            at.is_some_and(|at| {
+                let (file, number, column) = (at.file(), at.line(), at.column());
+                shown(&Site {
+                    file,
+                    line: number,
+                    column,
+                    op: call.op,
+                }) == line
+            })
         };
         self.faulty.arm_when(there, Fault::Errno(5), false);
     }
@@ -428,7 +449,7 @@ impl Run<'_> {
         let mut lines = lock(lines);
         lines.hit.extend(self.faulty.injected_sites());
         for site in self.faulty.sites() {
-            lines.seen.entry(site).or_insert(run);
+            lines.saw(site, run);
         }
         if !met {
             lines.plain.extend(self.faulty.sites());

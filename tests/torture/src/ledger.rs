@@ -111,14 +111,17 @@ impl Ledger {
                     seq,
                 } => {
                     let (before, newest) = last[thread];
-                    if number != before + 1 || (seq > 0 && seq <= newest) {
+                    let step = life.step(thread, number);
+                    let stale = seq <= newest;
+                    let wrong = stale && seq > 0 && !step.may_write_nothing();
+                    if number != before + 1 || wrong {
                         return Err(format!(
                             "thread {thread}: step {number} returned {seq} after step {before} and {newest}"
                         ));
                     }
                     last[thread] = (number, newest.max(seq));
-                    let mut known = Known::new(life.step(thread, number));
-                    known.seq = (seq > 0).then_some(seq);
+                    let mut known = Known::new(step);
+                    known.seq = (!stale).then_some(seq);
                     known.kept = true;
                     self.threads[thread].steps.push_back(known);
                     lived.returned += 1;
@@ -383,8 +386,12 @@ fn difference(thread: usize, state: &State, stored: &Stored) -> Option<String> {
     for (place, value) in &state.entries {
         match stored.get(place) {
             None => return Some(format!("{} is missing", name(place))),
-            Some(there) if *there != value.bytes() => {
-                return Some(format!("{} has another value than {value:?}", name(place)));
+            Some(there) if there != value => {
+                let (is, due) = (there.len(), value.len());
+                return Some(format!(
+                    "{} has another value: {is} bytes, not {due}",
+                    name(place)
+                ));
             }
             Some(_) => {}
         }

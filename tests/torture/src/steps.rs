@@ -12,7 +12,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use terrace::Durability;
+use terrace::{Bytes, Durability};
 use terrace_kit::{Random, Value};
 
 /// Writers in a process.
@@ -35,6 +35,14 @@ pub(crate) struct StepId {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Change {
     Put(Value),
+    /// A value that expires in the far future, or that has expired when it is written.
+    PutExpiring(Value, bool),
+    /// Sets it if there is nothing yet; alone only.
+    PutIfAbsent(Value),
+    /// Follows what is there, as an operand.
+    Merge(Value),
+    /// Follows what is there, which is read first.
+    Append(Value),
     Delete,
     /// Deletes the range from it to another, which stays.
     DeleteTo(usize),
@@ -74,6 +82,14 @@ impl Step {
     /// True if it writes the thread's mark.
     pub(crate) fn leaves_mark(&self) -> bool {
         matches!(self.act, Act::Batch { .. })
+    }
+
+    /// True if it writes nothing where there is nothing to do: then it has no sequence number of its own.
+    pub(crate) fn may_write_nothing(&self) -> bool {
+        let Act::One(write) = &self.act else {
+            return false;
+        };
+        matches!(write.change, Change::DeleteTo(_) | Change::PutIfAbsent(_))
     }
 }
 
@@ -129,10 +145,10 @@ impl Life {
             number,
         };
         let act = match r.below(40) {
-            0..=5 => Act::One(write(r)),
+            0..=5 => Act::One(write(r, true)),
             6 => Act::Drop,
             _ => Act::Batch {
-                writes: (0..r.below(7)).map(|_| write(r)).collect(),
+                writes: (0..r.below(7)).map(|_| write(r, false)).collect(),
                 durability: self.durability(r),
                 submit: r.one_in(6),
             },
@@ -163,7 +179,7 @@ impl Life {
     }
 }
 
-fn write(r: &mut Random) -> Write {
+fn write(r: &mut Random, alone: bool) -> Write {
     let len = match r.below(40) {
         0..=3 => 0,
         4..=26 => 1 + r.below(100),
@@ -176,13 +192,21 @@ fn write(r: &mut Random) -> Write {
         len,
         seed: r.number() | 1,
     };
+    let more = Value {
+        len: r.below(60),
+        ..value
+    };
     let slot = r.below(SLOTS);
     Write {
         space: r.below(SPACES),
         slot,
-        change: match r.below(25) {
+        change: match r.below(30) {
             0..=4 => Change::Delete,
             5 => Change::DeleteTo(slot + 1 + r.below(SLOTS - slot)),
+            6..=7 => Change::PutExpiring(value, r.one_in(3)),
+            8..=9 => Change::Merge(more),
+            10 => Change::Append(more),
+            11 if alone => Change::PutIfAbsent(value),
             _ => Change::Put(value),
         },
     }
@@ -245,7 +269,7 @@ impl Mark {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct State {
     /// By keyspace and slot.
-    pub(crate) entries: BTreeMap<(usize, usize), Value>,
+    pub(crate) entries: BTreeMap<(usize, usize), Bytes>,
     /// The step of its last batch.
     pub(crate) mark: StepId,
 }
@@ -256,10 +280,17 @@ impl State {
         let mut write = |write: &Write| {
             let place = (write.space, write.slot);
             match write.change {
-                Change::Put(value) => {
-                    self.entries.insert(place, value);
+                Change::Put(value) | Change::PutExpiring(value, false) => {
+                    self.entries.insert(place, value.bytes());
                 }
-                Change::Delete => {
+                Change::PutIfAbsent(value) => {
+                    self.entries.entry(place).or_insert_with(|| value.bytes());
+                }
+                Change::Merge(more) | Change::Append(more) => {
+                    let old = self.entries.entry(place).or_default();
+                    *old = [&old[..], &more.bytes()].concat().into();
+                }
+                Change::Delete | Change::PutExpiring(_, true) => {
                     self.entries.remove(&place);
                 }
                 Change::DeleteTo(end) => {

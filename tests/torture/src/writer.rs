@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
-use terrace::{Batch, Db, Durability, Error, Keyspace, Ticket};
-use terrace_kit::{Mode, Scenario};
+use terrace::{Batch, Db, Durability, Error, Keyspace, SeqNo, Swap, Ticket};
+use terrace_kit::{APPEND, Mode, Scenario, expiry};
 
 use crate::hook::{Place, Trap, TrapVfs};
 use crate::steps::{self, Act, Change, HOT, Life, Mark, SPACES, Step, THREADS, WINDOW};
@@ -281,10 +281,21 @@ impl Hand<'_> {
                 let space = self.space(write.space)?;
                 let seq = match write.change {
                     Change::Put(value) => space.put(key, value.bytes()),
+                    Change::PutExpiring(value, at_once) => {
+                        space.put_expiring(key, value.bytes(), expiry(at_once))
+                    }
+                    Change::PutIfAbsent(value) => match space.put_if_absent(key, value.bytes())? {
+                        Swap::Done(seq) => Ok(seq),
+                        // It has written nothing; what it saw is older than it.
+                        _ => Ok(SeqNo::ZERO),
+                    },
+                    Change::Merge(more) => space.merge(key, more.bytes()),
+                    Change::Append(more) => space.append(key, more.bytes()),
                     Change::Delete => space.delete(key),
                     Change::DeleteTo(end) => space.delete_range(key..steps::key(self.thread, end)),
                 }?;
-                let durable = self.default == Durability::Sync;
+                // The number of what wrote nothing is that of another write, which may not be durable.
+                let durable = self.default == Durability::Sync && !step.may_write_nothing();
                 self.done(step.id.number, seq.get(), durable)
             }
             Act::Drop => {
@@ -303,6 +314,10 @@ impl Hand<'_> {
         }
         let name = steps::space_name(self.thread, space);
         let made = self.db.keyspace(&name)?;
+        let options = made.options();
+        if options.merge_operator.is_none() {
+            made.set_options(options.merge_operator(APPEND))?;
+        }
         Ok(self.spaces[space].insert(made).clone())
     }
 
@@ -316,7 +331,12 @@ impl Hand<'_> {
             let key = steps::key(self.thread, write.slot);
             let mut space = batch.keyspace(&space);
             match write.change {
-                Change::Put(value) => space.put(key, value.bytes()),
+                Change::Put(value) | Change::PutIfAbsent(value) => space.put(key, value.bytes()),
+                Change::PutExpiring(value, at_once) => {
+                    space.put_expiring(key, value.bytes(), expiry(at_once))
+                }
+                Change::Merge(more) => space.merge(key, more.bytes()),
+                Change::Append(more) => space.append(key, more.bytes()),
                 Change::Delete => space.delete(key),
                 Change::DeleteTo(end) => space.delete_range(key..steps::key(self.thread, end)),
             };

@@ -10,7 +10,7 @@ use terrace_base::{Error, ErrorKind, FileKind, FileNumber};
 use terrace_compaction::{TableMeta, TableStore, Version, VersionEdit};
 use terrace_sstable::Table;
 use terrace_wal::internals::{decode, encode, recode};
-use terrace_wal::{Lsn, SegmentMeta, read_frames, recover};
+use terrace_wal::{Known, Lsn, SegmentMeta, read_frames, recover};
 
 use super::Outcome;
 use super::input::Input;
@@ -147,7 +147,13 @@ fn one_file(fs: &Fs, meta: &SegmentMeta) -> Outcome {
 fn many_files(fs: &Fs, metas: &[SegmentMeta], flushed: Lsn, edit: u64) -> Outcome {
     let read = || {
         let mut frames = Vec::new();
-        let found = recover(fs, Path::new(DIR), metas, flushed, edit, &mut |frame| {
+        let last_seq = terrace::SeqNo::MAX;
+        let known = Known {
+            flushed,
+            edit,
+            last_seq,
+        };
+        let found = recover(fs, Path::new(DIR), metas, known, &mut |frame| {
             frames.push((frame.lsn, frame.end, frame.first_seq, frame.count));
             Ok(())
         });
