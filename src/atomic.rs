@@ -14,7 +14,7 @@ use bytes::Bytes;
 use terrace_base::{Result, SeqNo, UserKey, ValueKind};
 use terrace_sstable::Value;
 
-use crate::batch::{Batch, Entries, Framing, Write, check_lengths};
+use crate::batch::{Batch, check_lengths};
 use crate::blob::Want;
 use crate::bounds::OwnedBounds;
 use crate::check::{CheckedKey, Checks, counter, joined};
@@ -25,7 +25,9 @@ use crate::engine::Engine;
 use crate::expiry::Expiry;
 use crate::iter::Scan;
 use crate::keyspace::Keyspace;
+use crate::operations::Framing;
 use crate::walk::Walk;
+use crate::write::{Entries, Write};
 
 /// What came of a write on a condition.
 ///

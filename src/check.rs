@@ -24,7 +24,7 @@ use terrace_base::{
 };
 use terrace_compaction::TableFile;
 
-use crate::batch::{Write, check_lengths};
+use crate::batch::check_lengths;
 use crate::bounds::OwnedBounds;
 use crate::commit::Receipt;
 use crate::ends::{Ends, Proof};
@@ -33,6 +33,7 @@ use crate::keyspace::KeyspaceState;
 use crate::memtable::{Form, List};
 use crate::options::Durability;
 use crate::view::View;
+use crate::write::Write;
 
 /// A key that a decision rests on.
 #[derive(Clone, Copy, Debug)]

@@ -31,7 +31,6 @@ use terrace_base::{
 };
 use terrace_wal::{Log, Lsn, Room, SegmentMeta};
 
-use crate::batch::{Effect, Write};
 use crate::check::Checks;
 use crate::ends::{Ends, Side};
 use crate::events::{Plain, event};
@@ -41,6 +40,7 @@ use crate::options::Durability;
 use crate::snapshot_list::SnapshotList;
 use crate::sync::{AtomicU64, Condvar, Mutex, MutexGuard, Ordering, lock, yield_now};
 use crate::view::{View, Views};
+use crate::write::{Effect, Write};
 
 /// How long a leader waits for the writers of the last group to come back.
 const GATHER: Duration = Duration::from_micros(15);

@@ -17,14 +17,16 @@ use terrace_base::hash::key_hash;
 use terrace_base::key::split_expiry;
 use terrace_base::{Error, KeyspaceId, OwnedUserKey, Result, SeqNo, UserKey, ValueKind};
 
-use crate::batch::{Batch, MAX_BATCH_LEN, Operation, Operations, Write, encode_put};
+use crate::batch::{Batch, MAX_BATCH_LEN};
 use crate::blob::Want;
 use crate::check::{CheckedKey, Checks, conflict, counter, joined};
 use crate::commit::Receipt;
 use crate::context::{Context, ReadPoint};
 use crate::engine::Engine;
 use crate::get::Live;
+use crate::operations::{Operation, Operations, encode_put};
 use crate::view::View;
+use crate::write::Write;
 
 /// What of a batch is found out when it is written.
 #[derive(Clone, Debug, Default)]

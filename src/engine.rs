@@ -21,21 +21,21 @@ use terrace_compaction::{KeyRange, KeyspaceRecord, PickOptions, SegmentRecord, V
 use terrace_wal::{Lsn, SegmentMeta, create_segment};
 
 use crate::background::{Background, Task};
-use crate::batch::{
-    Batch, Entries, Write, encode_create, encode_drop, encode_rename, encode_set_options,
-};
+use crate::batch::Batch;
 use crate::blob::Blobs;
 use crate::commit::{CommitEnv, Committer, Receipt, closed, opened_read_only};
 use crate::context::Context;
 use crate::files::Files;
 use crate::keyspace::{Catalogue, Change, DEFAULT_NAME, KeyspaceState, check_name};
 use crate::keyspace_options::KeyspaceOptions;
+use crate::operations::{encode_create, encode_drop, encode_rename, encode_set_options};
 use crate::options::{Durability, Options};
 use crate::space::Space;
 use crate::stats::Counters;
 use crate::sync::Mutex;
 use crate::version_set::VersionSet;
 use crate::view::Views;
+use crate::write::{Entries, Write};
 
 /// A list with more operands than this is sealed.
 const OPERANDS: u64 = 2048;

@@ -15,9 +15,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use terrace_base::Result;
 use terrace_compaction::{LEVELS, TableFile, Version};
 
-use crate::batch::{Batch, encode_clock};
+use crate::batch::Batch;
 use crate::context::millis;
 use crate::engine::Engine;
+use crate::operations::encode_clock;
 
 /// Until when a value holds.
 ///

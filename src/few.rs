@@ -10,13 +10,14 @@ use std::ops::Bound;
 
 use terrace_base::{InternalIterator, KeyRef, Result, SeqNo, UserKey, ValueKind};
 
-use crate::batch::{Batch, Write};
+use crate::batch::Batch;
 use crate::bounds::{KeyBounds, OwnedBounds};
 use crate::check::Checks;
 use crate::context::ReadPoint;
 use crate::iter::Scan;
 use crate::keyspace::Keyspace;
 use crate::walk::{deleted_within, versions};
+use crate::write::Write;
 
 /// So many keys at most are few.
 const FEW: usize = 16;

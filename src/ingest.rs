@@ -28,13 +28,15 @@ use terrace_compaction::{
 };
 use terrace_sstable::Compression;
 
-use crate::batch::{Entries as Held, Write, check_lengths, encode_clock};
+use crate::batch::check_lengths;
 use crate::engine::Engine;
 use crate::files::BLOCK_SIZE;
 use crate::flush::NewTables;
 use crate::keyspace::{Keyspace, KeyspaceState};
+use crate::operations::encode_clock;
 use crate::options::Durability;
 use crate::sync::lock;
+use crate::write::{Entries as Held, Write};
 
 /// How far above the last sequence number an ingest takes its own.
 const AHEAD: u64 = 1 << 32;

@@ -3,11 +3,11 @@
 use terrace_base::hash::key_hash;
 use terrace_base::{Error, KeyRef, KeyspaceId, Result, SeqNo, UserKey, ValueKind};
 
-use crate::batch::{
+use crate::memtable::{ListWriter, pin};
+use crate::operations::{
     Framing, Operation, Operations, encode_clock, encode_create, encode_delete_range, encode_drop,
     encode_rename, encode_set_options,
 };
-use crate::memtable::{ListWriter, pin};
 
 /// A list of the memtable.
 #[derive(Debug)]

@@ -14,15 +14,17 @@ use terrace_base::hash::key_hash;
 use terrace_base::{Error, ErrorKind, KeyspaceId, Result, SeqNo, UserKey, ValueKind, mutant};
 use terrace_compaction::{KeyRange, KeyspaceRecord, VersionEdit};
 
-use crate::batch::{Batch, Entries, Framing, Write, check_lengths};
+use crate::batch::{Batch, check_lengths};
 use crate::bounds::KeyBounds;
 use crate::context::millis;
 use crate::db::{Db, Handle};
 use crate::expiry::Expiry;
 use crate::keyspace_options::KeyspaceOptions;
+use crate::operations::Framing;
 use crate::policy::Policies;
 use crate::snapshot::Snapshot;
 use crate::sync::{Mutex, MutexGuard, lock};
+use crate::write::{Entries, Write};
 
 /// Longest name of a keyspace in bytes.
 pub const MAX_KEYSPACE_NAME_LEN: usize = 255;

@@ -67,6 +67,7 @@ mod keyspace;
 mod keyspace_options;
 mod manifest;
 mod memtable;
+mod operations;
 mod options;
 #[cfg(feature = "serde")]
 mod options_serde;
@@ -91,6 +92,7 @@ mod version_set;
 mod view;
 mod walk;
 mod workers;
+mod write;
 
 pub use bytes::Bytes;
 pub use terrace_base::key::{MAX_KEY_LEN, MAX_VALUE_LEN};

@@ -14,9 +14,9 @@ use std::time::Duration;
 use terrace_base::Result;
 
 use crate::background::Task;
-use crate::batch::Write;
 use crate::engine::Engine;
 use crate::view::View;
+use crate::write::Write;
 
 /// Runs of level 0 between which the price rises.
 const FREE_RUNS: u64 = 8;

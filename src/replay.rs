@@ -14,10 +14,10 @@ use terrace_base::{
 use terrace_compaction::KeyspaceRecord;
 use terrace_wal::Frame;
 
-use crate::batch::{Operation, Operations};
 use crate::blob::recover::{FoundRef, Mark};
 use crate::keyspace::Change;
 use crate::keyspace_options::KeyspaceOptions;
+use crate::operations::{Operation, Operations};
 
 #[derive(Clone, Copy, Debug)]
 struct Note {

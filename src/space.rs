@@ -31,12 +31,12 @@ use terrace_base::vfs::OpenMode;
 use terrace_base::{Error, ErrorKind, FileKind, Result};
 
 use crate::background::Background;
-use crate::batch::Write;
 use crate::engine::Engine;
 use crate::files::Files;
 use crate::sync::{Mutex, lock};
 use crate::version_set::VersionSet;
 use crate::view::Views;
+use crate::write::Write;
 
 /// Bytes of edits that find their space zeroed: dozens, as long as keys are not huge.
 const EDITS_AHEAD: u64 = 32 << 10;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use terrace_base::SeqNo;
 use terrace_compaction::{LEVELS, MergeResult};
 
-use crate::batch::Write;
 use crate::engine::Engine;
+use crate::write::Write;
 
 /// One level of the tree.
 #[non_exhaustive]

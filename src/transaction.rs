@@ -29,7 +29,7 @@ use terrace_base::key::split_expiry;
 use terrace_base::{Error, ErrorKind, KeyspaceId, Result, SeqNo, UserKey, mutant};
 use terrace_sstable::Value;
 
-use crate::batch::{Batch, MAX_BATCH_LEN, Write, check_lengths};
+use crate::batch::{Batch, MAX_BATCH_LEN, check_lengths};
 use crate::blob::Want;
 use crate::bounds::{KeyBounds, OwnedBounds, half_open};
 use crate::check::{CheckedKey, Checks, conflict};
@@ -42,6 +42,7 @@ use crate::keyspace::{Keyspace, KeyspaceState};
 use crate::readable::{Reader, count};
 use crate::snapshot::Snapshot;
 use crate::sync::{Mutex, lock, yield_now};
+use crate::write::Write;
 use reads::{ReadSet, first_changed};
 use writes::{OwnWrite, Writes};
 

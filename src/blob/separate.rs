@@ -6,9 +6,10 @@
 use terrace_base::key::split_expiry;
 use terrace_base::{Result, UserKey, ValueKind};
 
-use crate::batch::{Entries, Framing, Operation, Operations, Write, encode_delete_range};
 use crate::blob::Placed;
 use crate::engine::Engine;
+use crate::operations::{Framing, Operation, Operations, encode_delete_range};
+use crate::write::{Entries, Write};
 
 /// The operations of a write with references in place of large values.
 struct Separated {

@@ -15,8 +15,8 @@ use terrace_wal::{FoundFrame, Frame, FrameKind, Lsn, frames_in};
 use super::lenient::read_leniently;
 use super::report::LossKind;
 use super::{Lost, Survey};
-use crate::batch::Operations;
 use crate::keyspace::{Change, DEFAULT_NAME};
+use crate::operations::Operations;
 use crate::replay::Replay;
 use crate::version_set::ManifestState;
 

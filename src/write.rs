@@ -1,0 +1,161 @@
+//! A write as the commit path takes it: bytes for the log, and what they do to the memtable.
+
+use terrace_base::{Result, SeqNo, UserKey, ValueKind};
+
+use crate::batch::Batch;
+use crate::operations::{Operation, Operations};
+
+/// A write as the commit path takes it: the payload in parts, and how to find its entries without decoding
+/// them where that is known.
+#[derive(Debug)]
+pub(crate) struct Write<'a> {
+    pub(crate) parts: &'a [&'a [u8]],
+    pub(crate) count: u32,
+    pub(crate) entries: Entries<'a>,
+    /// Bytes of the payload.
+    pub(crate) len: usize,
+    /// Operations in front that `entries` leaves out: they change no entry.
+    pub(crate) lead: u32,
+    /// No value in it is larger.
+    pub(crate) largest: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Entries<'a> {
+    One {
+        user: UserKey<'a>,
+        hash: u64,
+        kind: ValueKind,
+        value: &'a [u8],
+    },
+    Payload(&'a [u8]),
+    /// Nothing for the memtable: a change of the catalogue.
+    None,
+}
+
+/// What a write does to the memtable.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Effect<'a> {
+    Entry {
+        user: UserKey<'a>,
+        hash: u64,
+        kind: ValueKind,
+        value: &'a [u8],
+    },
+    DeletedRange {
+        lower: UserKey<'a>,
+        upper: Option<&'a [u8]>,
+    },
+}
+
+impl<'a> Write<'a> {
+    pub(crate) fn new(parts: &'a [&'a [u8]], count: u32, entries: Entries<'a>) -> Write<'a> {
+        let len = parts.iter().map(|part| part.len()).sum();
+        let largest = match entries {
+            Entries::One { value, .. } => value.len(),
+            Entries::Payload(_) => len,
+            Entries::None => 0,
+        };
+        Write {
+            parts,
+            count,
+            entries,
+            len,
+            lead: 0,
+            largest,
+        }
+    }
+
+    /// The write of a batch whose payload follows `lead`, the bytes of an operation without effect on entries.
+    pub(crate) fn of_batch(batch: &'a Batch, parts: &'a [&'a [u8]; 2]) -> Write<'a> {
+        Write {
+            largest: batch.largest,
+            ..Write::of_payload(batch.count, parts)
+        }
+    }
+
+    /// The same of a payload of `count` operations, the second part.
+    pub(crate) fn of_payload(count: u32, parts: &'a [&'a [u8]; 2]) -> Write<'a> {
+        let lead = u32::from(!parts[0].is_empty());
+        let count = count.saturating_add(lead);
+        Write {
+            lead,
+            ..Write::new(parts, count, Entries::Payload(parts[1]))
+        }
+    }
+
+    /// True if it takes entries away and adds none.
+    pub(crate) fn only_deletes(&self) -> bool {
+        let takes = |operation| match operation {
+            Ok(Operation::Entry { kind, .. }) => kind == ValueKind::Tombstone,
+            Ok(Operation::DeleteRange { .. } | Operation::DropKeyspace { .. }) => true,
+            _ => false,
+        };
+        match self.entries {
+            Entries::One { kind, .. } => kind == ValueKind::Tombstone,
+            Entries::Payload(payload) => {
+                Operations::new(payload, self.count.saturating_sub(self.lead)).all(takes)
+            }
+            Entries::None => {
+                let mut parts = self.parts.iter();
+                parts.all(|part| Operations::new(part, self.count).all(takes))
+            }
+        }
+    }
+
+    /// Calls `apply` with each effect on the memtable.
+    #[inline]
+    pub(crate) fn for_each(
+        &self,
+        first: SeqNo,
+        mut apply: impl FnMut(SeqNo, Effect<'_>),
+    ) -> Result<()> {
+        use terrace_base::hash::key_hash;
+        match self.entries {
+            Entries::One {
+                user,
+                hash,
+                kind,
+                value,
+            } => apply(
+                first,
+                Effect::Entry {
+                    user,
+                    hash,
+                    kind,
+                    value,
+                },
+            ),
+            Entries::Payload(payload) => {
+                let count = self.count - self.lead;
+                for (i, operation) in Operations::new(payload, count).enumerate() {
+                    let seq = first.plus(u64::from(self.lead) + i as u64);
+                    match operation? {
+                        Operation::Entry { user, kind, value } => {
+                            let hash = key_hash(user);
+                            apply(
+                                seq,
+                                Effect::Entry {
+                                    user,
+                                    hash,
+                                    kind,
+                                    value,
+                                },
+                            );
+                        }
+                        Operation::DeleteRange { lower, upper } => {
+                            apply(seq, Effect::DeletedRange { lower, upper });
+                        }
+                        Operation::CreateKeyspace { .. }
+                        | Operation::DropKeyspace { .. }
+                        | Operation::SetOptions { .. }
+                        | Operation::RenameKeyspace { .. }
+                        | Operation::Clock(_) => {}
+                    }
+                }
+            }
+            Entries::None => {}
+        }
+        Ok(())
+    }
+}
