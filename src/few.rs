@@ -16,6 +16,7 @@ use crate::check::Checks;
 use crate::context::ReadPoint;
 use crate::iter::Scan;
 use crate::keyspace::Keyspace;
+use crate::options::Durability;
 use crate::walk::{deleted_within, versions};
 use crate::write::Write;
 
@@ -45,6 +46,10 @@ impl Keyspace {
         };
         if keys.is_empty() {
             engine.committer.wait_visible(at)?;
+            // That there is nothing may be known from writes that are not durable yet.
+            if engine.options.durability != Durability::Buffered {
+                engine.committer.sync()?;
+            }
             return Ok(Some(at));
         }
         let mut batch = Batch::new();

@@ -181,7 +181,12 @@ fn prepare_directory(fs: &Fs, dir: &Path, options: &Options) -> Result<Box<dyn L
         None if create => fs.create_dir_all(dir)?,
         _ => return Err(absent()),
     }
-    fs.lock(&FileKind::Lock.path(dir), !options.read_only)
+    let lock = FileKind::Lock.path(dir);
+    if options.read_only && fs.metadata(&lock)?.is_none() {
+        let text = "a reader must hold the file LOCK, which is missing; create it, empty, or open the database for writing once";
+        return Err(Error::new(ErrorKind::NotFound, text).in_file(&lock, 0));
+    }
+    fs.lock(&lock, !options.read_only)
 }
 
 impl<'a> Opening<'a> {
@@ -376,6 +381,8 @@ impl<'a> Opening<'a> {
             &mut |frame| replay.add(&frame),
         )?;
         let cut = replay.check_large(log.synced, state.version.blobs())?;
+        let listed = replay.check_listed(state.version.blobs());
+        listed.map_err(|e| e.in_file(&FileKind::Manifest(read.number).path(self.dir()), 0))?;
         state.clock = state.clock.max(replay.clock);
         self.set_policies(&state, &replay.changes)?;
         let last_table = state

@@ -107,7 +107,7 @@ impl ManifestState {
     }
 
     /// What is known of a keyspace that is to change. Nobody created the default one: it is listed once it has options.
-    fn keyspace(&mut self, id: KeyspaceId) -> Result<&mut KeyspaceRecord> {
+    pub(crate) fn keyspace(&mut self, id: KeyspaceId) -> Result<&mut KeyspaceRecord> {
         if id == KeyspaceId(0) {
             return Ok(self.keyspaces.entry(id).or_insert_with(|| KeyspaceRecord {
                 id,

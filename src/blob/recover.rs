@@ -58,6 +58,14 @@ impl Replay {
         Ok(false)
     }
 
+    /// `Corruption` if an entry refers to a file that the manifest does not list: then it is older than the log.
+    pub(crate) fn check_listed(&self, blobs: &BlobFiles) -> Result<()> {
+        let mut all = self.references(0..usize::MAX);
+        all.try_for_each(|found| {
+            file_of(blobs, &BlobRef::decode(self.reference(&found).1)?).map(|_| ())
+        })
+    }
+
     fn verify(&self, notes: std::ops::Range<usize>, blobs: &BlobFiles) -> Result<bool> {
         for found in self.references(notes) {
             let (user, reference) = self.reference(&found);

@@ -34,9 +34,15 @@ impl Survey<'_> {
             match self.opening.files.check_blob(file) {
                 Ok(()) => {}
                 Err(error) if is_damage(error.kind()) => {
-                    self.report
-                        .damaged
-                        .push(self.path(FileKind::Blob(file.meta().number)));
+                    let name = FileKind::Blob(file.meta().number);
+                    if self.opening.names.contains(&name) {
+                        // Of the length that it has. What it is to hold is verified value by value.
+                        self.resized.push(BlobMeta {
+                            size: 0,
+                            ..*file.meta()
+                        });
+                    }
+                    self.report.damaged.push(self.path(name));
                 }
                 Err(error) => return Err(error),
             }
@@ -86,6 +92,19 @@ impl Survey<'_> {
             entries.next()?;
         }
         Ok(false)
+    }
+
+    /// False if the log refers to a value that cannot be had.
+    pub(super) fn has_values(&self, replay: &Replay) -> Result<bool> {
+        for n in 0..replay.entries() {
+            if let Some((key, stored)) = replay.entry(n)
+                && key.kind.in_blob()
+                && !is_there(&self.blobs, key, stored)?
+            {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Notes the value of an entry as lost.

@@ -66,6 +66,16 @@ impl Hints {
             state.keyspaces.insert(record.id, record.clone());
             state.next_keyspace = state.next_keyspace.max(record.id.0.saturating_add(1));
         }
+        for (id, options) in &edit.keyspaces_changed {
+            if let Ok(record) = state.keyspace(*id) {
+                record.options.clone_from(options);
+            }
+        }
+        for (id, name) in &edit.keyspaces_renamed {
+            if let Ok(record) = state.keyspace(*id) {
+                record.name.clone_from(name);
+            }
+        }
         state.dropped.extend(&edit.keyspaces_dropped);
         let next = edit.next_keyspace.unwrap_or(0);
         state.next_keyspace = state.next_keyspace.max(next);

@@ -151,6 +151,8 @@ struct Survey<'a> {
     outputs: RecoveredTables<'a>,
     /// The blob files that there are.
     blobs: BlobFiles,
+    /// Listed ones that have another length than was listed: to be listed as they are.
+    resized: Vec<BlobMeta>,
     /// Those that it has written.
     copied: Vec<BlobMeta>,
     losses: Vec<Lost>,
@@ -166,6 +168,7 @@ impl<'a> Survey<'a> {
             },
             opening,
             blobs: BlobFiles::new(),
+            resized: Vec::new(),
             copied: Vec::new(),
             losses: Vec::new(),
             report: Salvage::default(),
@@ -307,7 +310,7 @@ impl<'a> Survey<'a> {
             Ok(log) if !log.close.as_ref().is_some_and(later) => {
                 self.report.kept.batches = batches;
                 let whole = verdicts.values().all(|v| matches!(v, Verdict::Whole));
-                if whole && self.report.damaged.is_empty() {
+                if whole && self.report.damaged.is_empty() && self.has_values(&replay)? {
                     self.report.kept.tables = verdicts.len() as u64;
                     return self.opening.existing();
                 }
@@ -336,7 +339,9 @@ impl<'a> Survey<'a> {
             Err(error) => return Err(error),
         };
         self.mend_replay(&mut replay)?;
-        let edit = self.mend_listed(&state, &verdicts)?;
+        let mut edit = self.mend_listed(&state, &verdicts)?;
+        edit.blobs_removed = self.resized.iter().map(|blob| blob.number).collect();
+        edit.blobs_added = std::mem::take(&mut self.resized);
         state.apply(&edit, &self.opening.store)?;
         state.file_ceiling = state.file_ceiling.max(self.outputs.next_file);
         let used = replay.keyspaces();
@@ -409,6 +414,7 @@ impl<'a> Survey<'a> {
         let flushed = Some(hints.state.flushed.seq).filter(|seq| *seq > SeqNo::ZERO);
         let log = self.read_log(&segments, flushed, None)?;
         let mut replay = log.replay;
+        leave_out_flushed(&mut replay, &sources)?;
         self.mend_replay(&mut replay)?;
         self.copy_found(&mut replay)?;
         let mut state = hints.state;
@@ -591,6 +597,27 @@ impl<'a> Survey<'a> {
             .collect();
         Ok(found)
     }
+}
+
+/// Leaves out what a table has as well, or something newer of the same key: a flush has taken it in. Of operands it may be a
+/// part by now, and would count twice.
+fn leave_out_flushed(replay: &mut Replay, tables: &[Arc<Table>]) -> Result<()> {
+    let mut tables: Vec<TableIter> = tables.iter().map(Table::scan).collect();
+    let mut flushed = Vec::new();
+    for n in 0..replay.entries() {
+        let Some((key, _)) = replay.entry(n) else {
+            continue;
+        };
+        for table in &mut tables {
+            table.seek(KeyRef::lookup(key.user, SeqNo::MAX))?;
+            if table.valid() && table.key().user == key.user && table.key().seq >= key.seq {
+                flushed.push(n);
+                break;
+            }
+        }
+    }
+    replay.leave_out(&flushed);
+    Ok(())
 }
 
 /// The loss with names; `None` if it concerns no keyspace that there is.

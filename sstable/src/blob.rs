@@ -241,7 +241,11 @@ impl BlobReader {
         let version = || {
             let mut d = Decoder::new(header);
             let magic = d.bytes(MAGIC.len()).ok()? == MAGIC;
-            d.u32().ok().filter(|version| magic && *version > VERSION)
+            let (version, _, id) = (d.u32().ok()?, d.u32().ok()?, d.u64().ok()?);
+            // Else it is a number like any other that was damaged.
+            let front = header.get(..header.len() - d.rest().len())?;
+            let whole = d.u32().ok()? == checksum(front, id, 0);
+            (magic && whole && version > VERSION).then_some(version)
         };
         match version() {
             Some(version) => Error::unsupported(format!(

@@ -4,7 +4,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use terrace::vfs::{CrashPolicy, ImageKind, MemVfs, Vfs};
-use terrace::{Batch, Db, Expiry, KeyBounds, Options, SeqNo};
+use terrace::{Batch, Db, Durability, Expiry, KeyBounds, Options, SeqNo};
 
 fn keys(db: &Db) -> Vec<String> {
     let forwards: Vec<String> = db
@@ -319,4 +319,21 @@ fn deletes_of_few_keys_have_their_place_among_other_writes() {
         by_key > 0 && by_range + by_key == 1500,
         "{by_key} {by_range}"
     );
+}
+
+/// It found nothing and wrote nothing; but the delete that it relied on was not durable, and a power cut brought the key back.
+#[test]
+fn a_range_without_keys_is_as_durable_as_its_delete() {
+    let vfs = MemVfs::crashable(1);
+    let options = Options::new().tune(|tuning| tuning.manual = true);
+    let db = options.clone().vfs(vfs.clone()).open("/db").unwrap();
+    db.put("k", "1").unwrap();
+    let mut batch = Batch::new();
+    batch.durability(Durability::Buffered).delete("k");
+    db.write(batch).unwrap();
+    let before = db.stats().visible;
+    assert_eq!(db.delete_range("a".."z").unwrap(), before);
+    let cut = vfs.image(ImageKind::Cut, CrashPolicy::DropAll, 1);
+    let db = options.vfs(cut).open("/db").unwrap();
+    assert_eq!(db.get("k").unwrap(), None);
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use terrace::vfs::{MemVfs, Vfs};
 use terrace::{Db, Error, ErrorKind, LossKind, Salvage, SeqNo};
+use terrace_kit::APPEND;
 
 use super::subject::{DIR, Disk, NAMES, Place, State, Subject, disk_of, options, vfs_of};
 
@@ -29,8 +30,8 @@ pub enum Allowed {
     Exactly(u64),
     /// An error.
     Told,
-    /// Also any earlier state that tables hold all of: nothing in the files says that there was more.
-    AnyOrTold,
+    /// Also an earlier state, from this number on: nothing in the files says that there was more.
+    FromOrTold(u64),
 }
 
 type Check<T> = Result<T, String>;
@@ -80,9 +81,9 @@ pub fn open_and_read(
         Allowed::LastOrTold => vec![last],
         Allowed::Exactly(seq) => vec![seq],
         Allowed::Told => vec![],
-        Allowed::AnyOrTold => {
-            let later = subject.writes.iter().map(|(seq, _, _)| *seq);
-            later.filter(|seq| *seq >= subject.flushed).collect()
+        Allowed::FromOrTold(least) => {
+            let later = subject.writes.iter().map(|written| written.seq);
+            later.filter(|seq| *seq >= least).collect()
         }
     };
     let told = answers.errors > 0;
@@ -189,8 +190,9 @@ pub fn salvage(subject: &Subject, disk: &Disk, seed: u64, allowed: Allowed) -> C
         .vfs(shared)
         .salvage(Path::new(DIR))
         .map_err(|error| format!("salvage: {error:?}"))?;
-    let answers = Answers::of(&db)?;
     let within = |text: String| format!("salvage: {text}\n{report}");
+    name_operators(&db, &report).map_err(within)?;
+    let answers = Answers::of(&db).map_err(within)?;
     if answers.errors > 0 {
         return Err(within("reads fail".into()));
     }
@@ -198,7 +200,7 @@ pub fn salvage(subject: &Subject, disk: &Disk, seed: u64, allowed: Allowed) -> C
         Allowed::Exactly(seq) => seq,
         _ => subject.last_seq(),
     };
-    let exact = !matches!(allowed, Allowed::AnyOrTold);
+    let exact = !matches!(allowed, Allowed::FromOrTold(_));
     judge(subject, &answers, &report, last, exact).map_err(within)?;
     nothing_is_gone(disk, &disk_of(&vfs), &report).map_err(within)?;
     db.close().map_err(|error| within(format!("{error:?}")))?;
@@ -208,6 +210,26 @@ pub fn salvage(subject: &Subject, disk: &Disk, seed: u64, allowed: Allowed) -> C
         return Err(within("reopened, it says something else".into()));
     }
     Ok(report.losses.len() as u64)
+}
+
+/// Where the manifest is lost, or the name of a keyspace, its options may be: then the operator has to be named again.
+fn name_operators(db: &Db, report: &Salvage) -> Check<()> {
+    let unknown = |loss: &terrace::Loss| loss.kind == LossKind::Manifest;
+    for name in db.keyspaces().map_err(|error| format!("{error:?}"))? {
+        let keyspace = db.keyspace(&name).map_err(|error| format!("{error:?}"))?;
+        if keyspace.options().merge_operator.is_some() {
+            continue;
+        }
+        if !report.losses.iter().any(unknown) && !report.renamed.contains(&name) {
+            return Err(format!(
+                "`{name}` has lost its options, and no loss says so"
+            ));
+        }
+        let options = keyspace.options().merge_operator(APPEND);
+        let set = keyspace.set_options(options);
+        set.map_err(|error| format!("{error:?}"))?;
+    }
+    Ok(())
 }
 
 fn judge(
@@ -237,9 +259,11 @@ fn judge(
         }
         let covered = report.losses.iter().any(|loss| match loss.kind {
             LossKind::Manifest => value.is_none(),
-            _ => names(place.0)
-                .iter()
-                .any(|name| loss.covers(name, &place.1, SeqNo::new(seq))),
+            _ => names(place.0).iter().any(|name| {
+                let numbers = subject.numbers(&place, last);
+                let mut numbers = numbers.into_iter().chain([seq]);
+                numbers.any(|seq| loss.covers(name, &place.1, SeqNo::new(seq)))
+            }),
         });
         if !covered {
             let (got, value) = (got.map(text), value.map(text));

@@ -56,7 +56,9 @@ fn name_of(path: &Path) -> String {
 /// The kind of a file: how its name ends, or begins.
 pub fn kind_of(path: &Path) -> &'static str {
     let name = name_of(path);
-    let kinds = ["CURRENT", "MANIFEST", ".wal", ".sst", "LOCK", "RESERVE"];
+    let kinds = [
+        "CURRENT", "MANIFEST", ".wal", ".sst", ".blob", "LOCK", "RESERVE",
+    ];
     kinds
         .into_iter()
         .find(|kind| name.contains(kind))
@@ -137,20 +139,37 @@ impl Damage {
 
     /// What may be answered then.
     pub fn allowed(&self, subject: &Subject) -> Allowed {
+        let kind = |n: usize| kind_of(&file(&subject.disk, n).0);
+        // What refers to large values that are not there, and was not promised, is taken for a tear.
+        let of_blobs = |n: usize| match (kind(n), subject.ending) {
+            (".blob", Ending::Killed) => Some(Allowed::FromOrTold(subject.promised())),
+            (".blob", Ending::Closed) => Some(Allowed::LastOrTold),
+            _ => None,
+        };
+        let damaged = match *self {
+            Damage::Flip(n, _)
+            | Damage::Zero(n, _)
+            | Damage::Cut(n, _)
+            | Damage::Remove(n)
+            | Damage::Copy(_, n)
+            | Damage::Swap(n, _)
+            | Damage::Earlier(_, n)
+            | Damage::Foreign(n) => Some(n),
+            _ => None,
+        };
+        if let Some(allowed) = damaged.and_then(of_blobs) {
+            return allowed;
+        }
         match *self {
             Damage::None => Allowed::Exactly(subject.last_seq()),
             Damage::Flip(n, bit) => self.allowed_at(subject, n, bit / 8),
             Damage::Zero(n, at) => self.allowed_at(subject, n, at),
             // The whole use of a segment is gone, and its promises with it: as if it had never been written.
-            Damage::Earlier(_, n) | Damage::Foreign(n)
-                if kind_of(&file(&subject.disk, n).0) == ".wal" =>
-            {
-                Allowed::AnyOrTold
+            Damage::Earlier(_, n) | Damage::Foreign(n) if kind(n) == ".wal" => {
+                Allowed::FromOrTold(subject.flushed)
             }
             // It holds space and nothing else.
-            Damage::Cut(n, _) if kind_of(&file(&subject.disk, n).0) == "RESERVE" => {
-                Allowed::LastOrTold
-            }
+            Damage::Cut(n, _) if kind(n) == "RESERVE" => Allowed::LastOrTold,
             Damage::Cut(..) => Allowed::Told,
             _ => Allowed::LastOrTold,
         }

@@ -5,13 +5,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use terrace::vfs::{CrashPolicy, ImageKind, MemVfs, Vfs};
-use terrace::{Batch, Compression, Db, Durability, IoMode, Options};
+use terrace::{Batch, Compression, Db, Durability, IoMode, KeyspaceOptions, Options};
+use terrace_kit::{APPEND, expiry, registered};
 
 /// Where the database lies.
 pub const DIR: &str = "/data/db";
 /// Its keyspaces, in the order of their ids.
 pub const NAMES: [&str; 4] = ["default", "left", "right", "late"];
 const KEYS: u64 = 12;
+/// Values from this length on go into a blob file.
+const LARGE: usize = 100;
 
 /// The files of a database, by name.
 pub type Disk = BTreeMap<PathBuf, Vec<u8>>;
@@ -19,6 +22,17 @@ pub type Disk = BTreeMap<PathBuf, Vec<u8>>;
 pub type Place = (usize, Vec<u8>);
 /// For each place the last write: its sequence number, and the value unless it was deleted.
 pub type State = BTreeMap<Place, (u64, Option<Vec<u8>>)>;
+
+/// One write to a place.
+#[derive(Clone, Debug)]
+pub struct Written {
+    pub seq: u64,
+    pub place: Place,
+    /// What the place has then, unless that is nothing.
+    pub value: Option<Vec<u8>>,
+    /// What was written is only the end of it, from here on.
+    pub operand_at: Option<usize>,
+}
 
 /// How a database ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +52,7 @@ pub struct Subject {
     /// Copies of earlier moments.
     pub earlier: Vec<Disk>,
     /// Everything written, in order.
-    pub writes: Vec<(u64, Place, Option<Vec<u8>>)>,
+    pub writes: Vec<Written>,
     /// Writes up to here are in tables.
     pub flushed: u64,
     pub frames: Vec<Frame>,
@@ -60,7 +74,7 @@ pub struct Frame {
 
 pub fn options(seed: u64) -> Options {
     let io = [IoMode::Pread, IoMode::Mmap][seed as usize % 2];
-    Options::new()
+    registered(Options::new())
         .memory(4 << 20)
         .compression(Compression::Lz4)
         .io(io)
@@ -69,6 +83,7 @@ pub fn options(seed: u64) -> Options {
             tuning.list_entries = 16;
             tuning.segment_bytes = (4096, Some(4096));
             tuning.level0_runs = 100;
+            tuning.blob_threshold = LARGE;
         })
 }
 
@@ -105,7 +120,8 @@ struct Writer {
     db: Db,
     vfs: Arc<MemVfs>,
     random: Random,
-    writes: Vec<(u64, Place, Option<Vec<u8>>)>,
+    writes: Vec<Written>,
+    now: BTreeMap<Place, Vec<u8>>,
     earlier: Vec<Disk>,
     keyspaces: usize,
 }
@@ -115,7 +131,7 @@ impl Writer {
         let mut batch = Batch::new();
         batch.durability(durability);
         let len = 1 + self.random.below(3);
-        let mut parts = Vec::new();
+        let mut writes = Vec::new();
         let mut places = BTreeSet::new();
         for n in 0..len {
             let keyspace = self.random.below(self.keyspaces as u64) as usize;
@@ -124,27 +140,62 @@ impl Writer {
                 continue;
             }
             // Every value is written once only; some do not pack well.
-            let noise: String = (0..self.random.below(24))
+            let most = if self.random.below(14) == 0 { 150 } else { 24 };
+            let noise: String = (0..self.random.below(most))
                 .map(|_| (b'a' + self.random.below(26) as u8) as char)
                 .collect();
-            let value = format!(
-                "value {} {n} of {} {noise}",
-                self.writes.len(),
-                NAMES[keyspace]
-            );
-            let value = (self.random.below(4) > 0).then(|| value.into_bytes());
-            let handle = self.db.keyspace(NAMES[keyspace]).unwrap();
-            match &value {
-                Some(value) => batch.keyspace(&handle).put(&key, value),
-                None => batch.keyspace(&handle).delete(&key),
+            let (count, name) = (self.writes.len(), NAMES[keyspace]);
+            let value = format!("value {count} {n} of {name} {noise}").into_bytes();
+            let handle = self.db.keyspace(name).unwrap();
+            let mut part = batch.keyspace(&handle);
+            let place = (keyspace, key);
+            let key = &place.1;
+            let mut operand_at = None;
+            let value = match self.random.below(20) {
+                0..=3 => {
+                    part.delete(key);
+                    None
+                }
+                4 => {
+                    part.put_expiring(key, &value, expiry(true));
+                    None
+                }
+                5 => {
+                    part.put_expiring(key, &value, expiry(false));
+                    Some(value)
+                }
+                6..=8 => {
+                    let operand = [b"+".as_slice(), &value].concat();
+                    part.merge(key, &operand);
+                    let base = self.now.get(&place).cloned().unwrap_or_default();
+                    operand_at = Some(base.len());
+                    Some([base, operand].concat())
+                }
+                _ => {
+                    part.put(key, &value);
+                    Some(value)
+                }
             };
-            parts.push(((keyspace, key), value));
+            writes.push((place, value, operand_at));
         }
         let last = self.db.write(batch).unwrap().get();
-        let first = last + 1 - parts.len() as u64;
-        let numbered = parts.into_iter().zip(first..);
-        self.writes
-            .extend(numbered.map(|((place, value), seq)| (seq, place, value)));
+        let first = last + 1 - writes.len() as u64;
+        for ((place, value, operand_at), seq) in writes.into_iter().zip(first..) {
+            self.wrote(Written {
+                seq,
+                place,
+                value,
+                operand_at,
+            });
+        }
+    }
+
+    fn wrote(&mut self, written: Written) {
+        match &written.value {
+            Some(value) => self.now.insert(written.place.clone(), value.clone()),
+            None => self.now.remove(&written.place),
+        };
+        self.writes.push(written);
     }
 
     /// Deletes a range of keys: a write of each of them.
@@ -154,9 +205,17 @@ impl Writer {
         let last = first + self.random.below(4);
         let key = |n: u64| format!("key{n:02}").into_bytes();
         let handle = self.db.keyspace(NAMES[keyspace]).unwrap();
-        let seq = handle.delete_range(key(first)..=key(last)).unwrap().get();
+        // In a batch: alone, it would be a delete of each key that is there.
+        let mut batch = Batch::new();
+        batch.keyspace(&handle).delete_range(key(first)..=key(last));
+        let seq = self.db.write(batch).unwrap().get();
         for n in first..=last.min(KEYS - 1) {
-            self.writes.push((seq, (keyspace, key(n)), None));
+            self.wrote(Written {
+                seq,
+                place: (keyspace, key(n)),
+                value: None,
+                operand_at: None,
+            });
         }
     }
 
@@ -189,19 +248,22 @@ impl Subject {
             vfs: vfs.clone(),
             random: Random(seed),
             writes: Vec::new(),
+            now: BTreeMap::new(),
             earlier: Vec::new(),
             keyspaces: 3,
         };
-        db.keyspace("left").unwrap();
-        db.keyspace("right").unwrap();
+        let options = KeyspaceOptions::new().merge_operator(APPEND);
+        db.set_options(options.clone()).unwrap();
+        db.create_keyspace("left", options.clone()).unwrap();
+        db.create_keyspace("right", options.clone()).unwrap();
         writer.batches(24);
         db.flush().unwrap();
         db.compact_all().unwrap();
         writer.batches(16);
         db.flush().unwrap();
         writer.earlier.push(disk_of(&vfs));
-        let flushed = writer.writes.last().map_or(0, |(seq, _, _)| *seq);
-        db.keyspace("late").unwrap();
+        let flushed = writer.writes.last().map_or(0, |written| written.seq);
+        db.create_keyspace("late", options).unwrap();
         writer.keyspaces = 4;
         writer.batches(24);
         let Writer {
@@ -238,20 +300,54 @@ impl Subject {
                 state.insert((keyspace, format!("key{key:02}").into_bytes()), (0, None));
             }
         }
-        for (at, place, value) in self.writes.iter().filter(|(at, _, _)| *at <= seq) {
-            state.insert(place.clone(), (*at, value.clone()));
+        for written in self.writes.iter().filter(|written| written.seq <= seq) {
+            state.insert(written.place.clone(), (written.seq, written.value.clone()));
         }
         state
     }
 
     pub fn last_seq(&self) -> u64 {
-        self.writes.last().map_or(0, |(seq, _, _)| *seq)
+        self.writes.last().map_or(0, |written| written.seq)
     }
 
-    /// True if `value` was written to `place` at some time.
+    /// True if `value` was written to `place` at some time, with operands that were: some of those between may be lost.
     pub fn was_written(&self, place: &Place, value: &[u8]) -> bool {
-        let mut writes = self.writes.iter();
-        writes.any(|(_, at, written)| at == place && written.as_deref() == Some(value))
+        let mut parts = value.split(|byte| *byte == b'+');
+        let base = parts.next().unwrap_or_default();
+        let to_place = || self.writes.iter().filter(|written| written.place == *place);
+        let is_base = |written: &Written| {
+            written.operand_at.is_none() && written.value.as_deref() == Some(base)
+        };
+        let is_operand = |part: &[u8]| {
+            to_place().any(|written| match (&written.value, written.operand_at) {
+                (Some(value), Some(at)) => value[at + 1..] == *part,
+                _ => false,
+            })
+        };
+        let any_base = base.is_empty() || to_place().any(is_base);
+        any_base && parts.all(is_operand)
+    }
+
+    /// The sequence numbers of what the value of `place` consists of, the newest first, after the writes up to `last`.
+    pub fn numbers(&self, place: &Place, last: u64) -> Vec<u64> {
+        let mut numbers = Vec::new();
+        let to_place = |written: &&Written| written.place == *place && written.seq <= last;
+        for written in self.writes.iter().rev().filter(to_place) {
+            numbers.push(written.seq);
+            if written.operand_at.is_none() {
+                break;
+            }
+        }
+        numbers
+    }
+
+    /// The last sequence number that a frame which is there promises to be durable.
+    pub fn promised(&self) -> u64 {
+        let promise = self.frames.iter().map(|frame| frame.promise).max();
+        let below = |frame: &&Frame| promise.is_some_and(|promise| frame.lsn < promise);
+        let kept = self.frames.iter().filter(below);
+        kept.filter_map(|frame| frame.data)
+            .fold(self.flushed, u64::max)
     }
 
     /// What damage to some frames must lead to: the last sequence number of the state, or damage that is told.
