@@ -61,6 +61,8 @@ pub struct Batch {
     /// The keyspaces that the batch names, other than a default one.
     pub(crate) keyspaces: Vec<Arc<KeyspaceState>>,
     pub(crate) wrong: Option<Error>,
+    /// True if it deletes ranges.
+    pub(crate) ranges: bool,
     /// Bytes of the largest value.
     pub(crate) largest: usize,
     /// What is found out when it is written.
@@ -322,6 +324,7 @@ impl Batch {
         let longest = lower_len.max(upper_len).saturating_sub(1);
         if self.admit(longest, lower_len + upper_len) {
             self.count += 1;
+            self.ranges = true;
             encode_delete_range(&mut self.payload, lower, upper);
         }
     }

@@ -294,6 +294,9 @@ impl Committer {
                 "the sequence numbers are used up",
             ));
         }
+        if write.ranges && write.hides_many(state.list.list())? {
+            self.seal_locked(&mut state);
+        }
         if mutant("visible-before-appended") {
             self.visible.store(last.get(), Ordering::Release);
         }

@@ -155,7 +155,10 @@ impl Engine {
                 return self.nothing_written();
             }
             let parts = [clock.as_deref().unwrap_or_default(), &resolved.payload];
-            let write = Write::of_payload(resolved.count, &parts);
+            let write = Write {
+                ranges: batch.ranges,
+                ..Write::of_payload(resolved.count, &parts)
+            };
             let checks = Checks::keys(at, &keys);
             let receipt = self.append_if(&write, batch.durability, &batch.keyspaces, &checks)?;
             if let Some(receipt) = receipt {

@@ -1,9 +1,15 @@
 //! A write as the commit path takes it: bytes for the log, and what they do to the memtable.
 
-use terrace_base::{Result, SeqNo, UserKey, ValueKind};
+use std::sync::Arc;
+
+use terrace_base::{InternalIterator, KeyRef, Result, SeqNo, UserKey, ValueKind};
 
 use crate::batch::Batch;
+use crate::memtable::List;
 use crate::operations::{Operation, Operations};
+
+/// So many hidden entries in a row are stepped over one by one without anybody noticing.
+const MANY: usize = 128;
 
 /// A write as the commit path takes it: the payload in parts, and how to find its entries without decoding
 /// them where that is known.
@@ -18,6 +24,8 @@ pub(crate) struct Write<'a> {
     pub(crate) lead: u32,
     /// No value in it is larger.
     pub(crate) largest: usize,
+    /// True if it deletes ranges.
+    pub(crate) ranges: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +56,10 @@ pub(crate) enum Effect<'a> {
     },
 }
 
+fn is_within(key: UserKey<'_>, lower: UserKey<'_>, upper: Option<&[u8]>) -> bool {
+    key.keyspace == lower.keyspace && upper.is_none_or(|upper| key.bytes < upper)
+}
+
 impl<'a> Write<'a> {
     pub(crate) fn new(parts: &'a [&'a [u8]], count: u32, entries: Entries<'a>) -> Write<'a> {
         let len = parts.iter().map(|part| part.len()).sum();
@@ -63,6 +75,7 @@ impl<'a> Write<'a> {
             len,
             lead: 0,
             largest,
+            ranges: false,
         }
     }
 
@@ -70,6 +83,7 @@ impl<'a> Write<'a> {
     pub(crate) fn of_batch(batch: &'a Batch, parts: &'a [&'a [u8]; 2]) -> Write<'a> {
         Write {
             largest: batch.largest,
+            ranges: batch.ranges,
             ..Write::of_payload(batch.count, parts)
         }
     }
@@ -101,6 +115,31 @@ impl<'a> Write<'a> {
                 parts.all(|part| Operations::new(part, self.count).all(takes))
             }
         }
+    }
+
+    /// True if a range that it deletes has so many entries of `list` that a scan would notice them. They are hidden by
+    /// stretches only where all that lies around is older than the delete: then the list is to be sealed first.
+    #[cold]
+    pub(crate) fn hides_many(&self, list: &Arc<List>) -> Result<bool> {
+        let Entries::Payload(payload) = self.entries else {
+            return Ok(false);
+        };
+        let mut cursor = list.cursor();
+        for operation in Operations::new(payload, self.count - self.lead) {
+            let Operation::DeleteRange { lower, upper } = operation? else {
+                continue;
+            };
+            cursor.seek(KeyRef::lookup(lower, SeqNo::MAX))?;
+            let mut count = 0;
+            while cursor.valid() && is_within(cursor.key().user, lower, upper) && count < MANY {
+                cursor.next()?;
+                count += 1;
+            }
+            if count == MANY {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Calls `apply` with each effect on the memtable.

@@ -60,6 +60,7 @@ impl Engine {
         let parts = [lead, &separated.payload];
         let small = Write {
             largest: 0,
+            ranges: write.ranges,
             ..Write::of_payload(write.count.saturating_sub(write.lead), &parts)
         };
         let result = then(&small);

@@ -337,3 +337,22 @@ fn a_range_without_keys_is_as_durable_as_its_delete() {
     let db = options.vfs(cut).open("/db").unwrap();
     assert_eq!(db.get("k").unwrap(), None);
 }
+
+/// A scan stepped over every entry that lay in one list with the delete: 16 K of them, at a hundred times the cost of an
+/// empty scan.
+#[test]
+fn many_entries_in_memory_are_set_apart_from_their_delete() {
+    for (entries, set_apart) in [(100, 0), (1000, 1)] {
+        let options = Options::new().tune(|tuning| tuning.manual = true);
+        let db = options.open_in_memory().unwrap();
+        for n in 0..entries {
+            db.put(format!("k{n:04}"), "1").unwrap();
+        }
+        let before = db.stats().memtable_pieces;
+        let mut batch = Batch::new();
+        batch.put("a", "1").delete_range("k".."l").put("k", "2");
+        db.write(batch).unwrap();
+        assert_eq!(db.stats().memtable_pieces, before + set_apart, "{entries}");
+        assert_eq!(keys(&db), ["a", "k"]);
+    }
+}
