@@ -22,7 +22,6 @@ use terrace_sstable::Table;
 use crate::blob::{self, Want};
 use crate::engine::Engine;
 use crate::events::{Plain, event};
-use crate::files::BLOCK_SIZE;
 use crate::flush::NewTables;
 use crate::sync::lock;
 
@@ -244,8 +243,7 @@ impl Engine {
                 ..horizon.rules(version.deleted(), &may_hold, &combine)
             },
             target_size: self.options.tuning.table_bytes,
-            compression: compaction.compression,
-            block_size: BLOCK_SIZE,
+            packings: &compaction.packings,
             should_stop: &|| self.background.lock().stop,
         };
         let result = terrace_compaction::merge(compaction.entries(), &options, tables)?;

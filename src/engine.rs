@@ -513,7 +513,7 @@ impl Engine {
         PickOptions {
             level0_runs: if idle { 1 } else { tuning.level0_runs },
             base_bytes: tuning.base_level_bytes,
-            last_compression: self.options.compression,
+            packings: (*self.context.policies.packings()).clone(),
             settled: self.horizon(Vec::new()).stripes.settled(),
             idle,
             ..PickOptions::default()

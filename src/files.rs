@@ -15,9 +15,6 @@ use terrace_base::{Error, ErrorKind, FileKind, FileNumber, Result};
 use terrace_compaction::{BlobFile, BlobMeta, TableMeta, TableStore};
 use terrace_sstable::{BLOB_HEADER_LEN, BlobReader, BlockCache, IoMode, Table};
 
-/// Bytes of a raw block.
-pub(crate) const BLOCK_SIZE: usize = 8192;
-
 /// The files of one database's tables.
 #[derive(Debug)]
 pub(crate) struct Files {

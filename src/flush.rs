@@ -28,7 +28,6 @@ use terrace_sstable::{Compression, Table, TableIter, TableWriter, WriterOptions}
 
 use crate::blob::job::NewBlobs;
 use crate::engine::Engine;
-use crate::files::BLOCK_SIZE;
 use crate::memtable::{Form, ListCursor, MemRun};
 use crate::sync::lock;
 use crate::transaction::writes::OwnIter;
@@ -462,8 +461,7 @@ impl Engine {
         let options = MergeOptions {
             rules: horizon.rules(&deleted, &may_hold, &combine),
             target_size: self.options.tuning.table_bytes,
-            compression: Compression::None,
-            block_size: BLOCK_SIZE,
+            packings: &self.context.policies.packings().plain(),
             should_stop: &|| false,
         };
         let input = MergingIterator::new(runs.iter().map(|run| run.iter()).collect());

@@ -23,14 +23,12 @@ use terrace_base::{
     ValueKind, mutant,
 };
 use terrace_compaction::{
-    AddedTable, BlobMeta, Flushed, MergeOptions, MergeResult, Rules, RunIter, Stripes, TableFile,
-    TableMeta, TableStore, VersionEdit,
+    AddedTable, BlobMeta, Flushed, MergeOptions, MergeResult, Packings, Rules, RunIter, Stripes,
+    TableFile, TableMeta, TableStore, VersionEdit,
 };
-use terrace_sstable::Compression;
 
 use crate::batch::check_lengths;
 use crate::engine::Engine;
-use crate::files::BLOCK_SIZE;
 use crate::flush::NewTables;
 use crate::keyspace::{Keyspace, KeyspaceState};
 use crate::operations::encode_clock;
@@ -301,7 +299,7 @@ impl Sorter<'_> {
             self.keyspace,
             seq,
             &mut sorted,
-            Compression::None,
+            &self.engine.context.policies.packings().plain(),
             false,
         )?;
         drop(sorted);
@@ -323,9 +321,9 @@ impl Engine {
     fn ingest(&self, keyspace: &KeyspaceState, entries: &mut dyn Entries) -> Result<SeqNo> {
         self.check_writable()?;
         keyspace.check_alive()?;
-        let compression = self.options.compression;
+        let packings = self.context.policies.packings();
         let mut seq = self.committer.end().1.plus(AHEAD);
-        let mut written = self.write_ingested(keyspace.id, seq, entries, compression, true)?;
+        let mut written = self.write_ingested(keyspace.id, seq, entries, &packings, true)?;
         let blobs = std::mem::take(&mut written.blobs);
         loop {
             if written.tables.is_empty() {
@@ -353,7 +351,7 @@ impl Engine {
                 input: RunIter::over(metas.iter().map(open).collect(), true),
                 started: false,
             };
-            let result = self.write_ingested(keyspace.id, seq, &mut again, compression, false);
+            let result = self.write_ingested(keyspace.id, seq, &mut again, &packings, false);
             drop(again);
             self.discard(&metas, if result.is_err() { &blobs } else { &[] });
             written = result?;
@@ -388,7 +386,7 @@ impl Engine {
         keyspace: KeyspaceId,
         seq: SeqNo,
         entries: &mut dyn Entries,
-        compression: Compression,
+        packings: &Packings,
         separate: bool,
     ) -> Result<MergeResult> {
         let input = Numbered {
@@ -413,8 +411,7 @@ impl Engine {
                 fetch: None,
             },
             target_size: self.options.tuning.table_bytes,
-            compression,
-            block_size: BLOCK_SIZE,
+            packings,
             should_stop: &|| self.background.lock().stop,
         };
         let mut tables = NewTables::new(self);

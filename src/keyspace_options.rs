@@ -12,25 +12,34 @@
 //!  2   name                      of the merge operator
 //!  3   name                      of the compaction filter
 //!  4   bytes: varint             values from this length on go into blob files
+//!  5   compression: u8           of tables in the last level, by its number in tables
+//!  6   bytes: varint             of a block; taken between 512 and 65,536
 //! ```
 //!
 //! A field that is absent says nothing. An unknown tag was written by a newer version, and decides how entries are to be
-//! read: `Unsupported`.
+//! read: `Unsupported`. So is an unknown compression: a merge would not know how to write.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use terrace_base::coding::{put_slice, put_varint};
-use terrace_base::{Decoder, Error, Result};
+use terrace_base::{Decoder, Error, ErrorKind, Result};
+use terrace_compaction::Packing;
 
 use crate::context::millis;
+use crate::options::Compression;
 
 const EXPIRY: u64 = 1;
 const MERGE_OPERATOR: u64 = 2;
 const COMPACTION_FILTER: u64 = 3;
 const BLOB_THRESHOLD: u64 = 4;
+const COMPRESSION: u64 = 5;
+const BLOCK_SIZE: u64 = 6;
 
 /// A threshold below this would store more than it saves.
 const LEAST_THRESHOLD: u64 = 64;
+/// What tables take.
+const BLOCK_SIZES: RangeInclusive<u64> = 512..=65_536;
 
 /// Options of a keyspace. They are stored with it; [`Keyspace::set_options`](crate::Keyspace::set_options) changes them.
 ///
@@ -56,6 +65,10 @@ pub struct KeyspaceOptions {
     pub compaction_filter: Option<String>,
     /// Values from this length on go into blob files.
     pub blob_threshold: Option<u64>,
+    /// Compression of the last level.
+    pub compression: Option<Compression>,
+    /// Bytes of a block of a table.
+    pub block_size: Option<u64>,
 }
 
 impl KeyspaceOptions {
@@ -106,6 +119,57 @@ impl KeyspaceOptions {
         self
     }
 
+    /// How the keyspace's entries are compressed in the last level, where most of them lie; `None` is as
+    /// [`Options::compression`](crate::Options::compression) says.
+    ///
+    /// New tables follow, and old ones as compaction meets them: the whole keyspace after
+    /// [`Keyspace::compact`](crate::Keyspace::compact). Keyspaces that are compressed alike share tables; where they differ,
+    /// a table ends.
+    ///
+    /// ```
+    /// # fn main() -> terrace::Result<()> {
+    /// use terrace::{Compression, Db, KeyspaceOptions};
+    /// let db = Db::in_memory()?;
+    /// let raw = KeyspaceOptions::new().compression(Some(Compression::None));
+    /// let photos = db.create_keyspace("photos", raw)?; // JPEGs do not shrink any more.
+    /// assert_eq!(photos.options().compression, Some(Compression::None));
+    /// # Ok(()) }
+    /// ```
+    pub fn compression(mut self, compression: Option<Compression>) -> KeyspaceOptions {
+        self.compression = compression;
+        self
+    }
+
+    /// How many bytes a block has at most before it is compressed, from 512 to 65,536, unless one entry has more; `None` is
+    /// 8 KiB. Where single keys are read from compressed blocks or from beyond memory, small ones cost less; large ones are
+    /// compressed better. No entry begins beyond the first 8 KiB of its block: more is for values of some KiB, that several
+    /// share one.
+    ///
+    /// New tables follow, and old ones as compaction meets them; it writes none again for the size of its blocks alone.
+    pub fn block_size(mut self, bytes: Option<u64>) -> KeyspaceOptions {
+        self.block_size = bytes.map(|bytes| bytes.clamp(*BLOCK_SIZES.start(), *BLOCK_SIZES.end()));
+        self
+    }
+
+    /// How the keyspace is packed where the others are packed by `default`.
+    pub(crate) fn packing(&self, default: Packing) -> Packing {
+        let block_size = self.block_size.and_then(|bytes| bytes.try_into().ok());
+        Packing {
+            compression: self.compression.unwrap_or(default.compression),
+            block_size: block_size.unwrap_or(default.block_size),
+        }
+    }
+
+    /// `Invalid` or `Unsupported` if nothing can be written as they say.
+    pub(crate) fn check(&self) -> Result<()> {
+        if let Some(bytes) = self.block_size.filter(|bytes| !BLOCK_SIZES.contains(bytes)) {
+            return Err(Error::invalid(format!(
+                "blocks of {bytes} bytes: they have 512 to 65,536"
+            )));
+        }
+        self.compression.map_or(Ok(()), Compression::check)
+    }
+
     /// The threshold, if it is not the default one.
     pub(crate) fn threshold(&self) -> Option<usize> {
         self.blob_threshold
@@ -134,6 +198,14 @@ impl KeyspaceOptions {
             put_varint(&mut payload, bytes);
             put(BLOB_THRESHOLD, &payload);
         }
+        if let Some(compression) = self.compression {
+            put(COMPRESSION, &[compression as u8]);
+        }
+        if let Some(bytes) = self.block_size {
+            let mut payload = Vec::new();
+            put_varint(&mut payload, bytes);
+            put(BLOCK_SIZE, &payload);
+        }
         out
     }
 
@@ -159,11 +231,21 @@ impl KeyspaceOptions {
                     options = options.blob_threshold(Some(bytes.varint()?));
                     bytes.finish()?;
                 }
-                _ => {
-                    return Err(Error::unsupported(format!(
-                        "a keyspace has an option {tag} of a newer terrace; open it with that version"
-                    )));
+                COMPRESSION => {
+                    let mut number = Decoder::new(payload);
+                    let known = Compression::from_byte(number.u8()?);
+                    options.compression = Some(known.map_err(|error| match error.kind() {
+                        ErrorKind::Unsupported => error,
+                        _ => newer("a compression"),
+                    })?);
+                    number.finish()?;
                 }
+                BLOCK_SIZE => {
+                    let mut bytes = Decoder::new(payload);
+                    options = options.block_size(Some(bytes.varint()?));
+                    bytes.finish()?;
+                }
+                _ => return Err(newer(&format!("an option {tag}"))),
             }
         }
         Ok(options)
@@ -183,6 +265,13 @@ impl KeyspaceOptions {
     }
 }
 
+#[cold]
+fn newer(what: &str) -> Error {
+    Error::unsupported(format!(
+        "a keyspace has {what} of a newer terrace; open it with that version"
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -193,7 +282,10 @@ mod tests {
             .expiry(Some(Duration::from_micros(1_234_567)))
             .merge_operator("add")
             .compaction_filter(Some("old"))
-            .blob_threshold(Some(u64::MAX));
+            .blob_threshold(Some(u64::MAX))
+            .compression(Some(Compression::None))
+            .block_size(Some(u64::MAX));
+        assert_eq!(all.block_size, Some(65_536));
         assert_eq!(all.expiry, Some(Duration::from_millis(1234)));
         for options in [KeyspaceOptions::new(), all] {
             let bytes = options.encode();
@@ -202,8 +294,31 @@ mod tests {
                 drop(KeyspaceOptions::decode(&bytes[..len])); // An answer or an error, whatever it is.
             }
         }
-        let newer = KeyspaceOptions::decode(&[9, 0]).unwrap_err();
-        assert_eq!(newer.kind(), terrace_base::ErrorKind::Unsupported);
-        assert!(KeyspaceOptions::decode(&[1, 2, 3, 3]).is_err());
+        for newer in [&[9, 0][..], &[5, 1, 3], &[5, 1, 255]] {
+            let kind = KeyspaceOptions::decode(newer).unwrap_err().kind();
+            assert_eq!(kind, ErrorKind::Unsupported, "{newer:?}");
+        }
+        for wrong in [&[1, 2, 3, 3][..], &[5, 0], &[5, 2, 0, 0], &[6, 2, 3, 3]] {
+            let kind = KeyspaceOptions::decode(wrong).unwrap_err().kind();
+            assert_eq!(kind, ErrorKind::Corruption, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_packed_as_no_table_can_be() {
+        let least = KeyspaceOptions::decode(&[6, 1, 0]).unwrap();
+        assert_eq!(least.block_size, Some(512));
+        for bytes in [0, 511, 65_537, u64::MAX] {
+            let options = KeyspaceOptions {
+                block_size: Some(bytes),
+                ..KeyspaceOptions::new()
+            };
+            assert_eq!(options.check().unwrap_err().kind(), ErrorKind::Invalid);
+            options.block_size(Some(bytes)).check().unwrap();
+        }
+        let zstd = KeyspaceOptions::new().compression(Some(Compression::Zstd));
+        assert_eq!(zstd.check().is_ok(), Compression::Zstd.check().is_ok());
+        let read = KeyspaceOptions::decode(&zstd.encode());
+        assert_eq!(read.is_ok(), zstd.check().is_ok());
     }
 }

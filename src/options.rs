@@ -146,7 +146,8 @@ impl Options {
         self
     }
 
-    /// Compression of the last level, where most data lies; LZ4 by default. Levels above are not compressed. It may
+    /// Compression of the last level, where most data lies; LZ4 by default, and a keyspace may have its own
+    /// ([`KeyspaceOptions::compression`](crate::KeyspaceOptions::compression)). Levels above are not compressed. It may
     /// differ from one opening to the next; [`Db::compact_all`] packs anew what lies there otherwise.
     /// [`Compression::Zstd`] needs feature `zstd`, or opening fails with `Unsupported`.
     pub fn compression(mut self, compression: Compression) -> Options {

@@ -1,4 +1,5 @@
-//! The caller's code that decides about entries: merge operators and compaction filters.
+//! What keyspaces decide about their entries: by the caller's code, merge operators and compaction filters, and by
+//! thresholds and packings.
 //!
 //! [`Options`](crate::Options) bring them along under names; a keyspace stores the names. Here the two meet: what a
 //! keyspace's operands mean, and which of its entries compactions leave out. Readers and jobs come here on cold paths,
@@ -13,9 +14,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use terrace_base::key::MAX_VALUE_LEN;
 use terrace_base::{Error, ErrorKind, KeyspaceId, Result, UserKey};
+use terrace_compaction::{Packing, Packings};
 
 use crate::events::{Plain, event};
 use crate::keyspace_options::KeyspaceOptions;
+use crate::options::Options;
 use crate::sync::{ArcCell, Mutex, lock};
 
 /// Key, older and newer: what the two are together.
@@ -38,8 +41,9 @@ impl fmt::Debug for Registered {
 }
 
 impl Registered {
-    /// `Unsupported` if `options` name what is not there.
+    /// `Unsupported` if `options` name what is not there; `Invalid` if they say what cannot be.
     pub(crate) fn check(&self, options: &KeyspaceOptions) -> Result<()> {
+        options.check()?;
         let operator = options.merge_operator.as_ref();
         if let Some(name) = operator.filter(|name| !self.operators.contains_key(*name)) {
             return Err(Error::unsupported(format!(
@@ -61,9 +65,10 @@ struct Policy {
     operator: Option<Arc<MergeFn>>,
     filter: Option<Arc<FilterFn>>,
     threshold: Option<usize>,
+    packing: Packing,
 }
 
-/// The operators and filters of an open database's keyspaces.
+/// What an open database's keyspaces decide.
 pub(crate) struct Policies {
     pub(crate) registered: Registered,
     /// Of dropped keyspaces too: a snapshot may still see those.
@@ -72,6 +77,9 @@ pub(crate) struct Policies {
     default_threshold: usize,
     /// No keyspace has a threshold below.
     large_from: AtomicUsize,
+    /// Of keyspaces that do not say.
+    default_packing: Packing,
+    packings: ArcCell<Packings>,
     /// The first panic.
     trouble: Mutex<Option<Error>>,
 }
@@ -83,9 +91,18 @@ impl fmt::Debug for Policies {
 }
 
 impl Policies {
-    pub(crate) fn new(registered: Registered, default_threshold: usize) -> Policies {
+    /// Those of `options`; nothing is known of keyspaces yet.
+    pub(crate) fn new(options: &Options) -> Policies {
+        let default_threshold = options.tuning.blob_threshold;
+        let default_packing = Packing {
+            compression: options.compression,
+            ..Packing::default()
+        };
+        let packings = Packings::new(default_packing, BTreeMap::new());
         Policies {
-            registered,
+            registered: options.registered.clone(),
+            default_packing,
+            packings: ArcCell::new(Arc::new(packings)),
             default_threshold,
             large_from: AtomicUsize::new(default_threshold),
             by_keyspace: ArcCell::new(Arc::default()),
@@ -105,10 +122,13 @@ impl Policies {
                 .as_ref()
                 .and_then(|name| self.registered.filters.get(name).cloned()),
             threshold: options.threshold(),
+            packing: options.packing(self.default_packing),
         };
         let all = self.by_keyspace.load_full();
-        let plain =
-            policy.operator.is_none() && policy.filter.is_none() && policy.threshold.is_none();
+        let plain = policy.operator.is_none()
+            && policy.filter.is_none()
+            && policy.threshold.is_none()
+            && policy.packing == self.default_packing;
         if plain && !all.contains_key(&id) {
             return;
         }
@@ -116,6 +136,9 @@ impl Policies {
         all.insert(id, policy);
         let thresholds = all.values().filter_map(|policy| policy.threshold);
         let least = thresholds.fold(self.default_threshold, usize::min);
+        let packings = all.iter().map(|(id, policy)| (*id, policy.packing));
+        let packings = Packings::new(self.default_packing, packings.collect());
+        self.packings.store(Arc::new(packings));
         self.by_keyspace.store(Arc::new(all));
         self.large_from.store(least, Ordering::Release);
     }
@@ -139,6 +162,11 @@ impl Policies {
         let all = self.by_keyspace.load();
         let own = all.get(&id).and_then(|policy| policy.threshold);
         own.unwrap_or(self.default_threshold)
+    }
+
+    /// How tables of the last level are packed; those above it by [`Packings::plain`].
+    pub(crate) fn packings(&self) -> Arc<Packings> {
+        self.packings.load_full()
     }
 
     pub(crate) fn has_filters(&self) -> bool {

@@ -41,7 +41,7 @@ use crate::commit::{CommitStart, Committer, opened_read_only};
 use crate::context::Context;
 use crate::engine::{Engine, Env};
 use crate::events::event;
-use crate::files::{BLOCK_SIZE, Files};
+use crate::files::Files;
 use crate::keyspace::{Catalogue, Change, DEFAULT_NAME};
 use crate::keyspace_options::KeyspaceOptions;
 use crate::manifest::{self, Manifest};
@@ -202,10 +202,7 @@ impl<'a> Opening<'a> {
             options,
             files,
             store,
-            policies: Arc::new(Policies::new(
-                options.registered.clone(),
-                options.tuning.blob_threshold,
-            )),
+            policies: Arc::new(Policies::new(options)),
             names: names
                 .iter()
                 .filter_map(|name| FileKind::parse(name))
@@ -384,7 +381,7 @@ impl<'a> Opening<'a> {
         let listed = replay.check_listed(state.version.blobs());
         listed.map_err(|e| e.in_file(&FileKind::Manifest(read.number).path(self.dir()), 0))?;
         state.clock = state.clock.max(replay.clock);
-        self.set_policies(&state, &replay.changes)?;
+        self.set_policies(&state, &replay.changes, true)?;
         let last_table = state
             .version
             .tables()
@@ -452,8 +449,13 @@ impl<'a> Opening<'a> {
         Ok(found.is_some_and(|found| found.links == 1))
     }
 
-    /// Looks up the operators and filters that the keyspaces name, before anything is written.
-    fn set_policies(&self, state: &ManifestState, changes: &[(SeqNo, Change)]) -> Result<()> {
+    /// Looks up what the keyspaces' options say and name, before anything is written.
+    pub(crate) fn set_policies(
+        &self,
+        state: &ManifestState,
+        changes: &[(SeqNo, Change)],
+        check: bool,
+    ) -> Result<()> {
         let mut all = BTreeMap::new();
         for record in state.keyspaces.values() {
             all.insert(record.id, KeyspaceOptions::decode(&record.options)?);
@@ -473,7 +475,9 @@ impl<'a> Opening<'a> {
             }
         }
         for (id, options) in &all {
-            self.policies.registered.check(options)?;
+            if check {
+                self.policies.registered.check(options)?;
+            }
             self.policies.set(*id, options);
         }
         Ok(())
@@ -646,8 +650,7 @@ impl<'a> Opening<'a> {
                 fetch: None,
             },
             target_size: self.options.tuning.table_bytes,
-            compression: Compression::None,
-            block_size: BLOCK_SIZE,
+            packings: &self.policies.packings().plain(),
             should_stop: &|| false,
         };
         let result = terrace_compaction::merge(replay.into_sorted(), &options, outputs)?;

@@ -1,7 +1,7 @@
 //! The merge job: sorted entries in, new tables out. It knows no locks and publishes nothing.
 //!
 //! Tables are cut between user keys only, so that the output is a run: at the target size, and where the
-//! keyspace changes once a table is half full. Each table is finished and synced; its directory, the
+//! keyspace changes once a table is half full or the next is compressed otherwise. Each table is finished and synced; its directory, the
 //! reading back and the edit are the caller's, and so is removing what was created if the job fails.
 //!
 //! What came in must equal what went out plus what was dropped for a reason. That is checked here in every
@@ -10,12 +10,13 @@
 
 use terrace_base::vfs::File;
 use terrace_base::{
-    Error, ErrorKind, FileNumber, InternalIterator, KeyRef, Result, UserKey, ValueKind,
+    Error, ErrorKind, FileNumber, InternalIterator, KeyRef, KeyspaceId, Result, UserKey, ValueKind,
 };
-use terrace_sstable::{Compression, FileSink, TableWriter, WriterOptions};
+use terrace_sstable::{FileSink, TableWriter, WriterOptions};
 
 use crate::blob_file::BlobMeta;
 use crate::iterator::{CompactionIter, DropCounts, Rules, Step};
+use crate::packing::{Packing, Packings};
 use crate::table_file::TableMeta;
 
 /// How many entries go by between two looks at [`MergeOptions::should_stop`].
@@ -28,9 +29,7 @@ pub struct MergeOptions<'a> {
     /// Tables are cut at this size.
     pub target_size: u64,
     /// Of the new tables.
-    pub compression: Compression,
-    /// Of the new tables.
-    pub block_size: usize,
+    pub packings: &'a Packings,
     /// True once the job should give up; it then fails with `Closed`.
     pub should_stop: &'a dyn Fn() -> bool,
 }
@@ -40,8 +39,7 @@ impl std::fmt::Debug for MergeOptions<'_> {
         f.debug_struct("MergeOptions")
             .field("rules", &self.rules)
             .field("target_size", &self.target_size)
-            .field("compression", &self.compression)
-            .field("block_size", &self.block_size)
+            .field("packings", &self.packings)
             .finish_non_exhaustive()
     }
 }
@@ -98,6 +96,8 @@ pub fn merge<I: InternalIterator>(
         options,
         outputs,
         open: None,
+        keyspace: KeyspaceId(0),
+        packing: options.packings.of(KeyspaceId(0)),
         result: MergeResult::default(),
     };
     let (mut kept, mut steps) = (0u64, 0u64);
@@ -148,12 +148,18 @@ struct RunWriter<'a, 'b> {
     options: &'a MergeOptions<'a>,
     outputs: &'b mut dyn Outputs,
     open: Option<(FileNumber, TableWriter<FileSink>)>,
+    /// Of the last entry, and how it is packed.
+    keyspace: KeyspaceId,
+    packing: Packing,
     result: MergeResult,
 }
 
 impl RunWriter<'_, '_> {
     #[inline]
     fn add(&mut self, key: KeyRef<'_>, value: &[u8]) -> Result<()> {
+        if key.user.keyspace != self.keyspace {
+            self.enter(key.user.keyspace)?;
+        }
         if let Some((_, table)) = &self.open
             && self.cut_before(table, key.user)
         {
@@ -172,6 +178,21 @@ impl RunWriter<'_, '_> {
             Some((kind, stored)) => self.add(KeyRef::new(key.user, key.seq, kind), &stored),
             None => self.add(key, value),
         }
+    }
+
+    /// From here on entries are of another keyspace, which may want a table of its own.
+    #[cold]
+    fn enter(&mut self, keyspace: KeyspaceId) -> Result<()> {
+        let packings = self.options.packings;
+        self.packing = packings.of(keyspace);
+        if packings.common(self.keyspace, keyspace).is_none() {
+            self.close()?;
+        }
+        if let Some((_, table)) = &mut self.open {
+            table.set_block_size(self.packing.block_size);
+        }
+        self.keyspace = keyspace;
+        Ok(())
     }
 
     /// True if a new table begins with `key`.
@@ -193,8 +214,8 @@ impl RunWriter<'_, '_> {
         let options = WriterOptions {
             id,
             seed,
-            compression: self.options.compression,
-            block_size: self.options.block_size,
+            compression: self.packing.compression,
+            block_size: self.packing.block_size,
         };
         let table = TableWriter::new(FileSink::new(file), options);
         Ok(&mut self.open.insert((number, table)).1)

@@ -27,6 +27,7 @@ mod edit_text;
 mod fold;
 mod iterator;
 mod job;
+mod packing;
 mod picker;
 mod run;
 mod run_iter;
@@ -42,6 +43,7 @@ pub use edit::{
 pub use fold::{Combine, Folding};
 pub use iterator::{CompactionIter, DropCounts, Dropped, Fetch, Keeps, Rules, Step};
 pub use job::{MergeOptions, MergeResult, Outputs, merge};
+pub use packing::{Packing, Packings};
 pub use picker::{
     Compaction, CompactionKind, KeyRange, OlderRuns, PickOptions, Targets, debt, pick, pick_range,
     rewrite_in_place, targets,

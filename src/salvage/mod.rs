@@ -61,7 +61,6 @@ use terrace_sstable::{Table, TableIter};
 use terrace_wal::{Lsn, SegmentMeta};
 
 use crate::engine::Engine;
-use crate::files::BLOCK_SIZE;
 use crate::keyspace::{Change, DEFAULT_NAME};
 use crate::manifest;
 use crate::memtable::Form;
@@ -430,6 +429,7 @@ impl<'a> Survey<'a> {
             .collect();
         let mut changes = std::mem::take(&mut replay.changes);
         self.mend_catalogue(&state, &mut changes, used);
+        self.opening.set_policies(&state, &changes, false)?;
         let mut dropped = state.dropped.clone();
         dropped.extend(changes.iter().filter_map(|(seq, change)| match change {
             Change::Drop(id) => Some((*id, *seq)),
@@ -545,8 +545,7 @@ impl<'a> Survey<'a> {
         let options = MergeOptions {
             rules,
             target_size: self.opening.options.tuning.table_bytes,
-            compression: self.opening.options.compression,
-            block_size: BLOCK_SIZE,
+            packings: &self.opening.policies.packings(),
             should_stop: &|| false,
         };
         let entries = sources.iter().map(Table::scan).collect();

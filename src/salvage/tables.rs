@@ -12,7 +12,6 @@ use super::hints::is_damage;
 use super::lenient::read_leniently;
 use super::report::LossKind;
 use super::{Lost, Survey};
-use crate::files::BLOCK_SIZE;
 
 /// What became of a table.
 #[derive(Clone, Debug)]
@@ -178,10 +177,8 @@ impl Survey<'_> {
                 None => {
                     let (number, id, seed, file) = outputs.create()?;
                     let options = WriterOptions {
-                        id,
-                        seed,
                         compression,
-                        block_size: BLOCK_SIZE,
+                        ..WriterOptions::new(id, seed)
                     };
                     open.insert((number, TableWriter::new(FileSink::new(file), options)))
                 }

@@ -80,9 +80,9 @@ pub struct TableWriter<S: Sink> {
 
 impl<S: Sink> TableWriter<S> {
     /// Writes into `sink`.
-    pub fn new(sink: S, mut options: WriterOptions) -> TableWriter<S> {
-        options.block_size = options.block_size.clamp(512, 65_536);
-        TableWriter {
+    pub fn new(sink: S, options: WriterOptions) -> TableWriter<S> {
+        let block_size = options.block_size;
+        let mut writer = TableWriter {
             sink,
             block: BlockBuilder::default(),
             fences: Fences::default(),
@@ -102,7 +102,14 @@ impl<S: Sink> TableWriter<S> {
             raw_bytes: 0,
             expiries: Vec::new(),
             blobs: BTreeMap::new(),
-        }
+        };
+        writer.set_block_size(block_size);
+        writer
+    }
+
+    /// The length of raw blocks from the next entry on, which may begin a block sooner for it.
+    pub fn set_block_size(&mut self, bytes: usize) {
+        self.options.block_size = bytes.clamp(512, 65_536);
     }
 
     /// Adds an entry; keys rise strictly. An entry out of order is `Corruption`: whatever it comes from is

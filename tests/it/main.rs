@@ -18,6 +18,7 @@ mod expiry;
 mod faults;
 mod ingest;
 mod isolation;
+mod keyspace_packing;
 mod known_bugs;
 mod links;
 mod log_damage;

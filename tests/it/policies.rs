@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use terrace::clock::ManualClock;
 use terrace::vfs::{CrashPolicy, ImageKind, MemVfs, Vfs};
-use terrace::{Batch, Db, ErrorKind, Expiry, Keyspace, KeyspaceOptions, Options};
+use terrace::{Batch, Compression, Db, ErrorKind, Expiry, Keyspace, KeyspaceOptions, Options};
 
 const START: Duration = Duration::from_secs(1_790_000_000);
 const SECOND: Duration = Duration::from_secs(1);
@@ -29,6 +29,8 @@ fn all() -> KeyspaceOptions {
         .expiry(Some(SECOND))
         .merge_operator("append")
         .compaction_filter(Some("old"))
+        .compression(Some(Compression::None))
+        .block_size(Some(1000))
 }
 
 #[test]

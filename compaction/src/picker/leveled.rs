@@ -122,10 +122,10 @@ impl<'a> Picker<'a> {
         movable.then(|| self.plan(runs, output, CompactionKind::Move))
     }
 
-    /// The last level takes only what is compressed as its own, and nothing that it should drop.
+    /// The last level takes only what is compressed as it is to be there, and nothing that it should drop.
     pub fn fits_as_it_is(&self, table: &TableFile, output: usize) -> bool {
         let info = table.info();
-        output < LAST || (info.compression == self.options.last_compression && info.tombstones == 0)
+        output < LAST || (self.options.well_packed(info) && info.tombstones == 0)
     }
 
     fn pick_merge(&self, level: usize) -> Option<Compaction> {

@@ -27,10 +27,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use terrace_base::{Error, FileNumber, MergingIterator, Result, SeqNo, UserKey, mutant};
-use terrace_sstable::Compression;
+use terrace_sstable::TableInfo;
 
 use crate::edit::{AddedTable, MovedTable, RemovedTable, VersionEdit};
 use crate::job::MergeResult;
+use crate::packing::Packings;
 use crate::run::Run;
 use crate::run_iter::RunIter;
 use crate::table_file::TableFile;
@@ -55,7 +56,7 @@ pub struct PickOptions {
     /// How much larger each level is than the one above it.
     pub fan_out: u64,
     /// Of tables in the last level; above it nothing is compressed.
-    pub last_compression: Compression,
+    pub packings: Packings,
     /// Nobody writes: one run in level 0 is due.
     pub idle: bool,
     /// The oldest snapshot, else what is visible: every reader sees older writes alike. Tombstones that old
@@ -71,7 +72,7 @@ impl Default for PickOptions {
             level0_runs: 4,
             base_bytes: 256 << 20,
             fan_out: 10,
-            last_compression: Compression::None,
+            packings: Packings::default(),
             idle: false,
             settled: SeqNo::ZERO,
             max_job_bytes: 512 << 20,
@@ -89,12 +90,18 @@ impl PickOptions {
         }
     }
 
-    /// How tables of `level` are compressed.
-    pub(crate) fn compression_at(&self, level: usize) -> Compression {
+    /// How tables of `level` are packed.
+    pub(crate) fn packings_at(&self, level: usize) -> Packings {
         match level {
-            LAST => self.last_compression,
-            _ => Compression::None,
+            LAST => self.packings.clone(),
+            _ => self.packings.plain(),
         }
+    }
+
+    /// True if a table of the last level is compressed as its keyspaces are to be.
+    pub(crate) fn well_packed(&self, info: &TableInfo) -> bool {
+        let (first, last) = (info.smallest.keyspace, info.largest.keyspace);
+        self.packings.common(first, last) == Some(info.compression)
     }
 }
 
@@ -125,7 +132,7 @@ pub struct Compaction {
     /// True if no older table outside the job overlaps it.
     pub bottommost: bool,
     /// Of the output.
-    pub compression: Compression,
+    pub packings: Packings,
     /// The inputs by run.
     runs: Vec<Vec<Arc<TableFile>>>,
 }
@@ -153,7 +160,7 @@ impl Compaction {
             output_run: output.map_or(0, |run| run.id()),
             kind,
             bottommost: hull.is_none_or(|hull| nothing_below(version, output_level, hull)),
-            compression: options.compression_at(output_level),
+            packings: options.packings_at(output_level),
             inputs,
             runs: runs.into_iter().map(|(_, tables)| tables).collect(),
         }
@@ -255,7 +262,7 @@ impl fmt::Debug for Compaction {
         if self.bottommost {
             f.write_str(", bottommost")?;
         }
-        if let Some(name) = compression_name(self.compression) {
+        if let Some(name) = compression_name(self.packings.default_compression()) {
             write!(f, ", {name}")?;
         }
         let mut level = None;

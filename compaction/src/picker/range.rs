@@ -121,8 +121,8 @@ fn downwards(picker: &Picker<'_>, range: &KeyRange<'_>, level: usize) -> Option<
 /// Adjacent tables of the last level that are not as they should be.
 fn last(picker: &Picker<'_>, range: &KeyRange<'_>) -> Option<Compaction> {
     let wanted = |table: &TableFile| {
-        let compression = picker.options.last_compression;
-        let stale = table.info().compression != compression || picker.tombstones_can_go(table);
+        let well_packed = picker.options.well_packed(table.info());
+        let stale = !well_packed || picker.tombstones_can_go(table);
         stale && range.touches(table)
     };
     let tables = run_at(picker.version, LAST)?.tables();

@@ -36,6 +36,21 @@ struct Runner {
     version: Version,
     options: PickOptions,
     busy: HashSet<FileNumber>,
+    lz4: bool,
+    own: Vec<u32>,
+}
+
+/// LZ4 or nothing, and the other one for the keyspaces `own`.
+fn packings(lz4: bool, own: &[u32]) -> Packings {
+    let packing = |lz4| Packing {
+        compression: match lz4 {
+            true => Compression::Lz4,
+            false => Compression::None,
+        },
+        ..Packing::default()
+    };
+    let own = own.iter().map(|id| (KeyspaceId(*id), packing(!lz4)));
+    Packings::new(packing(lz4), own.collect())
 }
 
 impl Default for Runner {
@@ -48,6 +63,8 @@ impl Default for Runner {
                 ..PickOptions::default()
             },
             busy: HashSet::new(),
+            lz4: false,
+            own: Vec::new(),
         }
     }
 }
@@ -120,12 +137,15 @@ impl Runner {
                 "settled" => self.options.settled = SeqNo::new(value.parse()?),
                 "job" => self.options.max_job_bytes = value.parse::<u64>()? << 20,
                 "lz4" => {
-                    let lz4 = value == "yes";
-                    self.options.last_compression = if lz4 {
-                        Compression::Lz4
-                    } else {
-                        Compression::None
-                    };
+                    self.lz4 = value == "yes";
+                    self.options.packings = packings(self.lz4, &self.own);
+                }
+                // Keyspaces that want the other compression: 1,2,5.
+                "others" => {
+                    let ids = value.split(',').filter(|id| !id.is_empty());
+                    let ids: Result<Vec<u32>, _> = ids.map(str::parse).collect();
+                    self.own = ids?;
+                    self.options.packings = packings(self.lz4, &self.own);
                 }
                 _ => return Err(format!("no option is called {name}").into()),
             }

@@ -1,7 +1,7 @@
 //! Merges: what readers see does not change, nothing needless stays, nothing gets lost unnoticed.
 
 use std::cell::Cell;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::Ordering;
 
 use proptest::prelude::*;
@@ -12,9 +12,9 @@ use terrace_base::{
 use terrace_compaction::*;
 use terrace_sstable::Compression;
 
-use crate::store::{Files, Sorted, Store, Tree};
+use crate::store::{Files, Sorted, Store, Tree, packed};
 
-/// Few keys, so that they have many versions.
+/// Few keys, so that they have many versions. Keyspaces 1 and 3 are not there.
 fn user(keyspace: u32, n: u8) -> OwnedUserKey {
     UserKey::new(KeyspaceId(keyspace), &[b'k', n]).to_owned()
 }
@@ -30,19 +30,22 @@ enum Op {
     Idle,
     Compact(Option<(u8, u8)>),
     DropKeyspace(u32),
+    /// The keyspaces that want another packing than the rest, by bit, and which one.
+    Pack(u8, bool, usize),
 }
 
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
-        30 => (0..3u32, 0..12u8).prop_map(|(id, n)| Op::Put(id, n)),
-        15 => (0..3u32, 0..12u8).prop_map(|(id, n)| Op::Delete(id, n)),
+        30 => (0..3u32, 0..12u8).prop_map(|(id, n)| Op::Put(2 * id, n)),
+        15 => (0..3u32, 0..12u8).prop_map(|(id, n)| Op::Delete(2 * id, n)),
         10 => Just(Op::Flush),
         5 => Just(Op::Snapshot),
         4 => any::<prop::sample::Index>().prop_map(Op::Release),
         5 => Just(Op::Step),
         2 => Just(Op::Idle),
         2 => prop::option::of((0..12u8, 0..12u8)).prop_map(Op::Compact),
-        1 => (1..3u32).prop_map(Op::DropKeyspace),
+        1 => (1..3u32).prop_map(|id| Op::DropKeyspace(2 * id)),
+        2 => (0..32u8, any::<bool>(), 100..2000usize).prop_map(|(own, lz4, size)| Op::Pack(own, lz4, size)),
     ]
 }
 
@@ -83,6 +86,23 @@ fn apply(tree: &mut Tree, op: &Op, n: usize) {
             let range = KeyRange::new(KeyspaceId(0), Included(&start), Excluded(&end));
             tree.compact(&range);
         }
+        Op::Pack(own, lz4, block_size) => {
+            let compression = match lz4 {
+                true => Compression::Lz4,
+                false => Compression::None,
+            };
+            let packing = Packing {
+                compression,
+                block_size,
+            };
+            let own = (0..5).filter(|id| own >> id & 1 == 1);
+            let own: BTreeMap<_, _> = own.map(|id| (KeyspaceId(id), packing)).collect();
+            let default = Packing {
+                compression: tree.options.packings.default_compression(),
+                ..Packing::default()
+            };
+            tree.options.packings = Packings::new(default, own);
+        }
         Op::DropKeyspace(id) => {
             if tree.dropped.iter().all(|d| d.0.0 != id) {
                 tree.seq += 1;
@@ -99,10 +119,12 @@ proptest! {
     fn no_reader_sees_a_merge(
         ops in prop::collection::vec(op(), 1..150),
         lz4 in any::<bool>(),
+        // Tables of one keyspace, and of several.
+        target_size in prop::sample::select(vec![700u64, 3_000]),
     ) {
-        let mut tree = Tree::new(tiny(), 700);
+        let mut tree = Tree::new(tiny(), target_size);
         if lz4 {
-            tree.options.last_compression = Compression::Lz4;
+            tree.options.packings = packed(Compression::Lz4);
         }
         for (n, op) in ops.iter().enumerate() {
             apply(&mut tree, op, n);
@@ -118,10 +140,17 @@ proptest! {
         tree.check();
         let now = tree.visible();
         prop_assert!(tree.version.runs_newest_first().count() <= 1);
-        let tables = tree.version.tables();
-        prop_assert!(tables.into_iter().all(|(level, _, table)| level == LEVELS - 1
-            && table.info().tombstones == 0
-            && table.info().compression == tree.options.last_compression));
+        let packings = &tree.options.packings;
+        for (level, _, table) in tree.version.tables() {
+            prop_assert!(level == LEVELS - 1 && table.info().tombstones == 0);
+            let mut entries = RunIter::over(vec![table.clone()], false);
+            entries.first().unwrap();
+            while entries.valid() {
+                let wanted = packings.of(entries.key().user.keyspace).compression;
+                prop_assert_eq!(table.info().compression, wanted, "{:?}", table.meta());
+                entries.next().unwrap();
+            }
+        }
         // Versions that only a snapshot kept may still lie there, and keyspaces that are gone: never seen, they
         // cost space. A merge of everything takes out both, and not a key more.
         let all: Vec<_> = tree.version.runs_newest_first()
@@ -227,14 +256,14 @@ fn rules<'a>(
 
 fn options<'a>(
     target_size: u64,
+    packings: &'a Packings,
     rules: Rules<'a>,
     should_stop: &'a dyn Fn() -> bool,
 ) -> MergeOptions<'a> {
     MergeOptions {
         rules,
         target_size,
-        compression: Compression::None,
-        block_size: 4096,
+        packings,
         should_stop,
     }
 }
@@ -255,10 +284,10 @@ fn puts(keyspaces: u32, keys: u8, versions: u64, value: usize) -> Sorted {
 
 #[test]
 fn tables_are_cut_between_user_keys() {
-    let store = Store::new();
+    let (store, packings) = (Store::new(), Packings::default());
     let (stripes, deleted) = (apart(), RangeSet::default());
     let all = |_: UserKey<'_>| true;
-    let options = options(1_000, rules(&stripes, &deleted, &all), &|| false);
+    let options = options(1_000, &packings, rules(&stripes, &deleted, &all), &|| false);
     let result = merge(puts(1, 10, 50, 100), &options, &mut Files(&store)).unwrap();
     assert_eq!((result.read, result.written), (500, 500));
     assert_eq!(result.tables.len(), 10, "each key fills a table by itself");
@@ -275,11 +304,16 @@ fn tables_are_cut_between_user_keys() {
 
 #[test]
 fn a_table_that_is_half_full_ends_with_its_keyspace() {
-    let store = Store::new();
+    let (store, packings) = (Store::new(), Packings::default());
     let size_of = |entries| {
         let (stripes, deleted) = (apart(), RangeSet::default());
         let all = |_: UserKey<'_>| true;
-        let options = options(u64::MAX, rules(&stripes, &deleted, &all), &|| false);
+        let options = options(
+            u64::MAX,
+            &packings,
+            rules(&stripes, &deleted, &all),
+            &|| false,
+        );
         merge(entries, &options, &mut Files(&store))
             .unwrap()
             .bytes_written
@@ -288,7 +322,9 @@ fn a_table_that_is_half_full_ends_with_its_keyspace() {
     let keyspaces = |target| {
         let (stripes, deleted) = (apart(), RangeSet::default());
         let all = |_: UserKey<'_>| true;
-        let options = options(target, rules(&stripes, &deleted, &all), &|| false);
+        let options = options(target, &packings, rules(&stripes, &deleted, &all), &|| {
+            false
+        });
         let result = merge(puts(3, 100, 1, 200), &options, &mut Files(&store)).unwrap();
         let ids =
             |table: &TableMeta| [&table.info.smallest, &table.info.largest].map(|k| k.keyspace.0);
@@ -299,8 +335,55 @@ fn a_table_that_is_half_full_ends_with_its_keyspace() {
 }
 
 #[test]
+fn keyspaces_share_tables_if_they_are_compressed_alike_and_blocks_have_their_sizes() {
+    use Compression::{Lz4, None as Raw};
+    let packing = |compression, block_size| Packing {
+        compression,
+        block_size,
+    };
+    let written = |packings: &Packings, gone: &[u32]| {
+        let store = Store::new();
+        let (stripes, deleted) = (apart(), RangeSet::default());
+        let all = |_: UserKey<'_>| true;
+        let options = options(u64::MAX, packings, rules(&stripes, &deleted, &all), &|| {
+            false
+        });
+        let mut entries = puts(4, 100, 1, 200);
+        let there = |(key, _): &(OwnedKey, Vec<u8>)| !gone.contains(&key.user.keyspace.0);
+        entries.entries.retain(there);
+        let result = merge(entries, &options, &mut Files(&store)).unwrap();
+        let of = |table: &TableMeta| {
+            let ids = [&table.info.smallest, &table.info.largest].map(|k| k.keyspace.0);
+            (ids, table.info.compression, table.info.blocks)
+        };
+        result.tables.iter().map(of).collect::<Vec<_>>()
+    };
+    let own = |ids: &[u32], packing| {
+        let ids = ids.iter().map(|id| (KeyspaceId(*id), packing));
+        ids.collect::<BTreeMap<_, _>>()
+    };
+    let default = packing(Raw, 8192);
+    // 100 entries of some 210 bytes: 3 blocks of 8 KiB, or 6 of 4 KiB, or 50 of 512 bytes.
+    assert_eq!(written(&Packings::default(), &[]), [([0, 3], Raw, 12)]);
+    let some = Packings::new(default, own(&[1, 2], packing(Lz4, 4096)));
+    let cut = [([0, 0], Raw, 3), ([1, 2], Lz4, 12), ([3, 3], Raw, 3)];
+    assert_eq!(written(&some, &[]), cut);
+    assert_eq!(written(&some.plain(), &[]), [([0, 3], Raw, 3 + 12 + 3)]);
+    let small = Packings::new(default, own(&[0, 2], packing(Raw, 512)));
+    assert_eq!(written(&small, &[]), [([0, 3], Raw, 50 + 3 + 50 + 3)]);
+    // Nothing is written of keyspaces that are not there, and still they are between.
+    let sparse = Packings::new(default, own(&[0, 2], packing(Lz4, 8192)));
+    let cut = [([0, 0], Lz4, 3), ([2, 2], Lz4, 3)];
+    assert_eq!(written(&sparse, &[1, 3]), cut);
+    assert_eq!(
+        written(&sparse, &[0, 2]),
+        [([1, 1], Raw, 3), ([3, 3], Raw, 3)]
+    );
+}
+
+#[test]
 fn a_merge_stops_when_told_to() {
-    let store = Store::new();
+    let (store, packings) = (Store::new(), Packings::default());
     let looks = Cell::new(0);
     let stop = || {
         looks.set(looks.get() + 1);
@@ -308,7 +391,7 @@ fn a_merge_stops_when_told_to() {
     };
     let (stripes, deleted) = (apart(), RangeSet::default());
     let all = |_: UserKey<'_>| true;
-    let options = options(u64::MAX, rules(&stripes, &deleted, &all), &stop);
+    let options = options(u64::MAX, &packings, rules(&stripes, &deleted, &all), &stop);
     let error = merge(puts(1, 200, 10, 1), &options, &mut Files(&store)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Closed);
     // Also while everything it meets is dropped.
@@ -341,7 +424,7 @@ fn overlapping_runs() -> Tree {
 
 fn only(tree: &Tree) -> Compaction {
     let options = PickOptions {
-        last_compression: Compression::Lz4,
+        packings: packed(Compression::Lz4),
         ..tree.options.clone()
     };
     pick(&tree.version, &options, &HashSet::new()).unwrap()

@@ -8,7 +8,7 @@ use terrace_base::{FileNumber, KeyspaceId, SeqNo, UserKey};
 use terrace_compaction::*;
 use terrace_sstable::Compression;
 
-use crate::store::{Store, Tree, key};
+use crate::store::{Store, Tree, key, packed};
 
 fn rng(state: &mut u64) -> u64 {
     *state ^= *state << 13;
@@ -77,7 +77,7 @@ fn check_shape(tree: &Tree) {
 fn amplification(keys: u64, flushes: u64, sequential: bool, lz4: bool) -> (f64, Tree) {
     let mut options = small();
     if lz4 {
-        options.last_compression = Compression::Lz4;
+        options.packings = packed(Compression::Lz4);
     }
     let mut tree = Tree::new(options, FLUSH / 2);
     let mut state = 88172645463325252;
@@ -181,7 +181,7 @@ proptest! {
         let mut state = seed;
         let mut options = PickOptions { fan_out: 3, max_job_bytes: 2 * FLUSH, ..small() };
         if lz4 {
-            options.last_compression = Compression::Lz4;
+            options.packings = packed(Compression::Lz4);
         }
         let mut tree = Tree::new(options, FLUSH / 8);
         let mut running: Vec<Running> = Vec::new();

@@ -261,6 +261,15 @@ impl InternalIterator for Sorted {
     }
 }
 
+/// The same packing for all keyspaces.
+pub fn packed(compression: Compression) -> Packings {
+    let packing = Packing {
+        compression,
+        ..Packing::default()
+    };
+    Packings::new(packing, BTreeMap::new())
+}
+
 /// What a write left: a value, or nothing.
 pub type Value = Option<Vec<u8>>;
 
@@ -323,7 +332,7 @@ impl Tree {
         &self,
         input: impl InternalIterator,
         older: &OlderRuns,
-        compression: Compression,
+        packings: &Packings,
     ) -> Result<MergeResult> {
         let stripes = self.stripes();
         let may_hold = |key: UserKey<'_>| older.may_hold(key);
@@ -339,8 +348,7 @@ impl Tree {
                 fetch: None,
             },
             target_size: self.target_size,
-            compression,
-            block_size: 8192,
+            packings,
             should_stop: &|| false,
         };
         merge(input, &options, &mut Files(&self.store))
@@ -350,7 +358,9 @@ impl Tree {
     pub fn flush(&mut self) {
         let entries = Sorted::new(std::mem::take(&mut self.pending));
         let older = OlderRuns::all(&self.version);
-        let result = self.merge(entries, &older, Compression::None).unwrap();
+        let result = self
+            .merge(entries, &older, &self.options.packings.plain())
+            .unwrap();
         self.flushed_bytes += result.bytes_written;
         let run = result.tables.first().map_or(0, |meta| meta.number.0);
         let added = result.tables.into_iter().map(|meta| AddedTable {
@@ -383,7 +393,7 @@ impl Tree {
             return compaction.edit(&MergeResult::default());
         }
         let older = compaction.older_runs(&self.version);
-        let result = self.merge(compaction.entries(), &older, compaction.compression)?;
+        let result = self.merge(compaction.entries(), &older, &compaction.packings)?;
         self.written_bytes += result.bytes_written;
         compaction.edit(&result)
     }
@@ -410,10 +420,18 @@ impl Tree {
 
     pub fn compact(&mut self, range: &KeyRange<'_>) {
         self.options.settled = self.stripes().settled();
+        let mut rewritten = HashSet::new();
         for _ in 0..10_000 {
             let picked = pick_range(&self.version, range, &self.options, &HashSet::new());
             let Some(compaction) = picked else { return };
             let edit = self.run(&compaction).unwrap();
+            if compaction.level == LEVELS - 1 {
+                let again = compaction
+                    .numbers()
+                    .find(|number| rewritten.contains(number));
+                assert_eq!(again, None, "rewritten twice: {compaction:?}");
+                rewritten.extend(edit.added.iter().map(|added| added.meta.number));
+            }
             self.install(&edit);
         }
         panic!("the range is never done:\n{:?}", self.version);
