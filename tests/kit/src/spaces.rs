@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use terrace::{Bytes, ErrorKind, Keyspace, KeyspaceOptions};
+use terrace::{Bytes, Compression, ErrorKind, Keyspace, KeyspaceOptions};
 
 use crate::model::Change;
 use crate::op::{Range, Value};
@@ -115,11 +115,15 @@ impl Runner {
         };
         let ages = Duration::from_secs(1 << 33);
         let threshold = [None, Some(100), Some(600), Some(u64::MAX)];
+        let compression = [None, None, Some(Compression::None), Some(Compression::Lz4)];
+        let block_size = [None, None, Some(512), Some(1 << 16)];
         let options = keyspace
             .options()
             .expiry((bits & 1 == 1).then_some(ages))
             .compaction_filter((bits & 2 == 2).then_some(KEEP_ALL))
-            .blob_threshold(threshold[(bits >> 2) as usize % 4]);
+            .blob_threshold(threshold[(bits >> 2) as usize % 4])
+            .compression(compression[(bits >> 4) as usize % 4])
+            .block_size(block_size[(bits >> 6) as usize % 4]);
         failed("set_options", keyspace.set_options(options.clone()))?;
         match keyspace.options() == options {
             true => Ok(()),
