@@ -30,6 +30,7 @@ pub const ROWS: &[(&str, Unit)] = &[
     ("close", Unit::Seconds),
     ("reopen clean", Unit::Seconds),
     ("reopen killed", Unit::Seconds),
+    ("rmw", Unit::PerSecond),
     ("fillsync 1", Unit::PerSecond),
     ("fillsync 8", Unit::PerSecond),
     ("fillsync 64", Unit::PerSecond),

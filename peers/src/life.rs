@@ -19,6 +19,8 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+mod rmw;
+
 /// Pairs of a batch in fillbatch.
 const BATCH: usize = 1000;
 /// Entries that a seek goes on to read.
@@ -71,13 +73,16 @@ impl<'j, E: Engine> Life<'j, E> {
             "fillsync 8",
             "fillsync 64",
         ];
-        let apart = |row: &str| rest.contains(&row) || row == "reopen killed";
+        let apart = |row: &str| rest.contains(&row) || row == "reopen killed" || row == "rmw";
         let mut rows = crate::job::ROWS.iter().map(|(row, _)| row);
         if rows.any(|row| !apart(row) && self.job.wants(row)) {
             self.main_database()?;
         }
         if self.job.wants("reopen killed") {
             self.reopen_killed()?;
+        }
+        if self.job.wants("rmw") {
+            self.rmw()?;
         }
         for threads in [1, 8, 64] {
             if self.job.wants(&format!("fillsync {threads}")) {
@@ -216,12 +221,7 @@ impl<'j, E: Engine> Life<'j, E> {
             self.report("settle", took.as_secs_f64(), None)?;
             self.report("settle cpu", measure::cpu_seconds() - cpu, None)?;
         }
-        let compact = match self.job.settle {
-            Settle::Idle => false,
-            Settle::Peers => E::COMPACT_TO_READ,
-            Settle::Full => true,
-        };
-        if !compact {
+        if !self.compacts() {
             return Ok(());
         }
         let start = Instant::now();
@@ -232,16 +232,30 @@ impl<'j, E: Engine> Life<'j, E> {
         Ok(())
     }
 
-    /// The reads of a database at rest. First all of it is read once, unmeasured, by a scan and by gets: pages are
-    /// mapped and caches are warm for everyone.
-    fn read_rows(&mut self, engine: &E) -> Result<()> {
-        let seed = self.job.seed;
-        let mut reader = engine.reader()?;
+    /// Whether this engine is compacted before it is read.
+    fn compacts(&self) -> bool {
+        match self.job.settle {
+            Settle::Idle => false,
+            Settle::Peers => E::COMPACT_TO_READ,
+            Settle::Full => true,
+        }
+    }
+
+    /// All is read once, unmeasured, by a scan and by gets: pages are mapped and caches are warm for everyone.
+    fn warm(&mut self, reader: &mut E::Reader<'_>, generation: u32) -> Result<()> {
         let mut sum = Checksum::default();
         let count = reader.scan(|key, value| sum.add(key, value))?;
         expect_count::<E>("warming scan", count, self.job.keys)?;
-        self.work.shuffled(seed ^ 0x7761_726d);
-        self.get_rows(&mut reader, self.job.keys / 2, SECOND)?;
+        self.work.shuffled(self.job.seed ^ 0x7761_726d);
+        self.get_rows(reader, self.job.keys / 2, generation)?;
+        Ok(())
+    }
+
+    /// The reads of a database at rest.
+    fn read_rows(&mut self, engine: &E) -> Result<()> {
+        let seed = self.job.seed;
+        let mut reader = engine.reader()?;
+        self.warm(&mut reader, SECOND)?;
 
         self.scan_row("readseq", &mut reader, false)?;
         self.scan_row("readreverse", &mut reader, true)?;

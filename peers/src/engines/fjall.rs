@@ -2,13 +2,18 @@
 //!
 //! Its defaults stand (64 MiB memtables, 4 KiB blocks, leveled compaction, a Bloom filter, at most
 //! four workers, no compression in the first two levels), but for the cache, which it wants to be
-//! sized by the user. A write goes to the operating system before it returns; Sync adds a `persist`.
+//! sized by the user. A write goes to the operating system before it returns; Sync adds a `persist`. It is opened as its
+//! database with optimistic transactions, which is the plain one and an oracle beside it; rows that need no
+//! transaction go to the plain one.
 
 use super::{Compression, Config, Durability, Engine, Reader};
 use crate::Result;
 use crate::measure;
 use ::fjall::config::CompressionPolicy;
-use ::fjall::{CompressionType, Database, Guard, Keyspace, KeyspaceCreateOptions, PersistMode};
+use ::fjall::{
+    CompressionType, Database, Guard, Keyspace, KeyspaceCreateOptions, OptimisticTxDatabase,
+    PersistMode, Readable,
+};
 use std::ops::Bound;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -19,6 +24,7 @@ const WRITE_BUFFERS: u64 = 4 * (64 << 20);
 const STILL: Duration = Duration::from_millis(300);
 
 pub struct Fjall {
+    transactions: OptimisticTxDatabase,
     db: Database,
     pairs: Keyspace,
     sync: bool,
@@ -72,13 +78,21 @@ impl Engine for Fjall {
 
     fn open(dir: &Path, config: &Config) -> Result<Fjall> {
         let cache = config.memory.saturating_sub(WRITE_BUFFERS).max(32 << 20);
-        let db = Database::builder(dir).cache_size(cache).open()?;
+        let transactions = OptimisticTxDatabase::builder(dir)
+            .cache_size(cache)
+            .open()?;
+        let db = transactions.inner().clone();
         let pairs = db.keyspace("default", || {
             KeyspaceCreateOptions::default()
                 .data_block_compression_policy(policy(config.compression))
         })?;
         let sync = config.durability == Durability::Sync;
-        Ok(Fjall { db, pairs, sync })
+        Ok(Fjall {
+            transactions,
+            db,
+            pairs,
+            sync,
+        })
     }
 
     fn put(&self, key: &[u8], value: &[u8]) -> Result<()> {
@@ -104,6 +118,26 @@ impl Engine for Fjall {
             batch.insert(&self.pairs, key, value);
         }
         Ok(batch.commit()?)
+    }
+
+    fn read_modify_write<'v>(
+        &self,
+        key: &[u8],
+        mut f: impl FnMut(&[u8]) -> &'v [u8],
+    ) -> Result<bool> {
+        loop {
+            let mut txn = self.transactions.write_tx()?;
+            if self.sync {
+                txn = txn.durability(Some(PersistMode::SyncAll));
+            }
+            let Some(old) = txn.get(&self.pairs, key)? else {
+                return Ok(false);
+            };
+            txn.insert(&self.pairs, key, f(&old));
+            if txn.commit()?.is_ok() {
+                return Ok(true);
+            }
+        }
     }
 
     fn reader(&self) -> Result<&Fjall> {

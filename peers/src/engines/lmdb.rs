@@ -83,6 +83,16 @@ impl Engine for Lmdb {
         Ok(txn.commit()?)
     }
 
+    fn read_modify_write<'v>(&self, key: &[u8], f: impl FnMut(&[u8]) -> &'v [u8]) -> Result<bool> {
+        let mut txn = self.env.write_txn()?;
+        let Some(new) = self.pairs.get(&txn, key)?.map(f) else {
+            return Ok(false);
+        };
+        self.pairs.put(&mut txn, key, new)?;
+        txn.commit()?;
+        Ok(true)
+    }
+
     fn reader(&self) -> Result<LmdbReader<'_>> {
         Ok(LmdbReader {
             lmdb: self,

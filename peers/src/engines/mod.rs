@@ -99,6 +99,10 @@ pub trait Engine: Sized + Send + Sync {
         pairs: impl ExactSizeIterator<Item = (&'p [u8], &'p [u8])>,
     ) -> Result<()>;
 
+    /// In one transaction, serializable and done as the durability says: puts what `f` makes of the value, if there is
+    /// one, and says whether there was. As often as it takes to go through.
+    fn read_modify_write<'v>(&self, key: &[u8], f: impl FnMut(&[u8]) -> &'v [u8]) -> Result<bool>;
+
     /// Begins to read.
     fn reader(&self) -> Result<Self::Reader<'_>>;
 

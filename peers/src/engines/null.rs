@@ -38,6 +38,15 @@ impl Engine for Null {
         Ok(())
     }
 
+    fn read_modify_write<'v>(
+        &self,
+        key: &[u8],
+        mut f: impl FnMut(&[u8]) -> &'v [u8],
+    ) -> Result<bool> {
+        black_box((key, f(black_box(&self.value))));
+        Ok(true)
+    }
+
     fn reader(&self) -> Result<&Null> {
         Ok(self)
     }

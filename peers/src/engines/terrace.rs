@@ -48,6 +48,21 @@ impl Engine for Terrace {
         Ok(())
     }
 
+    fn read_modify_write<'v>(
+        &self,
+        key: &[u8],
+        mut f: impl FnMut(&[u8]) -> &'v [u8],
+    ) -> Result<bool> {
+        let found = self.db.transact(|tx| {
+            let Some(new) = tx.get_with(key, &mut f)? else {
+                return Ok(false);
+            };
+            tx.put(key, new)?;
+            Ok(true)
+        })?;
+        Ok(found)
+    }
+
     fn reader(&self) -> Result<&Terrace> {
         Ok(self)
     }

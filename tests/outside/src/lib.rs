@@ -29,6 +29,7 @@ impl<R: Readable> Table<R> {
         cursor.first()?;
         Ok(Description {
             value: self.source.get(key)?,
+            start: self.source.get_slice(key, 0..4)?,
             length: self.source.get_with(key, <[u8]>::len)?,
             version: self.source.get_entry(key)?.map(|entry| entry.version.get()),
             there: self.source.contains_key(key)?,
@@ -38,6 +39,7 @@ impl<R: Readable> Table<R> {
             both: self.source.multi_get([key, key])?,
             count: self.source.count(..)?,
             entries: self.source.iter().collect::<Result<Vec<_>>>()?.len(),
+            from_key: self.source.range(key..).count(),
             with_prefix: self.source.prefix(key).keys().count(),
             at_cursor: cursor.key().to_vec(),
         })
@@ -47,6 +49,7 @@ impl<R: Readable> Table<R> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Description {
     pub value: Option<Bytes>,
+    pub start: Option<Bytes>,
     pub length: Option<usize>,
     pub version: Option<u64>,
     pub there: bool,
@@ -56,6 +59,7 @@ pub struct Description {
     pub both: Vec<Option<Bytes>>,
     pub count: u64,
     pub entries: usize,
+    pub from_key: usize,
     pub with_prefix: usize,
     pub at_cursor: Vec<u8>,
 }

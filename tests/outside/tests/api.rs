@@ -1,4 +1,4 @@
-//! Every signature of the public API, as a user would call it.
+//! Every signature of the public API, as a user would call it; those of expiry, ranges, blobs and bulk load: `data.rs`.
 
 use std::collections::HashMap;
 use std::error::Error as StdError;
@@ -197,7 +197,8 @@ fn typed_keys_and_values() -> terrace::Result<()> {
     let own: Typed<Pair, u64> = db.keyspace("own")?.typed();
     let pair = Pair(1, "b".into());
     set(&own, &pair, 7)?;
-    set(&own, Pair(1, "a".into()), &6)?;
+    let borrowed: &u64 = &6;
+    set(&own, Pair(1, "a".into()), borrowed)?;
     own.put(Pair(0, "z".into()), 5)?;
     assert_eq!(own.get(&pair)?, Some(7));
     assert_eq!(own.first()?.map(|(_, value)| value), Some(5));
@@ -206,8 +207,8 @@ fn typed_keys_and_values() -> terrace::Result<()> {
     assert_eq!(between(&own, ..&pair)?.len(), 2);
     assert_eq!(between(&own, ..=&pair)?.len(), 3);
     assert_eq!(between(&own, ..)?.len(), 3);
-    let iter: TypedIter<Pair, u64> = own.iter();
-    assert_eq!(iter.rev().next().transpose()?, Some((pair.clone(), 7)));
+    let mut iter: TypedIter<Pair, u64> = own.iter();
+    assert_eq!(iter.next_back().transpose()?, Some((pair.clone(), 7)));
     own.delete(&pair)?;
     assert!(!own.contains_key(&pair)?);
     assert_eq!(Pair::from_bytes(&pair.to_bytes())?, pair);
