@@ -6,9 +6,9 @@ use std::time::{Duration, SystemTime};
 
 use outside::Table;
 use terrace::{
-    Batch, BatchKeyspace, Bytes, Db, Entry, ErrorKind, Expiry, IngestProgress, Isolation, Json,
-    Key, Keyspace, KeyspaceOptions, Place, Readable, Result, SeqNo, Stats, TxKeyspace, Typed,
-    TypedIter, Value,
+    Batch, BatchKeyspace, Bytes, Compression, Db, Entry, ErrorKind, Expiry, IngestProgress,
+    Isolation, Json, Key, Keyspace, KeyspaceOptions, Place, Readable, Result, SeqNo, Stats,
+    TxKeyspace, Typed, TypedIter, Value,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -219,7 +219,9 @@ fn options_of_a_keyspace_are_stored_and_read_back()
     let dir = tempfile::tempdir()?;
     let stored = KeyspaceOptions::new()
         .expiry(Some(HOUR))
-        .blob_threshold(Some(u64::MAX));
+        .blob_threshold(Some(u64::MAX))
+        .compression(Some(Compression::None))
+        .block_size(Some(16 << 10));
     let db = Db::open(dir.path())?;
     db.create_keyspace("old", KeyspaceOptions::new())?
         .set_options(stored.clone())?;
@@ -235,10 +237,18 @@ fn options_of_a_keyspace_are_stored_and_read_back()
         merge_operator,
         compaction_filter,
         blob_threshold,
+        compression,
+        block_size,
         ..
     } = db.keyspace("new")?.options();
     assert_eq!((expiry, blob_threshold), (Some(HOUR), Some(u64::MAX)));
     assert_eq!((merge_operator, compaction_filter), (None, None));
+    assert_eq!(
+        (compression, block_size),
+        (Some(Compression::None), Some(16 << 10))
+    );
+    let zstd = KeyspaceOptions::new().compression(Some(Compression::Zstd));
+    assert_eq!(kind(db.create_keyspace("z", zstd)), ErrorKind::Unsupported);
     assert_eq!(db.keyspaces()?, ["default", "new"]);
     Ok(())
 }
