@@ -121,7 +121,7 @@ impl Estimate<'_> {
             Some(upper) => UserKey::new(self.keyspace, upper),
             None => UserKey::new(KeyspaceId(self.keyspace.0.saturating_add(1)), &[]),
         };
-        self.deleted = deleted_within(view, first, last);
+        self.deleted = deleted_within(view, first, last, self.at);
         self.add_list(&view.active)?;
         for run in &view.sealed {
             match &run.form {

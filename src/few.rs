@@ -17,7 +17,7 @@ use crate::context::ReadPoint;
 use crate::iter::Scan;
 use crate::keyspace::Keyspace;
 use crate::options::Durability;
-use crate::walk::{deleted_within, versions};
+use crate::walk::{is_deleted_within, versions};
 use crate::write::Write;
 
 /// So many keys at most are few.
@@ -77,7 +77,7 @@ impl Keyspace {
 /// The keys of a range that may be alive, if that is soon found out and they are few.
 fn few(scan: &Scan) -> Result<Option<Vec<Vec<u8>>>> {
     let (smallest, largest) = scan.bounds.closed(scan.keyspace);
-    if deleted_within(&scan.view, smallest, largest).is_some() {
+    if is_deleted_within(&scan.view, smallest, largest) {
         return Ok(None); // Single steps may be long there; and one delete more makes no difference.
     }
     let (first, seq): (&[u8], _) = match &scan.bounds.lower {

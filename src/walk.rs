@@ -716,7 +716,7 @@ pub(crate) fn versions(scan: &Scan) -> impl InternalIterator {
 fn sources(scan: &Scan) -> Sources {
     let (view, keyspace, bounds) = (&scan.view, scan.keyspace, &scan.bounds);
     let (smallest, largest) = bounds.closed(keyspace);
-    let deleted = deleted_within(view, smallest, largest);
+    let deleted = deleted_within(view, smallest, largest, scan.at.seq);
     let (deleted, at) = with_own(scan, deleted, smallest, largest);
     // Each with the sequence number that none of its entries is above.
     let mut all = Vec::new();
@@ -769,20 +769,43 @@ fn with_own(
     (Some(Arc::new(RangeSet::new(all))), SeqNo::MAX.before())
 }
 
-/// The range deletes of `view` that touch keys from `smallest` to `largest`, if there are any.
+/// Sets of range deletes in `view` that touch keys from `smallest` to `largest`.
+fn sets_within(
+    view: &View,
+    smallest: UserKey<'_>,
+    largest: UserKey<'_>,
+) -> impl Iterator<Item = Arc<RangeSet>> {
+    let touches = move |set: &RangeSet| set.touches(smallest, largest);
+    let active = view.active.has_ranges().then(|| view.active.ranges());
+    let sealed = view.sealed.iter().map(|run| &run.ranges);
+    let held = sealed.chain([view.version.deleted()]);
+    let held = held.filter(move |set| touches(set)).cloned();
+    active
+        .into_iter()
+        .filter(move |set| touches(set))
+        .chain(held)
+}
+
+/// True if a range delete of `view` touches keys from `smallest` to `largest`.
+pub(crate) fn is_deleted_within(view: &View, smallest: UserKey<'_>, largest: UserKey<'_>) -> bool {
+    sets_within(view, smallest, largest).next().is_some()
+}
+
+/// The range deletes of `view` that touch keys from `smallest` to `largest`, as a reader at `at` sees them, if there are any.
 pub(crate) fn deleted_within(
     view: &View,
     smallest: UserKey<'_>,
     largest: UserKey<'_>,
+    at: SeqNo,
 ) -> Option<Arc<RangeSet>> {
-    let active = view.active.has_ranges().then(|| view.active.ranges());
-    let sealed = view.sealed.iter().map(|run| &run.ranges);
-    let sets = active.iter().chain(sealed).chain([view.version.deleted()]);
-    let mut touching = sets.filter(|set| set.touches(smallest, largest));
+    let mut touching = sets_within(view, smallest, largest);
     let first = touching.next()?;
     let Some(second) = touching.next() else {
-        return Some(first.clone());
+        return Some(first);
     };
-    let all = [first, second].into_iter().chain(touching);
-    Some(Arc::new(RangeSet::union(all.map(|set| &**set))))
+    let all: Vec<_> = [first, second].into_iter().chain(touching).collect();
+    Some(Arc::new(RangeSet::union_at(
+        all.iter().map(|set| &**set),
+        at,
+    )))
 }

@@ -18,6 +18,9 @@ use std::sync::Arc;
 
 use crate::key::{KeyspaceId, SeqNo, UserKey};
 
+/// Of so many of the newest deletes it is asked whether they cover others.
+const COVERING: usize = 8;
+
 /// One range delete.
 #[derive(Clone, PartialEq, Eq)]
 pub struct DeletedRange {
@@ -163,6 +166,24 @@ impl RangeSet {
     pub fn union<'a>(sets: impl IntoIterator<Item = &'a RangeSet>) -> RangeSet {
         let ranges = sets.into_iter().flat_map(|set| set.ranges.iter().cloned());
         RangeSet::new(ranges.collect())
+    }
+
+    /// Those deletes of some sets that a reader at `at` needs: neither the ones behind it, nor what one of the newest
+    /// covers. So a range that was deleted again and again, longer each time, costs as much as there are deletes, and not
+    /// that squared.
+    pub fn union_at<'a>(sets: impl IntoIterator<Item = &'a RangeSet>, at: SeqNo) -> RangeSet {
+        let all = sets.into_iter().flat_map(|set| &set.ranges);
+        let mut ranges: Vec<_> = all.filter(|range| range.seq <= at).cloned().collect();
+        ranges.sort_by_key(|range| std::cmp::Reverse(range.seq));
+        let mut newest: Vec<Arc<DeletedRange>> = Vec::new();
+        ranges.retain(|range| {
+            let needed = !newest.iter().any(|newer| newer.covers(range));
+            if needed && newest.len() < COVERING {
+                newest.push(range.clone());
+            }
+            needed
+        });
+        RangeSet::new(ranges)
     }
 
     /// True if nothing is deleted by range.

@@ -89,6 +89,11 @@ fn fragments_say_what_the_ranges_do() {
                         wanted,
                         "{set:?} {key:?} {at}"
                     );
+                    // Where they come from two sets, and only what a reader then needs is kept.
+                    let (a, b) = set.ranges.split_at(set.ranges.len() / 2);
+                    let halves = [RangeSet::new(a.to_vec()), RangeSet::new(b.to_vec())];
+                    let needed = RangeSet::union_at(&halves, SeqNo::new(at));
+                    assert_eq!(needed.newest(key, SeqNo::MAX), wanted, "{set:?} {at}");
                     assert_eq!(
                         set.touches(key, key),
                         set.fragment(key).is_some(),
@@ -98,4 +103,20 @@ fn fragments_say_what_the_ranges_do() {
             }
         }
     }
+}
+
+#[test]
+fn what_newer_deletes_cover_is_left_out_for_who_sees_them() {
+    let longer: Vec<RangeSet> = (1..=300u64)
+        .map(|n| RangeSet::default().with(range(0, "", Some(&format!("{n:03}")), n)))
+        .collect();
+    assert_eq!(
+        shown(&RangeSet::union_at(&longer, SeqNo::MAX)),
+        ["0:-300 [300]"]
+    );
+    assert_eq!(
+        shown(&RangeSet::union_at(&longer, SeqNo::new(7))),
+        ["0:-007 [7]"]
+    );
+    assert_eq!(RangeSet::union(&longer).fragments.len(), 300);
 }

@@ -242,6 +242,31 @@ fn a_scan_over_a_deleted_range_does_not_walk_it() {
     );
 }
 
+/// A log whose head is deleted again and again: each delete covers those before it, and together they once cost their
+/// number squared with each scan, so that 10,000 of them never came to an end.
+#[test]
+fn a_head_that_is_deleted_again_and_again_costs_no_more_each_time() {
+    let db = Options::new().open_in_memory().unwrap();
+    let mut times = Vec::new();
+    for round in 0..3_000u32 {
+        for n in 0..20 {
+            db.put((round * 20 + n).to_be_bytes(), [7; 20]).unwrap();
+        }
+        let start = std::time::Instant::now();
+        db.delete_range(..(round * 20 + 18).to_be_bytes()).unwrap();
+        assert_eq!(db.iter().count(), 2);
+        times.push(start.elapsed());
+    }
+    assert_eq!(db.first().unwrap().unwrap().0[..], 59_998u32.to_be_bytes());
+    let of = |part: &[std::time::Duration]| {
+        let mut part = part.to_vec();
+        part.sort_unstable();
+        part[part.len() / 2]
+    };
+    let (early, late) = (of(&times[300..600]), of(&times[2_700..]));
+    assert!(late < early * 10, "{early:?} at first and {late:?} later");
+}
+
 #[test]
 fn a_range_of_few_keys_is_deleted_key_by_key() {
     for (flushed, keys) in [(false, 16), (true, 16), (false, 17), (true, 17), (false, 0)] {

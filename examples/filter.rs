@@ -1,0 +1,82 @@
+//! Entries that compaction may leave out: a compaction filter.
+//!
+//! ```text
+//! cargo run --release --example filter
+//! ```
+//!
+//! A filter sees keys and values when tables are merged and says which to keep. It costs no write and no read of one's own,
+//! and says nothing about when: until then an entry that it would remove is there. Here, messages carry the version
+//! of the program that wrote them, and those of old versions go as tables are merged anyway. The program fails if an entry
+//! that is to stay is gone, or if one that is to go is still there after everything was compacted.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use terrace::{Db, Durability, ErrorKind, KeyspaceOptions, Options};
+
+const MESSAGES: u32 = 20_000;
+
+/// A filter may look at what the program knows. Tables that no merge comes across stay as they are, so what it says should
+/// hold before there is much to say it of.
+fn open(dir: &std::path::Path, oldest: &Arc<AtomicU8>) -> terrace::Result<Db> {
+    let oldest = oldest.clone();
+    Options::new()
+        .durability(Durability::Buffered)
+        .compaction_filter("old versions", move |_key, value| {
+            value
+                .first()
+                .is_none_or(|version| *version >= oldest.load(Ordering::Relaxed))
+        })
+        .open(dir)
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let dir = tempfile::tempdir()?;
+    let oldest = Arc::new(AtomicU8::new(0));
+    let db = open(dir.path(), &oldest)?;
+    let options = KeyspaceOptions::new().compaction_filter(Some("old versions"));
+    let messages = db.create_keyspace("messages", options)?;
+    let others = db.keyspace("others")?; // No filter of a keyspace sees another.
+    for n in 0..MESSAGES {
+        let version = (n % 3) as u8 + 1;
+        let message = [&[version][..], b"hello"].concat();
+        messages.put(n.to_be_bytes(), &message)?;
+        others.put(n.to_be_bytes(), &message)?;
+    }
+    db.flush()?;
+    let all = messages.count(..)?;
+
+    oldest.store(3, Ordering::Relaxed); // From now on nobody reads versions 1 and 2.
+    db.compact_all()?;
+    let left = messages.count(..)?;
+    let versions: Vec<u8> = messages
+        .iter()
+        .map(|entry| Ok(entry?.1.first().copied().unwrap_or(0)))
+        .collect::<terrace::Result<_>>()?;
+    println!("{all} messages, and {left} after a compaction that keeps version 3");
+    println!("{} in the keyspace without a filter", others.count(..)?);
+    let wrong = versions.iter().filter(|version| **version != 3).count();
+    db.close()?;
+
+    // The keyspace knows its filter by name: whoever opens the database has to bring it along.
+    let plain = Options::new()
+        .open(dir.path())
+        .map_err(|error| error.kind());
+    println!("without it: {:?}", plain.as_ref().err());
+    if plain.err() != Some(ErrorKind::Unsupported) {
+        return Err("the database opened without the filter".into());
+    }
+    let db = open(dir.path(), &oldest)?;
+    let reopened = (
+        db.keyspace("messages")?.count(..)?,
+        db.keyspace("others")?.count(..)?,
+    );
+    db.close()?;
+    let kept = u64::from(MESSAGES / 3);
+    if (all, left, wrong) != (u64::from(MESSAGES), kept, 0) || reopened != (kept, all) {
+        return Err(
+            format!("{all}, then {left} messages, {wrong} of them old; {reopened:?}").into(),
+        );
+    }
+    Ok(())
+}
