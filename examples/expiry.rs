@@ -4,9 +4,9 @@
 //! cargo run --release --example expiry -- [KEYS]
 //! ```
 //!
-//! First a worked case. Then KEYS (50,000) values are written that each hold for a second, while two threads read them:
-//! none may be found once its time has come, and none may be missing before. When the last has expired nothing is
-//! written any more, and the program waits until the space is back: ten seconds are promised. Exits
+//! First a worked case. Then KEYS (50,000) values are written that each hold for a second, while two threads get them
+//! and one scans and counts: none may be found once its time has come, and none may be missing before. When the last has
+//! expired nothing is written any more, and the program waits until the space is back: ten seconds are promised. Exits
 //! non-zero if anything is late.
 #![allow(
     clippy::disallowed_methods,
@@ -98,6 +98,39 @@ fn read(db: &Db, times: &Times, done: &AtomicU64, seed: u64) -> Result<(u64, u64
     }
 }
 
+/// How many keys had expired by `now`: the first ones, for they are written in order.
+fn expired(times: &Times, now: u64) -> usize {
+    times.partition_point(|time| (1..=now).contains(&time.load(Ordering::Acquire)))
+}
+
+/// Scans and counts until the last key has expired for a while; how often.
+fn scan(db: &Db, times: &Times, done: &AtomicU64) -> Result<u64, Failure> {
+    let key = |n: usize| (n as u64).to_be_bytes();
+    let mut scans = 0;
+    loop {
+        let before = millis(SystemTime::now());
+        let gone = expired(times, before);
+        let written = times.partition_point(|time| time.load(Ordering::Acquire) > 0);
+        if let Some(late) = db.range(..key(gone)).next().transpose()? {
+            return Err(format!("a scan found {:?} late", late.0).into());
+        }
+        let first = db.iter().keys().next().transpose()?;
+        if first.is_some_and(|first| first < key(gone)[..]) || db.count(..key(gone))? > 0 {
+            return Err(format!("one of the first {gone} keys is there late").into());
+        }
+        let held = db.count(key(gone)..key(written))?;
+        let hold = written.saturating_sub(expired(times, millis(SystemTime::now())));
+        if held < hold as u64 {
+            return Err(format!("{held} keys are counted where {hold} hold").into());
+        }
+        scans += 1;
+        let last = done.load(Ordering::Acquire);
+        if last > 0 && before > last + 100 {
+            return Ok(scans);
+        }
+    }
+}
+
 fn many(dir: &Path, keys: u64) -> Result<(), Failure> {
     let db = Options::new().durability(Durability::Buffered).open(dir)?;
     let times: Times = (0..keys).map(|_| AtomicU64::new(0)).collect();
@@ -108,6 +141,7 @@ fn many(dir: &Path, keys: u64) -> Result<(), Failure> {
             let (db, times, done) = (&db, &times, &done);
             scope.spawn(move || read(db, times, done, seed))
         });
+        let scanner = scope.spawn(|| scan(&db, &times, &done));
         for (n, time) in times.iter().enumerate() {
             let end = SystemTime::now() + HOLDS;
             db.put_expiring((n as u64).to_be_bytes(), [b'v'; 100], Expiry::At(end))?;
@@ -125,7 +159,10 @@ fn many(dir: &Path, keys: u64) -> Result<(), Failure> {
             let (more, there) = reader.join().map_err(|_| "a reader panicked")??;
             (reads, found) = (reads + more, found + there);
         }
-        println!("{reads} reads meanwhile, {found} of a value: none late, none early");
+        let scans = scanner.join().map_err(|_| "the scanner panicked")??;
+        println!(
+            "{reads} gets meanwhile, {found} of a value, and {scans} scans and counts: none late, none early"
+        );
         Ok::<(), Failure>(())
     })?;
     let left = db.count(..)?;
