@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use terrace::vfs::{Call, CrashPolicy, Fault, FaultVfs, ImageKind, MemVfs, Op, Vfs};
-use terrace::{Compression, Db, ErrorKind, IoMode, LossKind, Options, Salvage, SeqNo};
+use terrace::{
+    Compression, Db, ErrorKind, IoMode, KeyspaceOptions, LossKind, Options, Salvage, SeqNo,
+};
+use terrace_kit::{APPEND, registered};
 
 const DIR: &str = "/data/db";
 
@@ -410,4 +413,130 @@ fn a_packed_table_is_mended_block_by_block() {
         db.close().unwrap();
         assert!(content(&packing.open(DIR).unwrap()) == found);
     }
+}
+
+/// The files of a database with this ending, by path.
+fn files_of(vfs: &MemVfs, ending: &str) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut found = vfs.files();
+    found.retain(|(path, _)| path.to_string_lossy().ends_with(ending));
+    let read = |(path, _): (PathBuf, u64)| {
+        let bytes = vfs.read_file(&path).unwrap();
+        (path, bytes)
+    };
+    found.into_iter().map(read).collect()
+}
+
+fn salvaged(vfs: &Arc<MemVfs>) -> (Db, Salvage) {
+    registered(options(vfs.clone()))
+        .salvage(Path::new(DIR))
+        .unwrap()
+}
+
+/// From 100 bytes on values are large.
+fn separating() -> KeyspaceOptions {
+    KeyspaceOptions::new().blob_threshold(Some(100))
+}
+
+/// It kept the file, listed with the length that it no longer had, so that what it made did not open.
+#[test]
+fn a_blob_file_of_another_length_is_listed_as_it_is() {
+    let vfs = MemVfs::crashable(1);
+    let db = registered(options(vfs.clone())).open(DIR).unwrap();
+    db.put("large", [7; 200]).unwrap();
+    db.flush().unwrap();
+    // What a merge takes apart is listed with its length.
+    db.set_options(separating()).unwrap();
+    db.put("more", "").unwrap();
+    db.compact_all().unwrap();
+    db.close().unwrap();
+    for (path, mut bytes) in files_of(&vfs, ".blob") {
+        bytes.push(0);
+        vfs.write_file(&path, &bytes);
+    }
+    let (db, report) = salvaged(&vfs);
+    assert!(
+        !report.damaged.is_empty() && report.losses.is_empty(),
+        "{report}"
+    );
+    db.close().unwrap();
+    let db = registered(options(vfs)).open(DIR).unwrap();
+    assert_eq!(db.get("large").unwrap().unwrap()[..], [7; 200]);
+}
+
+/// It took tables and log for whole, and left reads that failed.
+#[test]
+fn a_large_value_that_only_the_log_refers_to_is_lost_aloud() {
+    let vfs = MemVfs::crashable(1);
+    let db = registered(options(vfs.clone())).open(DIR).unwrap();
+    db.set_options(separating()).unwrap();
+    db.put("large", [7; 200]).unwrap();
+    db.close().unwrap();
+    for (path, mut bytes) in files_of(&vfs, ".blob") {
+        *bytes.last_mut().unwrap() ^= 1;
+        vfs.write_file(&path, &bytes);
+    }
+    let (db, report) = salvaged(&vfs);
+    assert_eq!(db.get("large").unwrap(), None);
+    assert_eq!(report.losses.len(), 1, "{report}");
+}
+
+/// Where the manifest could not be believed, only what keyspaces were created with was kept.
+#[test]
+fn options_and_names_that_changed_are_kept_without_the_manifest() {
+    let vfs = MemVfs::crashable(1);
+    let db = registered(options(vfs.clone())).open(DIR).unwrap();
+    let append = KeyspaceOptions::new().merge_operator(APPEND);
+    db.set_options(append.clone()).unwrap();
+    let other = db.keyspace("before").unwrap();
+    other.set_options(append).unwrap();
+    db.rename_keyspace("before", "after").unwrap();
+    for n in 0..2 {
+        db.put(format!("{n}"), "v").unwrap();
+        other.put(format!("{n}"), "v").unwrap();
+        db.flush().unwrap();
+    }
+    db.close().unwrap();
+    // Each table holds what the other should: the manifest is taken for an old one.
+    let tables = files_of(&vfs, ".sst");
+    let contents = tables.iter().map(|(_, bytes)| bytes).rev();
+    for ((path, _), bytes) in tables.iter().zip(contents) {
+        vfs.write_file(path, bytes);
+    }
+    let (db, report) = salvaged(&vfs);
+    assert!(
+        report
+            .losses
+            .iter()
+            .any(|loss| loss.kind == LossKind::Manifest),
+        "{report}"
+    );
+    assert_eq!(db.keyspaces().unwrap(), ["after", "default"]);
+    for name in ["after", "default"] {
+        let options = db.keyspace(name).unwrap().options();
+        assert_eq!(options.merge_operator.as_deref(), Some(APPEND));
+    }
+}
+
+/// A table had both operands in one, and the log had the older one as well.
+#[test]
+fn an_operand_that_was_flushed_counts_once() {
+    let vfs = MemVfs::crashable(1);
+    let append = || KeyspaceOptions::new().merge_operator(APPEND);
+    let db = registered(options(vfs.clone())).open(DIR).unwrap();
+    db.set_options(append()).unwrap();
+    db.put("k", "base").unwrap();
+    db.flush().unwrap();
+    db.merge("k", "+a").unwrap();
+    db.merge("k", "+b").unwrap();
+    db.flush().unwrap();
+    db.close().unwrap();
+    for (path, _) in vfs.files() {
+        let name = path.to_string_lossy().into_owned();
+        if name.ends_with("CURRENT") || name.contains("MANIFEST-") {
+            vfs.remove(path);
+        }
+    }
+    let (db, _) = salvaged(&vfs);
+    db.set_options(append()).unwrap();
+    assert_eq!(db.get("k").unwrap().unwrap(), "base+a+b");
 }
