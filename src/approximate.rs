@@ -16,8 +16,8 @@
 //! tell apart:
 //!
 //! - A block that the range only touches is counted whole: in each run (and each piece in memory) less than two
-//!   blocks, of 8 KiB (or what the keyspace says) before compression or one entry. After [`Keyspace::compact`](crate::Keyspace::compact) of an
-//!   otherwise idle database there is one run, one version a key and no tombstone, so this is all: with entries of 120
+//!   blocks, of 8 KiB (or what the keyspace says) before compression or one entry. After
+//!   [`Keyspace::compact`](crate::Keyspace::compact) of an otherwise idle database there is one run, one version a key and no tombstone, so this is all: with entries of 120
 //!   bytes less than 140. A range between two neighbouring keys may count as much.
 //! - Older versions count until a merge drops them, and a deleted key counts as the versions that its tombstone hides.
 //!   Tombstones do not count. A key counts at most once for each version that is kept: after a range was written over n
@@ -62,8 +62,8 @@ impl Keyspace {
     /// About how many entries a range has, without reading them; never less than it has.
     ///
     /// On a settled database the estimate is above the exact [`count`](Keyspace::count) by less than the entries of two
-    /// blocks (8 KiB, or what the keyspace says). Before merges have been done, it also counts older versions, and values that were deleted or
-    /// have expired; a range delete takes effect at once if it covers the range. It costs some microseconds for each
+    /// blocks (8 KiB, or what the keyspace says). Before merges have been done, it also counts older versions, and values
+    /// that were deleted or have expired; a range delete takes effect at once if it covers the range. It costs some microseconds for each
     /// run, however long the range is, and up to some milliseconds for what is in memory.
     ///
     /// ```

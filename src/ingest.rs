@@ -13,6 +13,10 @@
 //! Until the edit is synced nothing of an ingest can be seen, also after a crash; from then on all of it. If so much is
 //! written, or ingested by others, meanwhile that the number is overtaken, the tables are written again with another.
 //!
+//! The edit alone would leave no trace in the log: a manifest of before, put back, would fit it, and hide the entries. So
+//! the log then takes a number above the ingest's. Replay finds that numbers are missing, or that the log was closed
+//! behind a later edit.
+//!
 //! Input that is not sorted is cut into pieces that fit the memory given, each is sorted and written to a table of its own
 //! that no edit lists, and those are merged. Of equal keys the last one given counts.
 

@@ -1,8 +1,9 @@
 //! The merge job: sorted entries in, new tables out. It knows no locks and publishes nothing.
 //!
 //! Tables are cut between user keys only, so that the output is a run: at the target size, and where the
-//! keyspace changes once a table is half full or the next is compressed otherwise. Each table is finished and synced; its directory, the
-//! reading back and the edit are the caller's, and so is removing what was created if the job fails.
+//! keyspace changes once a table is half full, or where the next is compressed otherwise. Each table is finished and
+//! synced; its directory, the reading back and the edit are the caller's, and so is removing what was created if the
+//! job fails.
 //!
 //! What came in must equal what went out plus what was dropped for a reason. That is checked here in every
 //! build; [`Compaction::edit`](crate::Compaction::edit) then compares what came in with what the manifest

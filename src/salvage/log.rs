@@ -1,7 +1,8 @@
 //! The log in a salvage: every batch that verifies, wherever it lies.
 //!
-//! Sequence numbers have no gaps: each batch takes those behind the one before. So what lies between two batches
-//! that were found, and is not in tables, is lost, and exactly which numbers is known. At the end of the log,
+//! Sequence numbers have no gaps but for ingests: each batch takes those behind the one before. So what lies between two batches
+//! that were found, and is not in tables, is lost, and exactly which numbers is known. Without the manifest the numbers that an
+//! ingest left out count as lost, too. At the end of the log,
 //! marks, links and the close frame tell the last number that was in use.
 
 use std::collections::{HashMap, HashSet};

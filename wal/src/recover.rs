@@ -35,6 +35,8 @@
 //! - The log ends with a close frame that names the manifest's last edit: nothing was written after it, for
 //!   the next life begins with an edit, and no segment is searched.
 //! - The first frame of a segment is the link of another listed use: files were exchanged. `Corruption`.
+//! - A frame's first sequence number leaves some out that no edit names ([`Known::last_seq`]): the manifest is older than
+//!   the log. `Corruption`.
 //!
 //! Damage that takes the last promise with it cannot be told from a tear, and ends the log there.
 
