@@ -27,7 +27,7 @@ use crate::iter::Scan;
 use crate::keyspace::Keyspace;
 use crate::operations::Framing;
 use crate::walk::Walk;
-use crate::write::{Entries, Write};
+use crate::write::{Entries, Entry, Write};
 
 /// What came of a write on a condition.
 ///
@@ -257,9 +257,9 @@ impl Keyspace {
             let (view, at) = engine.committer.newest();
             let point = ReadPoint::newest(at);
             let (seen, live) = view.look(
-                checked.user,
+                &checked.user,
                 checked.hash,
-                point,
+                &point,
                 &engine.context,
                 Want::Whole,
             )?;
@@ -308,8 +308,13 @@ impl Keyspace {
             let visible = engine.committer.visible();
             let view = engine.views.cell.load();
             let at = ReadPoint::newest(SeqNo::MAX);
-            let (seen, live) =
-                view.look(checked.user, checked.hash, at, &engine.context, Want::Whole)?;
+            let (seen, live) = view.look(
+                &checked.user,
+                checked.hash,
+                &at,
+                &engine.context,
+                Want::Whole,
+            )?;
             let (value, answer) = match decide(live.map(|live| live.value)) {
                 Ok(Step::Write(value, answer)) => (value, answer),
                 Ok(Step::Stay(answer)) => {
@@ -350,13 +355,13 @@ impl Keyspace {
             framing.before_value(),
             value,
         ];
-        let entry = Entries::One {
+        let entry = Entry {
             user,
             hash,
             kind,
             value,
         };
-        let write = Write::new(&parts, 1, entry);
+        let write = Write::new(&parts, 1, Entries::One(entry));
         let engine = self.handle.engine();
         let receipt = engine.append_if(&write, None, self.must_live(), checks)?;
         let Some(receipt) = receipt else {

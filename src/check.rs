@@ -123,7 +123,7 @@ impl View {
             newest = newest.max(run.ranges.newest(user, SeqNo::MAX));
         }
         if newest == SeqNo::ZERO && self.tables_upto > since && !mutant("check-without-tables") {
-            let found = self.newest(user, hash, SeqNo::MAX)?;
+            let found = self.newest(&user, hash, SeqNo::MAX)?;
             newest = found.map_or(SeqNo::ZERO, |found| found.seq);
         }
         Ok((newest > since).then_some(newest))

@@ -234,7 +234,9 @@ impl Committer {
         keyspaces: &[Arc<KeyspaceState>],
     ) -> Result<SeqNo> {
         let receipt = self.append(write, durability, keyspaces, &mut |_| {})?;
-        self.wait_visible(receipt.last)?;
+        if !receipt.visible {
+            self.wait_visible(receipt.last)?;
+        }
         Ok(receipt.last)
     }
 
@@ -312,14 +314,10 @@ impl Committer {
         let pin = pin();
         let State { list, ends, .. } = &mut *state;
         let inserted = write.for_each(first, |seq, effect| match effect {
-            Effect::Entry {
-                user,
-                hash,
-                kind,
-                value,
-            } => {
-                list.insert(KeyRef::new(user, seq, kind), hash, value, &pin);
-                ends.wrote(user, kind);
+            Effect::Entry(entry) => {
+                let key = KeyRef::new(entry.user, seq, entry.kind);
+                list.insert(key, entry.hash, entry.value, &pin);
+                ends.wrote(entry.user, entry.kind);
             }
             Effect::DeletedRange { lower, upper } => list.delete_range(DeletedRange {
                 keyspace: lower.keyspace,

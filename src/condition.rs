@@ -186,7 +186,7 @@ impl<'a> State<'a> {
     ) -> Result<(SeqNo, Option<Live<'a>>)> {
         let (seq, live) = self
             .view
-            .look(user, key_hash(user), self.at, self.context, want)?;
+            .look(&user, key_hash(user), &self.at, self.context, want)?;
         *seen = seq.max(*seen);
         Ok((seq, live))
     }

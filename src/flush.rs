@@ -54,6 +54,17 @@ impl MemRun {
             Form::Image(table) => MemIter::Image(table.iter()),
         }
     }
+
+    /// False if it has no entry from `smallest` to `largest`.
+    pub(crate) fn may_touch(&self, smallest: UserKey<'_>, largest: UserKey<'_>) -> bool {
+        match &self.form {
+            Form::List(_) => true,
+            Form::Image(table) => {
+                let info = table.info();
+                info.smallest.as_ref() <= largest && smallest <= info.largest.as_ref()
+            }
+        }
+    }
 }
 
 macro_rules! each {

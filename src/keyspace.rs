@@ -24,7 +24,7 @@ use crate::operations::Framing;
 use crate::policy::Policies;
 use crate::snapshot::Snapshot;
 use crate::sync::{Mutex, MutexGuard, lock};
-use crate::write::{Entries, Write};
+use crate::write::{Entries, Entry, Write};
 
 /// Longest name of a keyspace in bytes.
 pub const MAX_KEYSPACE_NAME_LEN: usize = 255;
@@ -496,13 +496,13 @@ impl Keyspace {
         let user = UserKey::new(self.state.id, key);
         let framing = Framing::new(user, kind, value.len());
         let parts = [framing.before_key(), key, framing.before_value(), value];
-        let entry = Entries::One {
+        let entry = Entry {
             user,
             hash: key_hash(user),
             kind,
             value,
         };
-        let write = Write::new(&parts, 1, entry);
+        let write = Write::new(&parts, 1, Entries::One(entry));
         self.handle.writer().write(&write, None, self.must_live())
     }
 

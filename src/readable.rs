@@ -70,7 +70,7 @@ impl Reader<'_> {
         self.check()?;
         let view = self.engine.views.cell.load();
         let key = UserKey::new(self.keyspace.id, key);
-        view.get(key, self.at(), &self.engine.context, want, found)
+        view.get(&key, &self.at(), &self.engine.context, want, found)
             .inspect_err(damage)
     }
 
@@ -97,7 +97,7 @@ impl Reader<'_> {
             .map(|key| {
                 let key = UserKey::new(self.keyspace.id, key.as_ref());
                 let owned = |live: Live<'_>| live.value.into_bytes();
-                view.get(key, at, &self.engine.context, Want::Whole, owned)
+                view.get(&key, &at, &self.engine.context, Want::Whole, owned)
                     .inspect_err(damage)
             })
             .collect()

@@ -729,7 +729,9 @@ fn sources(scan: &Scan) -> Sources {
         let cursor = view.active.cursor();
         all.push((Source::Mem(MemIter::List(cursor)), SeqNo::MAX));
     }
+    // A queue's older pieces hold nothing from its head on, and there are the more of them the longer it is used.
     let sealed = view.sealed.iter();
+    let sealed = sealed.filter(|run| run.may_touch(smallest, largest));
     all.extend(sealed.map(|run| (Source::Mem(run.iter()), run.last_seq)));
     if smallest <= largest {
         let runs = view.version.runs().iter();

@@ -28,14 +28,19 @@ pub(crate) struct Write<'a> {
     pub(crate) ranges: bool,
 }
 
+/// An entry as the memtable takes it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Entry<'a> {
+    pub(crate) user: UserKey<'a>,
+    /// Of `user`.
+    pub(crate) hash: u64,
+    pub(crate) kind: ValueKind,
+    pub(crate) value: &'a [u8],
+}
+
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Entries<'a> {
-    One {
-        user: UserKey<'a>,
-        hash: u64,
-        kind: ValueKind,
-        value: &'a [u8],
-    },
+    One(Entry<'a>),
     Payload(&'a [u8]),
     /// Nothing for the memtable: a change of the catalogue.
     None,
@@ -44,12 +49,7 @@ pub(crate) enum Entries<'a> {
 /// What a write does to the memtable.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Effect<'a> {
-    Entry {
-        user: UserKey<'a>,
-        hash: u64,
-        kind: ValueKind,
-        value: &'a [u8],
-    },
+    Entry(Entry<'a>),
     DeletedRange {
         lower: UserKey<'a>,
         upper: Option<&'a [u8]>,
@@ -61,10 +61,15 @@ fn is_within(key: UserKey<'_>, lower: UserKey<'_>, upper: Option<&[u8]>) -> bool
 }
 
 impl<'a> Write<'a> {
-    pub(crate) fn new(parts: &'a [&'a [u8]], count: u32, entries: Entries<'a>) -> Write<'a> {
+    #[inline]
+    pub(crate) fn new<const PARTS: usize>(
+        parts: &'a [&'a [u8]; PARTS],
+        count: u32,
+        entries: Entries<'a>,
+    ) -> Write<'a> {
         let len = parts.iter().map(|part| part.len()).sum();
         let largest = match entries {
-            Entries::One { value, .. } => value.len(),
+            Entries::One(Entry { value, .. }) => value.len(),
             Entries::Payload(_) => len,
             Entries::None => 0,
         };
@@ -106,7 +111,7 @@ impl<'a> Write<'a> {
             _ => false,
         };
         match self.entries {
-            Entries::One { kind, .. } => kind == ValueKind::Tombstone,
+            Entries::One(Entry { kind, .. }) => kind == ValueKind::Tombstone,
             Entries::Payload(payload) => {
                 Operations::new(payload, self.count.saturating_sub(self.lead)).all(takes)
             }
@@ -151,20 +156,7 @@ impl<'a> Write<'a> {
     ) -> Result<()> {
         use terrace_base::hash::key_hash;
         match self.entries {
-            Entries::One {
-                user,
-                hash,
-                kind,
-                value,
-            } => apply(
-                first,
-                Effect::Entry {
-                    user,
-                    hash,
-                    kind,
-                    value,
-                },
-            ),
+            Entries::One(entry) => apply(first, Effect::Entry(entry)),
             Entries::Payload(payload) => {
                 let count = self.count - self.lead;
                 for (i, operation) in Operations::new(payload, count).enumerate() {
@@ -172,15 +164,13 @@ impl<'a> Write<'a> {
                     match operation? {
                         Operation::Entry { user, kind, value } => {
                             let hash = key_hash(user);
-                            apply(
-                                seq,
-                                Effect::Entry {
-                                    user,
-                                    hash,
-                                    kind,
-                                    value,
-                                },
-                            );
+                            let entry = Entry {
+                                user,
+                                hash,
+                                kind,
+                                value,
+                            };
+                            apply(seq, Effect::Entry(entry));
                         }
                         Operation::DeleteRange { lower, upper } => {
                             apply(seq, Effect::DeletedRange { lower, upper });

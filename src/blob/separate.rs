@@ -9,7 +9,7 @@ use terrace_base::{Result, UserKey, ValueKind};
 use crate::blob::Placed;
 use crate::engine::Engine;
 use crate::operations::{Framing, Operation, Operations, encode_delete_range};
-use crate::write::{Entries, Write};
+use crate::write::{Entries, Entry, Write};
 
 /// The operations of a write with references in place of large values.
 struct Separated {
@@ -33,9 +33,9 @@ impl Engine {
         then: impl FnOnce(&Write<'_>) -> Result<R>,
     ) -> Result<R> {
         let operations = match write.entries {
-            Entries::One {
+            Entries::One(Entry {
                 user, kind, value, ..
-            } => vec![Operation::Entry { user, kind, value }],
+            }) => vec![Operation::Entry { user, kind, value }],
             Entries::Payload(bytes) => {
                 let count = write.count.saturating_sub(write.lead);
                 Operations::new(bytes, count).collect::<Result<_>>()?

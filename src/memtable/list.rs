@@ -41,7 +41,9 @@ const CHUNK: usize = 256 << 10;
 /// What a skiplist node costs beside its entry's bytes: the node, its tower of on average two pointers,
 /// its reference count, and the allocator's rounding.
 const NODE_OVERHEAD: usize = size_of::<Node>() + 48;
-/// Entries that a cursor copies out under one pin.
+/// Entries that a cursor copies out under its first pin after a seek: many look at few entries and seek again.
+const FIRST_BATCH: usize = 4;
+/// The most that it copies out under one pin.
 const BATCH: usize = 64;
 
 /// An entry as the skiplist sees it.
@@ -108,11 +110,17 @@ impl Node {
     }
 }
 
-impl Ord for Node {
+impl Node {
+    /// The first 16 bytes of the key as one number.
     #[inline]
-    fn cmp(&self, other: &Node) -> Ordering {
-        (self.keyspace, self.prefix[0], self.prefix[1])
-            .cmp(&(other.keyspace, other.prefix[0], other.prefix[1]))
+    fn head(&self) -> u128 {
+        u128::from(self.prefix[0]) << 64 | u128::from(self.prefix[1])
+    }
+
+    /// The order of two nodes whose heads do not tell it.
+    fn cmp_further(&self, other: &Node) -> Ordering {
+        (self.keyspace, self.head())
+            .cmp(&(other.keyspace, other.head()))
             .then_with(|| {
                 if self.key_len <= 16 && other.key_len <= 16 {
                     // Equal prefixes: one key is the other plus zero bytes, and the shorter comes first.
@@ -123,6 +131,20 @@ impl Ord for Node {
                 }
             })
             .then_with(|| (other.trailer >> 8).cmp(&(self.trailer >> 8)))
+    }
+}
+
+impl Ord for Node {
+    #[inline]
+    fn cmp(&self, other: &Node) -> Ordering {
+        let (head, others) = (self.head(), other.head());
+        if self.keyspace == other.keyspace && head != others {
+            return match head < others {
+                true => Ordering::Less,
+                false => Ordering::Greater,
+            };
+        }
+        self.cmp_further(other)
     }
 }
 
@@ -212,15 +234,15 @@ impl List {
         at: SeqNo,
     ) -> Result<Option<(SeqNo, ValueKind, &[u8])>> {
         match self.filter.may_contain(hash) {
-            true => self.look(key, at),
+            true => self.look(&key, at),
             false => Ok(None),
         }
     }
 
     /// The same, whatever the filter says.
-    fn look(&self, key: UserKey<'_>, at: SeqNo) -> Result<Option<(SeqNo, ValueKind, &[u8])>> {
+    fn look(&self, key: &UserKey<'_>, at: SeqNo) -> Result<Option<(SeqNo, ValueKind, &[u8])>> {
         let guard = epoch::pin();
-        let probe = Node::probe(KeyRef::lookup(key, at));
+        let probe = Node::probe(KeyRef::lookup(*key, at));
         let Some(entry) = self.nodes.lower_bound(Bound::Included(&probe), &guard) else {
             return Ok(None);
         };
@@ -366,9 +388,9 @@ pub(crate) fn pin() -> Pin {
     Pin(epoch::pin())
 }
 
-/// A position in a list. Forwards it copies out 64 nodes at a time under one pin; backwards each step is a
-/// search, bounded by the list's 16 K entries. Entries inserted meanwhile may be missed: their sequence
-/// numbers are above what the reader was promised.
+/// A position in a list. Forwards it copies out nodes under one pin, 4 and then ever more up to 64 at a time;
+/// backwards each step is a search, bounded by the list's 16 K entries. Entries inserted meanwhile may be missed:
+/// their sequence numbers are above what the reader was promised.
 #[derive(Debug)]
 pub(crate) struct ListCursor {
     list: Arc<List>,
@@ -387,28 +409,26 @@ impl fmt::Debug for Node {
 }
 
 impl ListCursor {
-    fn fill(&mut self, from: Bound<&Node>) {
+    fn fill(&mut self, from: Bound<&Node>, most: usize) {
         let guard = epoch::pin();
-        let mut nodes = Vec::with_capacity(BATCH);
+        self.at = 0;
+        self.batch.clear();
         let mut entry = self.list.nodes.lower_bound(from, &guard);
         while let Some(here) = entry {
-            nodes.push(*here.key());
-            if nodes.len() == BATCH {
+            self.batch.push(*here.key());
+            if self.batch.len() == most {
                 break;
             }
             entry = here.next();
         }
-        (self.batch, self.at) = (nodes, 0);
     }
 
     fn fill_back(&mut self, to: Bound<&Node>) {
         let guard = epoch::pin();
-        let found = self
-            .list
-            .nodes
-            .upper_bound(to, &guard)
-            .map(|entry| *entry.key());
-        (self.batch, self.at) = (found.into_iter().collect(), 0);
+        self.at = 0;
+        self.batch.clear();
+        let found = self.list.nodes.upper_bound(to, &guard);
+        self.batch.extend(found.map(|entry| *entry.key()));
     }
 
     #[inline]
@@ -419,7 +439,7 @@ impl ListCursor {
 
 impl InternalIterator for ListCursor {
     fn seek(&mut self, target: KeyRef<'_>) -> Result<()> {
-        self.fill(Bound::Included(&Node::probe(target)));
+        self.fill(Bound::Included(&Node::probe(target)), FIRST_BATCH);
         Ok(())
     }
 
@@ -429,7 +449,7 @@ impl InternalIterator for ListCursor {
     }
 
     fn first(&mut self) -> Result<()> {
-        self.fill(Bound::Unbounded);
+        self.fill(Bound::Unbounded, FIRST_BATCH);
         Ok(())
     }
 
@@ -443,7 +463,8 @@ impl InternalIterator for ListCursor {
         if self.at >= self.batch.len()
             && let Some(last) = self.batch.last().copied()
         {
-            self.fill(Bound::Excluded(&last));
+            let most = (self.batch.len() * 4).min(BATCH);
+            self.fill(Bound::Excluded(&last), most);
         }
         Ok(())
     }

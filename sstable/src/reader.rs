@@ -140,19 +140,25 @@ impl Table {
     /// [`key_hash`](terrace_base::hash::key_hash) of the key.
     #[inline]
     pub fn get(&self, key: UserKey<'_>, hash: u64, at: SeqNo) -> Result<Option<Found<'_>>> {
+        self.find(&key, hash, at)
+    }
+
+    /// The key is lent: a copy made for the call is waited for.
+    #[inline]
+    fn find(&self, key: &UserKey<'_>, hash: u64, at: SeqNo) -> Result<Option<Found<'_>>> {
         let Some(index) = &self.index else {
-            return self.get_by_fences(key, at);
+            return self.get_by_fences(*key, at);
         };
         for (block, pos) in index.probe(hash) {
             let reference = self.block(block)?;
             // Most records span two cache lines or three: ask for the next ones along with the first.
             prefetch_lines(reference.bytes(), pos + LINE, 2);
             let record = match Record::at(reference.bytes(), pos) {
-                Some(record) if record.key == key.bytes && self.is_in(block, key) => record,
+                Some(record) if record.key == key.bytes && self.is_in(block, *key) => record,
                 _ => continue,
             };
             if record.seq() > at && !mutant("index-ignores-snapshot") {
-                return self.get_by_fences(key, at);
+                return self.get_by_fences(*key, at);
             }
             let (start, len) = (record.value_start(pos), record.value.len());
             return Ok(Some(Found {

@@ -167,27 +167,26 @@ pub(crate) fn encode(
     salt: u64,
     offset: u64,
 ) -> Result<()> {
-    let length = payload.iter().map(|part| part.len() as u64).sum::<u64>() + HEADER_LEN as u64;
+    out.clear();
+    out.extend_from_slice(&[0; HEADER_LEN]);
+    for part in payload {
+        out.extend_from_slice(part);
+    }
+    let length = out.len() as u64;
     if length > MAX_FRAME_LEN {
         return Err(Error::invalid(format!(
             "a record of {length} bytes is longer than a frame may be"
         )));
     }
     let trailer = (fields.first_seq.get() << 8) | fields.kind as u64;
-    out.clear();
     let words = [
         u64::from(length as u32), // The CRC above it comes last.
         u64::from(salt as u32) | u64::from(fields.count) << 32,
         trailer,
         fields.synced,
     ];
-    let mut header = [0; HEADER_LEN];
-    for (place, word) in header.as_chunks_mut::<8>().0.iter_mut().zip(words) {
+    for (place, word) in out.as_chunks_mut::<8>().0.iter_mut().zip(words) {
         *place = word.to_le_bytes();
-    }
-    out.extend_from_slice(&header);
-    for part in payload {
-        out.extend_from_slice(part);
     }
     out.resize(align8(length) as usize, 0);
     let crc = crc_of(out).wrapping_add(belonging(salt, offset));
