@@ -28,6 +28,11 @@ plainly() {
     esac
 }
 
+# Inputs that failed. One that only took long beside other work is kept too, and is none.
+failures() {
+    find "artifacts/$1" -type f ! -name 'slow-unit-*' | wc -l
+}
+
 # add TARGET EXECUTIONS SECONDS EDGES FEATURES FAILURES: one line a target, in order.
 add() {
     touch totals.json
@@ -49,7 +54,7 @@ for target in "${targets[@]}"; do
     binary=$(find target -path "*/release/$target" -type f -perm -u+x | head -1)
     grown=target/grown/$target log=target/logs/$target.log
     mkdir -p "$grown" target/logs "artifacts/$target" "corpus/$target"
-    before=$(find "artifacts/$target" -type f | wc -l)
+    before=$(failures "$target")
     # An input that fails is run again by itself for the stacks of its allocations.
     export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:malloc_context_size=0:quarantine_size_mb=8:max_malloc_fill_size=0
     TIMEFORMAT='%U %S'
@@ -60,7 +65,7 @@ for target in "${targets[@]}"; do
     runs=$(awk '/stat::number_of_executed_units/ { n = $2 } END { print n + 0 }' "$log")
     read -r edges features < <(awk '{ for (i = 1; i < NF; i++) { if ($i == "cov:") e = $(i + 1); if ($i == "ft:") f = $(i + 1) } }
         END { print e + 0, f + 0 }' "$log")
-    bad=$(($(find "artifacts/$target" -type f | wc -l) - before))
+    bad=$(($(failures "$target") - before))
     [ "$bad" = 0 ] || { failed=1; grep -m3 -E 'panicked|^[a-z]+: |ERROR' -A2 "$log" || true; }
     # The inputs that cover what all together cover, the ones kept so far first.
     "$binary" -merge=1 -timeout=20 -max_len="$(longest "$target")" "corpus/$target" "$grown" >>"$log" 2>&1 || true

@@ -377,9 +377,9 @@ impl<'a> Opening<'a> {
             },
             &mut |frame| replay.add(&frame),
         )?;
-        let cut = replay.check_large(log.synced, state.version.blobs())?;
         let listed = replay.check_listed(state.version.blobs());
         listed.map_err(|e| e.in_file(&FileKind::Manifest(read.number).path(self.dir()), 0))?;
+        let cut = replay.check_large(log.synced, state.version.blobs())?;
         state.clock = state.clock.max(replay.clock);
         self.set_policies(&state, &replay.changes, true)?;
         let last_table = state
@@ -412,8 +412,10 @@ impl<'a> Opening<'a> {
             };
             return self.rebuilt(state, &basis, replay);
         }
-        if !self.options.read_only && !read.marked && state.segments.is_empty() {
-            // Whoever made CURRENT was stopped before it was sure to be found: no name made later may outlive its.
+        let unsure = !read.marked && state.segments.is_empty();
+        if unsure && !self.options.read_only && !mutant("trust-unsynced-name") {
+            // Whoever made CURRENT may have been stopped before it was sure to be found. No name made later may outlive
+            // its, and what the one before it names must stay till then. A log that was closed is proof that it was.
             self.files.fs.sync_dir(self.dir())?;
         }
         let log_had = log_had(&replay, log.dropped_frames);
@@ -664,16 +666,10 @@ impl<'a> Opening<'a> {
         Ok(result.tables.into_iter().map(added).collect())
     }
 
-    /// Removes files with names of ours that the manifest in force does not list.
-    ///
-    /// A process that was killed may have left a `CURRENT` that can be read and is not on disk; the file that the
-    /// disk's `CURRENT` names is then one of these. So the directory is synced first.
+    /// Removes files with names of ours that the manifest in force does not list. `CURRENT` is on disk by now: none is
+    /// a file that an older one still names there.
     pub(crate) fn remove_unlisted(&self, found: &Found) -> Result<()> {
-        let unlisted = self.unlisted(found)?;
-        if !unlisted.is_empty() && !found.published && !mutant("remove-before-sync") {
-            self.files.fs.sync_dir(self.dir())?;
-        }
-        unlisted
+        self.unlisted(found)?
             .into_iter()
             .try_for_each(|file| self.files.remove(file))
     }

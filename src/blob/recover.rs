@@ -58,7 +58,8 @@ impl Replay {
         Ok(false)
     }
 
-    /// `Corruption` if an entry refers to a file that the manifest does not list: then it is older than the log.
+    /// `Corruption` if an entry refers to a file that the manifest does not list. Each is listed durably before a frame
+    /// refers to it, promised or not: so the manifest is older than the log.
     pub(crate) fn check_listed(&self, blobs: &BlobFiles) -> Result<()> {
         let mut all = self.references(0..usize::MAX);
         all.try_for_each(|found| {

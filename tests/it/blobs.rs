@@ -474,6 +474,38 @@ fn damage_is_named_and_concerns_only_the_values_it_hit() {
     assert_eq!(error.kind(), ErrorKind::Corruption);
 }
 
+/// Where the entry that lists a blob file was cut off, the value was once taken for one that never was acknowledged;
+/// and if it had been promised, the error named no file.
+#[test]
+fn a_cut_manifest_is_refused_by_name_or_harmless() {
+    let vfs = MemVfs::new(1);
+    let db = on(&vfs).open("/db").unwrap();
+    db.put("small", "1").unwrap();
+    db.put("large", value(1, 100_000)).unwrap();
+    let vfs = vfs.image(ImageKind::Kill, CrashPolicy::KeepAll, 1);
+    drop(db);
+    let name = |path: &Path| path.to_string_lossy().contains("MANIFEST-");
+    let (path, _) = vfs.files().into_iter().find(|(p, _)| name(p)).unwrap();
+    let whole = vfs.read_file(&path).unwrap();
+    let mut unlisted = 0;
+    let used = whole.iter().rposition(|byte| *byte != 0).unwrap();
+    for len in (0..used).step_by(8) {
+        let vfs = vfs.image(ImageKind::Kill, CrashPolicy::KeepAll, 1);
+        let mut cut = whole.clone();
+        cut.iter_mut().skip(len).for_each(|byte| *byte = 0);
+        vfs.write_file(&path, &cut);
+        match on(&vfs).open("/db") {
+            Ok(db) => assert_eq!(db.get("large").unwrap().unwrap(), value(1, 100_000)),
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Corruption, "{len}: {error}");
+                let file = error.file().unwrap_or_else(|| panic!("{len}: {error}")).0;
+                unlisted += usize::from(file == path && error.to_string().contains("blob"));
+            }
+        }
+    }
+    assert!(unlisted > 0);
+}
+
 /// Many threads write, overwrite and read large values while files are collected and removed.
 #[test]
 fn threads_write_and_read_while_files_go() {

@@ -480,6 +480,15 @@ fn a_large_value_that_only_the_log_refers_to_is_lost_aloud() {
     assert_eq!(report.losses.len(), 1, "{report}");
 }
 
+/// Each table holds what the other should: the manifest is taken for an old one.
+fn exchange_tables(vfs: &MemVfs) {
+    let tables = files_of(vfs, ".sst");
+    let contents = tables.iter().map(|(_, bytes)| bytes).rev();
+    for ((path, _), bytes) in tables.iter().zip(contents) {
+        vfs.write_file(path, bytes);
+    }
+}
+
 /// Where the manifest could not be believed, only what keyspaces were created with was kept.
 #[test]
 fn options_and_names_that_changed_are_kept_without_the_manifest() {
@@ -496,12 +505,7 @@ fn options_and_names_that_changed_are_kept_without_the_manifest() {
         db.flush().unwrap();
     }
     db.close().unwrap();
-    // Each table holds what the other should: the manifest is taken for an old one.
-    let tables = files_of(&vfs, ".sst");
-    let contents = tables.iter().map(|(_, bytes)| bytes).rev();
-    for ((path, _), bytes) in tables.iter().zip(contents) {
-        vfs.write_file(path, bytes);
-    }
+    exchange_tables(&vfs);
     let (db, report) = salvaged(&vfs);
     assert!(
         report
@@ -539,4 +543,34 @@ fn an_operand_that_was_flushed_counts_once() {
     let (db, _) = salvaged(&vfs);
     db.set_options(append()).unwrap();
     assert_eq!(db.get("k").unwrap().unwrap(), "base+a+b");
+}
+
+#[test]
+fn keyspaces_are_packed_as_they_say_without_the_manifest() {
+    let values = 200 * 100;
+    let salvaged_bytes = |compression| {
+        let vfs = MemVfs::crashable(1);
+        let db = options(vfs.clone()).open(DIR).unwrap();
+        let policy = KeyspaceOptions::new().compression(Some(compression));
+        let part = db.create_keyspace("part", policy).unwrap();
+        for key in 0..200 {
+            part.put([key], [key; 100]).unwrap();
+        }
+        db.flush().unwrap();
+        db.close().unwrap();
+        let (path, mut bytes) = files_of(&vfs, "MANIFEST-000001").remove(0);
+        let used = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+        bytes[used - 40] ^= 1;
+        vfs.write_file(&path, &bytes);
+        let (db, report) = salvage(&vfs);
+        assert_eq!(report.losses[0].kind, LossKind::Manifest, "{report}");
+        assert_eq!(db.keyspace("part").unwrap().count(..).unwrap(), 200);
+        let table = |path: &PathBuf| vfs.read_file(path).unwrap().len();
+        files(&vfs, ".sst").iter().map(table).sum::<usize>()
+    };
+    let (raw, packed) = (
+        salvaged_bytes(Compression::None),
+        salvaged_bytes(Compression::Lz4),
+    );
+    assert!(raw > values && packed < values / 2, "{raw} and {packed}");
 }

@@ -122,10 +122,13 @@ fn allowed(found: &Found, base: &Base, repaired: bool) -> Outcome {
 
 fn unchanged(vfs: &MemVfs, disk: &Disk, what: &str) -> Outcome {
     let after = disk_of(vfs);
-    let same = disk
+    let other = disk
         .iter()
-        .all(|(name, bytes)| after.get(name) == Some(bytes));
-    expect(same, || format!("{what} has changed files"))
+        .find(|(name, bytes)| after.get(*name) != Some(bytes));
+    match other {
+        None => Ok(()),
+        Some((name, _)) => Err(format!("{what} has changed {name}")),
+    }
 }
 
 /// Opens to write, reads, writes and closes. With `exact` what was written is there.

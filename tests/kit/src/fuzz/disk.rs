@@ -205,6 +205,7 @@ pub(super) fn change(disk: &mut Disk, base: &Base, input: &mut Input<'_>, repair
             }
             _ => rearrange(op, disk, &name, base, input),
         }
+        disk.remove(""); // What is picked where there is no file is none.
     }
     if repairs {
         for (name, bytes) in disk {
