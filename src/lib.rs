@@ -39,6 +39,7 @@
 //! Errors are one type, [`Error`], whose [`kind`](Error::kind) says what to do about them.
 
 mod approximate;
+mod assemble;
 mod atomic;
 mod background;
 mod batch;
@@ -74,6 +75,7 @@ mod options_serde;
 mod pacer;
 mod policy;
 mod readable;
+mod rebuild;
 mod recovery;
 mod replay;
 mod salvage;

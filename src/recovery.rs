@@ -4,83 +4,59 @@
 //! manifest ends with a mark) everything is known to be on disk. Nothing is written: what the log holds above the tables, at most 1 MiB
 //! unless the disk was full, is read into an image in memory.
 //!
-//! After any other end, what can be read back may still not be on disk: a killed process leaves it in the page
-//! cache, and after a failed sync a second one proves nothing. So nothing found is appended to. The tail of the
-//! log goes into new tables and the state into a new manifest, all under new names, and only when `CURRENT`
-//! names that manifest durably do the old files go. A crash at any point before leaves the old state whole; the
-//! unlisted new files are removed by the next open, which does the same again.
+//! After any other end nothing that was found is appended to: see [`crate::rebuild`].
 //!
 //! On a full disk the reserve of the killed process makes room for this. It holds nothing, so that it may go first.
-//!
-//! Sequence numbers and log positions of a lost tail are never given out again: both move on by 2^32, and the
-//! new manifest says so.
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use terrace_base::coding::align8;
-use terrace_base::vfs::{Fs, LockGuard, OpenMode, Process, parent_of};
-use terrace_base::{
-    Error, ErrorKind, FileKind, FileNumber, RangeSet, Result, SeqNo, UserKey, mutant,
-};
-use terrace_compaction::{
-    AddedTable, Flushed, Folding, KeyspaceRecord, MergeOptions, OlderRuns, Outputs, Rules, Stripes,
-    TableStore, VersionEdit,
-};
+use terrace_base::vfs::{Fs, LockGuard, parent_of};
+use terrace_base::{Error, ErrorKind, FileKind, FileNumber, RangeSet, Result, SeqNo, mutant};
+use terrace_compaction::TableStore;
 use terrace_sstable::{BlockCache, Compression, Table, TableWriter, WriterOptions};
-use terrace_wal::{Log, Lsn, SegmentMeta, Start};
+use terrace_wal::{Lsn, SegmentMeta, Start};
 
-use crate::background::Background;
-use crate::blob::Blobs;
-use crate::commit::{CommitStart, Committer, opened_read_only};
-use crate::context::Context;
-use crate::engine::{Engine, Env};
+use crate::assemble::assemble;
+use crate::engine::Engine;
 use crate::events::event;
 use crate::files::Files;
-use crate::keyspace::{Catalogue, Change, DEFAULT_NAME};
+use crate::keyspace::Change;
 use crate::keyspace_options::KeyspaceOptions;
 use crate::manifest::{self, Manifest};
-use crate::memtable::{Form, LIST_BYTES, ListWriter, MemRun};
+use crate::memtable::{Form, ListWriter, MemRun};
 use crate::options::Options;
-use crate::pacer::Pacer;
 use crate::policy::Policies;
+use crate::rebuild::Basis;
 use crate::replay::Replay;
-use crate::space::Space;
-use crate::stats::Counters;
-use crate::sync::Mutex;
-use crate::version_set::{FILE_NUMBERS, ManifestState, VersionSet};
-use crate::view::{View, Views};
-
-/// How far sequence numbers and log positions move on after an unclean end.
-const SKIP: u64 = 1 << 32;
+use crate::version_set::{FILE_NUMBERS, ManifestState};
 
 /// What the directory held, as the engine starts from it.
 pub(crate) struct Found {
     pub(crate) state: ManifestState,
-    manifest: Option<Manifest>,
-    database: u64,
+    pub(crate) manifest: Option<Manifest>,
+    pub(crate) database: u64,
     /// Entries of the log that are in no table.
-    image: Option<MemRun>,
-    log: Start,
+    pub(crate) image: Option<MemRun>,
+    pub(crate) log: Start,
     /// Everything up to here is visible, and what is given out next lies above.
-    last_seq: SeqNo,
+    pub(crate) last_seq: SeqNo,
     /// Segments that the manifest lists and nothing uses.
-    unused: Vec<SegmentMeta>,
+    pub(crate) unused: Vec<SegmentMeta>,
     /// Changes of the catalogue that are in the log and not in the manifest.
-    changes: Vec<(SeqNo, Change)>,
+    pub(crate) changes: Vec<(SeqNo, Change)>,
     /// `CURRENT` was written by this open, and its name synced.
-    published: bool,
-    log_had: LogHad,
+    pub(crate) published: bool,
+    pub(crate) log_had: LogHad,
 }
 
 /// What the log had beyond the tables.
 #[derive(Clone, Copy, Default)]
-struct LogHad {
+pub(crate) struct LogHad {
     entries: usize,
     /// Frames behind its end; none was promised.
     dropped_frames: u64,
@@ -96,20 +72,6 @@ pub(crate) struct Opening<'a> {
     pub(crate) names: Vec<FileKind>,
     /// `CURRENT` may have been replaced.
     publishing: Cell<bool>,
-}
-
-/// What a new manifest after an unclean end goes on from.
-pub(crate) struct Basis {
-    /// The random number of the database.
-    pub(crate) database: u64,
-    /// Number of the last edit of the old manifest.
-    pub(crate) last_edit: u64,
-    /// The last sequence number that was found.
-    pub(crate) last_seq: SeqNo,
-    /// No position of the log that was found lies above.
-    pub(crate) lsn: u64,
-    /// Frames behind the log's end; none was promised.
-    pub(crate) dropped_frames: u64,
 }
 
 /// Opens the database in `dir`.
@@ -323,7 +285,7 @@ impl<'a> Opening<'a> {
         Ok(())
     }
 
-    fn publish(
+    pub(crate) fn publish(
         &self,
         state: &ManifestState,
         number: FileNumber,
@@ -555,117 +517,6 @@ impl<'a> Opening<'a> {
         }))
     }
 
-    /// After an unclean end: the log's tail into new tables, the state into a new manifest.
-    pub(crate) fn rebuilt(
-        &self,
-        mut state: ManifestState,
-        basis: &Basis,
-        mut replay: Replay,
-    ) -> Result<Found> {
-        let log_had = log_had(&replay, basis.dropped_frames);
-        let mut next_file = self.free_number(state.file_ceiling);
-        let skipped = match mutant("reuse-sequence-number") {
-            true => 0,
-            false => SKIP,
-        };
-        let last_seq = basis.last_seq.plus(skipped);
-        let found_seq = basis.last_seq;
-        let seen = basis.lsn.max(state.flushed.lsn);
-        let next_lsn = Lsn(align8(seen).saturating_add(SKIP));
-        let mut edit = VersionEdit {
-            segments_removed: state.segments.keys().copied().collect(),
-            flushed: Some(Flushed {
-                lsn: next_lsn.0,
-                seq: last_seq,
-            }),
-            last_seq: Some(last_seq),
-            ..VersionEdit::default()
-        };
-        for (seq, change) in std::mem::take(&mut replay.changes) {
-            change.put_into(seq, &mut edit);
-        }
-        edit.ranges_deleted.append(&mut replay.ranges);
-        let (fs, dir, number) = (&self.files.fs, self.dir(), FileNumber(next_file));
-        edit.blobs_added
-            .extend(replay.copy_large(fs, dir, number, state.version.blobs())?);
-        next_file += edit.blobs_added.len() as u64;
-        if !replay.is_empty() {
-            let mut outputs = RecoveredTables {
-                files: &self.files,
-                next_file,
-            };
-            edit.added = self.write_tables(&state, &edit, replay, found_seq, &mut outputs)?;
-            next_file = outputs.next_file;
-        }
-        edit.blobs_removed = unreferenced(&state, &edit);
-        edit.file_ceiling = Some(next_file + 1);
-        state.apply(&edit, &self.store)?;
-        let number = FileNumber(next_file);
-        let manifest = self.publish(&state, number, basis.database, basis.last_edit + 1)?;
-        Ok(Found {
-            state,
-            manifest: Some(manifest),
-            database: basis.database,
-            image: None,
-            log: Start {
-                next: next_lsn,
-                last_seq,
-                predecessor: None,
-                sealed: Vec::new(),
-            },
-            last_seq,
-            unused: Vec::new(),
-            changes: Vec::new(),
-            published: true,
-            log_had,
-        })
-    }
-
-    fn write_tables(
-        &self,
-        state: &ManifestState,
-        edit: &VersionEdit,
-        replay: Replay,
-        last_seq: SeqNo,
-        outputs: &mut RecoveredTables<'_>,
-    ) -> Result<Vec<AddedTable>> {
-        let mut dropped = state.dropped.clone();
-        dropped.extend(edit.keyspaces_dropped.iter().copied());
-        let older = OlderRuns::all(&state.version);
-        let ranges = edit.ranges_deleted.iter().cloned().map(Arc::new);
-        let ranges = RangeSet::new(ranges.collect());
-        let combine =
-            |key: UserKey<'_>, parts: &[&[u8]]| self.policies.combine_for_good(key, parts);
-        let deleted = RangeSet::union([&**state.version.deleted(), &ranges]);
-        let options = MergeOptions {
-            rules: Rules {
-                stripes: &Stripes::new(&[], last_seq),
-                dropped_keyspaces: &dropped,
-                deleted: &deleted,
-                oldest_snapshot: None,
-                may_exist_below: &|key| older.may_hold(key),
-                folding: Some(Folding {
-                    combine: &combine,
-                    deleted: &deleted,
-                }),
-                keeps: None,
-                fetch: None,
-            },
-            target_size: self.options.tuning.table_bytes,
-            packings: &self.policies.packings().plain(),
-            should_stop: &|| false,
-        };
-        let result = terrace_compaction::merge(replay.into_sorted(), &options, outputs)?;
-        self.files.read_back(&result.tables)?; // Their names become durable with the manifest's.
-        let run = result.tables.first().map_or(0, |meta| meta.number.0);
-        let added = |meta| AddedTable {
-            level: 0,
-            run,
-            meta,
-        };
-        Ok(result.tables.into_iter().map(added).collect())
-    }
-
     /// Removes files with names of ours that the manifest in force does not list. `CURRENT` is on disk by now: none is
     /// a file that an older one still names there.
     pub(crate) fn remove_unlisted(&self, found: &Found) -> Result<()> {
@@ -695,22 +546,7 @@ impl<'a> Opening<'a> {
     }
 }
 
-/// The blob files that no table refers to once `edit` is in force, which leaves no log.
-fn unreferenced(state: &ManifestState, edit: &VersionEdit) -> Vec<FileNumber> {
-    let before = state.version.tables().map(|(_, _, table)| table.info());
-    let added = edit.added.iter().map(|added| &added.meta.info);
-    let used: BTreeSet<FileNumber> = before
-        .chain(added)
-        .flat_map(|info| info.blobs.iter().map(|(number, _)| *number))
-        .collect();
-    let listed = state.version.blobs().keys();
-    listed
-        .copied()
-        .filter(|number| !used.contains(number))
-        .collect()
-}
-
-fn log_had(replay: &Replay, dropped_frames: u64) -> LogHad {
+pub(crate) fn log_had(replay: &Replay, dropped_frames: u64) -> LogHad {
     LogHad {
         entries: replay.entries(),
         dropped_frames,
@@ -735,144 +571,4 @@ fn ended_well(
             // Tables hold the whole log, and whoever closed the database wrote nothing to it.
             None => closed_later && log.end.0 == state.flushed.lsn && log.dropped_frames == 0,
         }
-}
-
-/// Makes files for the tables that recovery writes; no edit can set numbers aside yet.
-pub(crate) struct RecoveredTables<'a> {
-    pub(crate) files: &'a Files,
-    pub(crate) next_file: u64,
-}
-
-impl Outputs for RecoveredTables<'_> {
-    fn create(&mut self) -> Result<(FileNumber, u64, u64, terrace_base::vfs::File)> {
-        let number = FileNumber(self.next_file);
-        self.next_file += 1;
-        let fs = &self.files.fs;
-        let path: PathBuf = FileKind::Table(number).path(&self.files.dir);
-        let file = fs.open(&path, OpenMode::CreateNew)?;
-        Ok((number, fs.random(), fs.random(), file))
-    }
-}
-
-/// The engine that starts from what was found.
-pub(crate) fn assemble(
-    options: Options,
-    files: Arc<Files>,
-    policies: Arc<Policies>,
-    found: Found,
-    lock: Box<dyn LockGuard>,
-) -> Result<Arc<Engine>> {
-    static OPENED: AtomicU64 = AtomicU64::new(1);
-    let id = OPENED.fetch_add(1, Ordering::Relaxed);
-    let Found {
-        state,
-        manifest,
-        database,
-        image,
-        log,
-        last_seq,
-        unused,
-        changes,
-        published: _,
-        log_had: _,
-    } = found;
-    let records: Vec<KeyspaceRecord> = state.keyspaces.values().cloned().collect();
-    let catalogue = Arc::new(Catalogue::new(
-        id,
-        records.iter(),
-        state.next_keyspace,
-        &state.dropped,
-        policies.clone(),
-    )?);
-    for (seq, change) in changes {
-        catalogue.replay(id, seq, change)?;
-    }
-    let default_keyspace = catalogue
-        .get(DEFAULT_NAME)
-        .ok_or_else(|| Error::corruption("the default keyspace was dropped"))?;
-    let context = Context::new(options.clock.clone(), policies, state.clock);
-    let context = Arc::new(context);
-    if let Some(Form::Image(table)) = image.as_ref().map(|image| &image.form)
-        && let Some(expiries) = table.info().expiries
-    {
-        context.note_expiry(expiries.first);
-    }
-    let list = ListWriter::new();
-    let view = View {
-        active: list.list().clone(),
-        sealed: image.map(Arc::new).into_iter().collect(),
-        version: state.version.clone(),
-        tables_upto: last_seq,
-    };
-    let budget = options.write_budget();
-    let free = (budget / 2).max(options.memtable_bytes() * 5 / 4);
-    let views = Arc::new(Views::new(view, Pacer::new(free, budget)));
-    let versions = Arc::new(VersionSet::new(
-        state,
-        manifest,
-        files.clone(),
-        database,
-        options.tuning.manifest_bytes,
-    ));
-    for segment in unused {
-        versions
-            .lock()
-            .reusable
-            .push_back((segment.number, segment.size));
-    }
-    let background = Arc::new(Background::default());
-    let most = options.tuning.reserve_bytes;
-    let space = Arc::new(Space::new(
-        files.clone(),
-        versions.clone(),
-        views.clone(),
-        background.clone(),
-        most.unwrap_or(options.memtable_bytes() + LIST_BYTES as u64),
-    ));
-    let found_upto = views.cell.load().newest_sealed().unwrap_or(SeqNo::ZERO);
-    let blobs = Arc::new(Blobs::new(
-        files.clone(),
-        options.tuning.blob_bytes,
-        found_upto,
-    ));
-    let env = Arc::new(Env {
-        blobs: blobs.clone(),
-        files: files.clone(),
-        versions: versions.clone(),
-        background: background.clone(),
-        space: space.clone(),
-        next_segment: AtomicU64::new(options.tuning.segment_bytes.0),
-        largest_segment: options.largest_segment(),
-    });
-    let start = CommitStart {
-        log: Log::new(files.fs.clone(), files.dir.clone(), log),
-        list,
-        last_seq,
-        list_entries: options.tuning.list_entries,
-        refusal: options.read_only.then(opened_read_only),
-    };
-    let committer = Committer::new(start, views.clone(), options.clock.clone(), env);
-    Ok(Arc::new(Engine {
-        id,
-        process: Process::this(),
-        context,
-        options,
-        files,
-        versions,
-        views,
-        committer,
-        catalogue,
-        default_keyspace,
-        background,
-        space,
-        blobs,
-        counters: Counters::default(),
-        operands: AtomicU64::new(0),
-        closed: AtomicBool::new(false),
-        working: AtomicBool::new(false),
-        directory_lock: Mutex::new(Some(lock)),
-        flushing: Mutex::new(()),
-        forgetting: Mutex::new(()),
-        closing: Mutex::new(()),
-    }))
 }

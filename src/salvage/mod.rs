@@ -60,12 +60,14 @@ use terrace_compaction::{
 use terrace_sstable::{Table, TableIter};
 use terrace_wal::{Lsn, SegmentMeta};
 
+use crate::assemble::assemble;
 use crate::engine::Engine;
 use crate::keyspace::{Change, DEFAULT_NAME};
 use crate::manifest;
 use crate::memtable::Form;
 use crate::options::Options;
-use crate::recovery::{Basis, Found, Opening, RecoveredTables, assemble};
+use crate::rebuild::{Basis, RecoveredTables};
+use crate::recovery::{Found, Opening};
 use crate::replay::Replay;
 use crate::version_set::ManifestState;
 

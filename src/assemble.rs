@@ -1,0 +1,150 @@
+//! Putting an [`Engine`] together from what recovery has found.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use terrace_base::vfs::{LockGuard, Process};
+use terrace_base::{Error, Result, SeqNo};
+use terrace_compaction::KeyspaceRecord;
+use terrace_wal::Log;
+
+use crate::background::Background;
+use crate::blob::Blobs;
+use crate::commit::{CommitStart, Committer, opened_read_only};
+use crate::context::Context;
+use crate::engine::{Engine, Env};
+use crate::files::Files;
+use crate::keyspace::{Catalogue, DEFAULT_NAME};
+use crate::memtable::{Form, LIST_BYTES, ListWriter};
+use crate::options::Options;
+use crate::pacer::Pacer;
+use crate::policy::Policies;
+use crate::recovery::Found;
+use crate::space::Space;
+use crate::stats::Counters;
+use crate::sync::Mutex;
+use crate::version_set::VersionSet;
+use crate::view::{View, Views};
+
+/// The engine that starts from what was found.
+pub(crate) fn assemble(
+    options: Options,
+    files: Arc<Files>,
+    policies: Arc<Policies>,
+    found: Found,
+    lock: Box<dyn LockGuard>,
+) -> Result<Arc<Engine>> {
+    static OPENED: AtomicU64 = AtomicU64::new(1);
+    let id = OPENED.fetch_add(1, Ordering::Relaxed);
+    let Found {
+        state,
+        manifest,
+        database,
+        image,
+        log,
+        last_seq,
+        unused,
+        changes,
+        published: _,
+        log_had: _,
+    } = found;
+    let records: Vec<KeyspaceRecord> = state.keyspaces.values().cloned().collect();
+    let catalogue = Arc::new(Catalogue::new(
+        id,
+        records.iter(),
+        state.next_keyspace,
+        &state.dropped,
+        policies.clone(),
+    )?);
+    for (seq, change) in changes {
+        catalogue.replay(id, seq, change)?;
+    }
+    let default_keyspace = catalogue
+        .get(DEFAULT_NAME)
+        .ok_or_else(|| Error::corruption("the default keyspace was dropped"))?;
+    let context = Context::new(options.clock.clone(), policies, state.clock);
+    let context = Arc::new(context);
+    if let Some(Form::Image(table)) = image.as_ref().map(|image| &image.form)
+        && let Some(expiries) = table.info().expiries
+    {
+        context.note_expiry(expiries.first);
+    }
+    let list = ListWriter::new();
+    let view = View {
+        active: list.list().clone(),
+        sealed: image.map(Arc::new).into_iter().collect(),
+        version: state.version.clone(),
+        tables_upto: last_seq,
+    };
+    let budget = options.write_budget();
+    let free = (budget / 2).max(options.memtable_bytes() * 5 / 4);
+    let views = Arc::new(Views::new(view, Pacer::new(free, budget)));
+    let versions = Arc::new(VersionSet::new(
+        state,
+        manifest,
+        files.clone(),
+        database,
+        options.tuning.manifest_bytes,
+    ));
+    for segment in unused {
+        versions
+            .lock()
+            .reusable
+            .push_back((segment.number, segment.size));
+    }
+    let background = Arc::new(Background::default());
+    let most = options.tuning.reserve_bytes;
+    let space = Arc::new(Space::new(
+        files.clone(),
+        versions.clone(),
+        views.clone(),
+        background.clone(),
+        most.unwrap_or(options.memtable_bytes() + LIST_BYTES as u64),
+    ));
+    let found_upto = views.cell.load().newest_sealed().unwrap_or(SeqNo::ZERO);
+    let blobs = Arc::new(Blobs::new(
+        files.clone(),
+        options.tuning.blob_bytes,
+        found_upto,
+    ));
+    let env = Arc::new(Env {
+        blobs: blobs.clone(),
+        files: files.clone(),
+        versions: versions.clone(),
+        background: background.clone(),
+        space: space.clone(),
+        next_segment: AtomicU64::new(options.tuning.segment_bytes.0),
+        largest_segment: options.largest_segment(),
+    });
+    let start = CommitStart {
+        log: Log::new(files.fs.clone(), files.dir.clone(), log),
+        list,
+        last_seq,
+        list_entries: options.tuning.list_entries,
+        refusal: options.read_only.then(opened_read_only),
+    };
+    let committer = Committer::new(start, views.clone(), options.clock.clone(), env);
+    Ok(Arc::new(Engine {
+        id,
+        process: Process::this(),
+        context,
+        options,
+        files,
+        versions,
+        views,
+        committer,
+        catalogue,
+        default_keyspace,
+        background,
+        space,
+        blobs,
+        counters: Counters::default(),
+        operands: AtomicU64::new(0),
+        closed: AtomicBool::new(false),
+        working: AtomicBool::new(false),
+        directory_lock: Mutex::new(Some(lock)),
+        flushing: Mutex::new(()),
+        forgetting: Mutex::new(()),
+        closing: Mutex::new(()),
+    }))
+}
