@@ -5,11 +5,6 @@
 //! only. A Buffered write moves it at once, unless a Sync write before it is not on disk yet; a Sync write
 //! waits for the log to be synced up to its end.
 //!
-//! Whoever waits and finds no sync in flight leads one, outside of the lock, for everybody who has appended
-//! by then; the others sleep until it has ended. On a machine of few cores this alone gives groups of 1, 7,
-//! 1, 7, ...: the leader's own next write comes back first and goes off alone. So a leader whose
-//! predecessor served several gives the processor away for up to 15 us until as many have appended again.
-//!
 //! ```text
 //! appended    #1 sync  #2 buffered  #3 sync  #4 buffered
 //! synced      #1
@@ -18,6 +13,8 @@
 //!
 //! After a failed append or sync, or a panic in here, nothing is ever appended or made visible again: the log's
 //! state is not known, and a second sync would prove nothing. Every waiting and later write gets the cause.
+
+mod sync;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -38,14 +35,9 @@ use crate::keyspace::KeyspaceState;
 use crate::memtable::{Form, ListWriter, MemRun, pin};
 use crate::options::Durability;
 use crate::snapshot_list::SnapshotList;
-use crate::sync::{AtomicU64, Condvar, Mutex, MutexGuard, Ordering, lock, yield_now};
+use crate::sync::{AtomicU64, Condvar, Mutex, MutexGuard, Ordering, lock};
 use crate::view::{View, Views};
 use crate::write::{Effect, Write};
-
-/// How long a leader waits for the writers of the last group to come back.
-const GATHER: Duration = Duration::from_micros(15);
-/// How often it gives the processor away meanwhile at most: a clock of a test may stand still.
-const GATHER_YIELDS: usize = 100;
 
 /// What the commit path needs from the engine around it.
 pub(crate) trait CommitEnv: fmt::Debug + Send + Sync {
@@ -387,20 +379,6 @@ impl Committer {
         (self.views.cell.load_full(), state.appended, end)
     }
 
-    /// Under `Interval`: leads or joins a sync while the oldest unsynced write is older than allowed.
-    fn wait_while_too_old(&self, state: MutexGuard<'_, State>, longest: Duration) -> Result<()> {
-        let too_old = |state: &State| {
-            let now = self.clock.monotonic();
-            // What a sync has only begun to cover is not on disk.
-            let oldest = state.oldest_syncing.or(state.oldest_unsynced);
-            oldest.is_some_and(|then| now.saturating_sub(then) > longest)
-        };
-        if !too_old(&state) {
-            return Ok(());
-        }
-        self.wait_until(state, |state| !too_old(state))
-    }
-
     /// Makes the next segment and hands it to the log, unless another writer did meanwhile.
     fn make_segment(&self, min_size: u64, len: usize) -> Result<()> {
         let _making = lock(&self.making_segment);
@@ -464,124 +442,6 @@ impl Committer {
             let done = state.wakers.extract_if(.., |(seq, _)| *seq <= visible);
             state.woken.extend(done.map(|(_, waker)| waker));
         }
-    }
-
-    /// Waits until everything up to `last` is visible.
-    pub(crate) fn wait_visible(&self, last: SeqNo) -> Result<()> {
-        if self.visible() >= last {
-            return Ok(());
-        }
-        let state = lock(&self.state);
-        self.wait_until(state, |_| self.visible() >= last)
-    }
-
-    /// Waits until all that was appended before the call is durable.
-    pub(crate) fn sync(&self) -> Result<()> {
-        let state = lock(&self.state);
-        state.check()?;
-        let end = state.log.end();
-        self.wait_until(state, |state| state.log.synced() >= end)
-    }
-
-    /// True once the log is durable up to `end`.
-    pub(crate) fn is_durable(&self, end: Lsn) -> bool {
-        lock(&self.state).log.synced() >= end
-    }
-
-    /// Registers `waker` for when `last` is visible; the result if that is decided already.
-    pub(crate) fn poll_visible(&self, last: SeqNo, waker: &Waker) -> Option<Result<()>> {
-        let mut state = lock(&self.state);
-        if self.visible() >= last {
-            return Some(Ok(()));
-        }
-        if let Some(cause) = &state.failed {
-            return Some(Err(read_only(cause)));
-        }
-        state
-            .wakers
-            .retain(|(seq, known)| *seq != last || !known.will_wake(waker));
-        state.wakers.push((last, waker.clone()));
-        None
-    }
-
-    /// Leads syncs, or sleeps while another thread does, until `done`.
-    fn wait_until<'a>(
-        &'a self,
-        state: MutexGuard<'a, State>,
-        done: impl Fn(&State) -> bool,
-    ) -> Result<()> {
-        let _guard = PanicGuard::new(self);
-        let mut state = state; // Unlocked before the guard goes.
-        loop {
-            if done(&state) {
-                return Ok(());
-            }
-            if let Some(cause) = &state.failed {
-                if mutant("ack-failed-sync") {
-                    return Ok(());
-                }
-                return Err(read_only(cause));
-            }
-            state = if state.syncing {
-                wait(&self.synced, state)
-            } else {
-                self.lead_sync(state)
-            };
-        }
-    }
-
-    /// Syncs everything appended so far. REQUIRES: no sync in flight.
-    fn lead_sync<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        state.syncing = true;
-        if state.last_group > 1 && state.pending.len() < state.last_group {
-            let wanted = state.last_group as u64;
-            drop(state);
-            let start = self.clock.monotonic();
-            for _ in 0..GATHER_YIELDS {
-                if self.waiting.load(Ordering::Relaxed) >= wanted
-                    || self.clock.monotonic().saturating_sub(start) >= GATHER
-                {
-                    break;
-                }
-                yield_now();
-            }
-            state = lock(&self.state);
-        }
-        let point = state.log.sync_point();
-        state.oldest_syncing = state.oldest_unsynced.take();
-        state.sync_at = None;
-        drop(state);
-        // What a promise of the log covers may refer to blob files.
-        let result = self.env.sync_blobs().and_then(|()| point.run());
-        state = lock(&self.state);
-        (state.syncing, state.oldest_syncing) = (false, None);
-        match result {
-            Ok(()) if state.failed.is_none() => {
-                state.log.note_synced(point.upto);
-                let before = state.pending.len();
-                while state
-                    .pending
-                    .front()
-                    .is_some_and(|first| first.end <= point.upto)
-                {
-                    state.pending.pop_front();
-                }
-                state.last_group = before - state.pending.len();
-                self.waiting
-                    .store(state.pending.len() as u64, Ordering::Relaxed);
-                self.publish(&mut state);
-            }
-            Ok(()) => {}
-            Err(error) => {
-                self.fail(&mut state, error);
-            }
-        }
-        self.synced.notify_all();
-        if state.woken.is_empty() && state.untold.is_none() {
-            return state;
-        }
-        unlock(state);
-        lock(&self.state)
     }
 
     /// No write happens from now on; the error that writers see.
@@ -708,41 +568,6 @@ impl Committer {
     /// Runs `with` on the log, for what concerns its segments.
     pub(crate) fn with_log<R>(&self, with: impl FnOnce(&mut Log) -> R) -> R {
         with(&mut lock(&self.state).log)
-    }
-
-    /// For the log's thread: syncs if a write waits for one; how long until it should look again.
-    pub(crate) fn sync_if_due(&self) -> Option<Duration> {
-        let state = lock(&self.state);
-        if state.failed.is_some() || state.refusal.is_some() {
-            return None;
-        }
-        let left = state
-            .sync_at
-            .map(|at| at.saturating_sub(self.clock.monotonic()));
-        let due = !state.pending.is_empty() || left.is_some_and(|left| left.is_zero());
-        if due && !state.syncing {
-            drop(self.lead_sync(state));
-        }
-        left.filter(|_| !due)
-    }
-
-    /// Unsynced bytes that tickets may pile up before `submit` waits.
-    pub(crate) fn wait_for_room(&self, most: u64) -> Result<()> {
-        let state = lock(&self.state);
-        self.wait_until(state, |state| {
-            state.log.end().0 - state.log.synced().0 <= most
-        })
-    }
-
-    /// Refuses writes from now on, and syncs everything appended, unless the log failed.
-    pub(crate) fn finish_writes(&self) -> Result<()> {
-        let mut state = lock(&self.state);
-        state.refusal = Some(closed());
-        if state.failed.is_some() || mutant("close-without-sync") {
-            return Ok(());
-        }
-        let end = state.log.end();
-        self.wait_until(state, |state| state.log.synced() >= end)
     }
 
     /// Ends the log with the frame that says that it ended well; false if it needed none. REQUIRES:

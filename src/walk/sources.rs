@@ -1,0 +1,224 @@
+//! What a walk goes over: the pieces of the memtable and the runs that can hold its range, merged, without what range
+//! deletes hide.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use terrace_base::{InternalIterator, KeyRef, MergingIterator, RangeSet, Result, SeqNo, UserKey};
+use terrace_compaction::RunIter;
+use terrace_sstable::TableIter;
+
+use crate::flush::MemIter;
+use crate::iter::Scan;
+use crate::transaction::writes::OwnIter;
+use crate::undeleted::Undeleted;
+use crate::view::View;
+
+/// One sorted source.
+#[derive(Debug)]
+pub(crate) enum Source {
+    Mem(MemIter),
+    Run(RunIter),
+}
+
+macro_rules! internal_iterator {
+    ($enum:ident, $($variant:ident),+) => {
+        impl InternalIterator for $enum {
+            fn seek(&mut self, target: KeyRef<'_>) -> Result<()> {
+                match self { $($enum::$variant(it) => it.seek(target)),+ }
+            }
+            fn seek_for_prev(&mut self, target: KeyRef<'_>) -> Result<()> {
+                match self { $($enum::$variant(it) => it.seek_for_prev(target)),+ }
+            }
+            fn first(&mut self) -> Result<()> {
+                match self { $($enum::$variant(it) => it.first()),+ }
+            }
+            fn last(&mut self) -> Result<()> {
+                match self { $($enum::$variant(it) => it.last()),+ }
+            }
+            #[inline]
+            fn next(&mut self) -> Result<()> {
+                match self { $($enum::$variant(it) => it.next()),+ }
+            }
+            #[inline]
+            fn prev(&mut self) -> Result<()> {
+                match self { $($enum::$variant(it) => it.prev()),+ }
+            }
+            #[inline]
+            fn valid(&self) -> bool {
+                match self { $($enum::$variant(it) => it.valid()),+ }
+            }
+            #[inline]
+            fn key(&self) -> KeyRef<'_> {
+                match self { $($enum::$variant(it) => it.key()),+ }
+            }
+            #[inline]
+            fn value(&self) -> &[u8] {
+                match self { $($enum::$variant(it) => it.value()),+ }
+            }
+            fn key_bytes(&self) -> Bytes {
+                match self { $($enum::$variant(it) => it.key_bytes()),+ }
+            }
+            fn value_bytes(&self) -> Bytes {
+                match self { $($enum::$variant(it) => it.value_bytes()),+ }
+            }
+        }
+    };
+}
+
+internal_iterator!(Source, Mem, Run);
+
+/// All sources: without a merge if there is but one.
+#[derive(Debug)]
+pub(super) enum Sources {
+    One(Source),
+    Many(MergingIterator<Source>),
+    /// Where range deletes touch the range.
+    Undeleted(MergingIterator<Undeleted>),
+}
+
+internal_iterator!(Sources, One, Many, Undeleted);
+
+impl Sources {
+    /// The table that the entry is in, if no other source has to be asked.
+    #[inline]
+    pub(super) fn table(&self) -> Option<&TableIter> {
+        match self {
+            Sources::One(Source::Run(run)) => run.inner(),
+            Sources::One(Source::Mem(MemIter::Image(table))) => Some(table),
+            _ => None,
+        }
+    }
+
+    #[inline]
+    pub(super) fn table_mut(&mut self) -> Option<&mut TableIter> {
+        match self {
+            Sources::One(Source::Run(run)) => run.inner_mut(),
+            Sources::One(Source::Mem(MemIter::Image(table))) => Some(table),
+            _ => None,
+        }
+    }
+
+    /// The user key of the entry.
+    #[inline]
+    pub(super) fn user_key(&self) -> &[u8] {
+        match self.table() {
+            Some(table) => table.user_key(),
+            None => self.key().user.bytes,
+        }
+    }
+
+    /// The stored value of the entry.
+    #[inline]
+    pub(super) fn stored(&self) -> &[u8] {
+        match self.table() {
+            Some(table) => table.value(),
+            None => self.value(),
+        }
+    }
+}
+
+/// All versions of the keys of a range, without what range deletes hide.
+pub(crate) fn versions(scan: &Scan) -> impl InternalIterator {
+    sources(scan)
+}
+
+/// The pieces and runs that can hold an entry of the range, without what range deletes hide.
+pub(super) fn sources(scan: &Scan) -> Sources {
+    let (view, keyspace, bounds) = (&scan.view, scan.keyspace, &scan.bounds);
+    let (smallest, largest) = bounds.closed(keyspace);
+    let deleted = deleted_within(view, smallest, largest, scan.at.seq);
+    let (deleted, at) = with_own(scan, deleted, smallest, largest);
+    // Each with the sequence number that none of its entries is above.
+    let mut all = Vec::new();
+    let overlay = scan.overlay.as_ref();
+    if let Some(own) = overlay.and_then(|overlay| overlay.own.clone()) {
+        let own = MemIter::Own(OwnIter::new(own, keyspace));
+        all.push((Source::Mem(own), SeqNo::MAX));
+    }
+    if !view.active.is_empty() {
+        let cursor = view.active.cursor();
+        all.push((Source::Mem(MemIter::List(cursor)), SeqNo::MAX));
+    }
+    // A queue's older pieces hold nothing from its head on, and there are the more of them the longer it is used.
+    let sealed = view.sealed.iter();
+    let sealed = sealed.filter(|run| run.may_touch(smallest, largest));
+    all.extend(sealed.map(|run| (Source::Mem(run.iter()), run.last_seq)));
+    if smallest <= largest {
+        let runs = view.version.runs().iter();
+        let touching = runs.filter(|run| !run.overlapping(smallest, largest).is_empty());
+        all.extend(
+            touching.map(|run: &Arc<_>| (Source::Run(RunIter::new(run.clone())), run.max_seq())),
+        );
+    }
+    if let Some(deleted) = deleted {
+        let wrap = |(source, newest)| Undeleted::new(source, newest, deleted.clone(), at);
+        return Sources::Undeleted(MergingIterator::new(all.into_iter().map(wrap).collect()));
+    }
+    let mut all: Vec<Source> = all.into_iter().map(|(source, _)| source).collect();
+    match (all.len(), all.pop()) {
+        (1, Some(only)) => Sources::One(only),
+        (_, last) => {
+            all.extend(last);
+            Sources::Many(MergingIterator::new(all))
+        }
+    }
+}
+
+/// The range deletes that a scan has to look at, and as of when. A transaction's own come on top of those that it sees.
+fn with_own(
+    scan: &Scan,
+    deleted: Option<Arc<RangeSet>>,
+    smallest: UserKey<'_>,
+    largest: UserKey<'_>,
+) -> (Option<Arc<RangeSet>>, SeqNo) {
+    let own = scan.overlay.as_ref().map(|overlay| &overlay.ranges);
+    let Some(own) = own.filter(|own| own.touches(smallest, largest)) else {
+        return (deleted, scan.at.seq);
+    };
+    let others = deleted.iter().flat_map(|set| set.ranges());
+    let seen = others.filter(|range| range.seq <= scan.at.seq);
+    let all = seen.chain(own.ranges()).cloned().collect();
+    (Some(Arc::new(RangeSet::new(all))), SeqNo::MAX.before())
+}
+
+/// Sets of range deletes in `view` that touch keys from `smallest` to `largest`.
+fn sets_within(
+    view: &View,
+    smallest: UserKey<'_>,
+    largest: UserKey<'_>,
+) -> impl Iterator<Item = Arc<RangeSet>> {
+    let touches = move |set: &RangeSet| set.touches(smallest, largest);
+    let active = view.active.has_ranges().then(|| view.active.ranges());
+    let sealed = view.sealed.iter().map(|run| &run.ranges);
+    let held = sealed.chain([view.version.deleted()]);
+    let held = held.filter(move |set| touches(set)).cloned();
+    active
+        .into_iter()
+        .filter(move |set| touches(set))
+        .chain(held)
+}
+
+/// True if a range delete of `view` touches keys from `smallest` to `largest`.
+pub(crate) fn is_deleted_within(view: &View, smallest: UserKey<'_>, largest: UserKey<'_>) -> bool {
+    sets_within(view, smallest, largest).next().is_some()
+}
+
+/// The range deletes of `view` that touch keys from `smallest` to `largest`, as a reader at `at` sees them, if there are any.
+pub(crate) fn deleted_within(
+    view: &View,
+    smallest: UserKey<'_>,
+    largest: UserKey<'_>,
+    at: SeqNo,
+) -> Option<Arc<RangeSet>> {
+    let mut touching = sets_within(view, smallest, largest);
+    let first = touching.next()?;
+    let Some(second) = touching.next() else {
+        return Some(first);
+    };
+    let all: Vec<_> = [first, second].into_iter().chain(touching).collect();
+    Some(Arc::new(RangeSet::union_at(
+        all.iter().map(|set| &**set),
+        at,
+    )))
+}
