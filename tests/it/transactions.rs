@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::ops::{Bound, RangeBounds};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use terrace::vfs::{MemVfs, Vfs};
 use terrace::{
-    Batch, Bytes, Db, Error, ErrorKind, Expiry, Isolation, Keyspace, Readable, Transaction,
+    Batch, Bytes, Db, Error, ErrorKind, Expiry, Isolation, Iter, Keyspace, Readable, Transaction,
 };
 use terrace_kit::{Mode, Random, Scenario};
 
@@ -16,6 +16,9 @@ fn open(seed: u64, mode: Mode) -> Db {
     let vfs: Arc<dyn Vfs> = MemVfs::new(seed);
     Scenario::on(vfs, mode).open(seed).unwrap()
 }
+
+/// Iterators that outlive what they were made for. Forgetting them would be a leak like any other.
+static KEPT: Mutex<Vec<Iter>> = Mutex::new(Vec::new());
 
 type Map = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -347,7 +350,7 @@ const CASES: &[Case] = &[
         |tx| {
             let mut iter = tx.range("b"..);
             iter.next();
-            std::mem::forget(iter);
+            KEPT.lock().unwrap().push(iter);
         },
         "+b",
         Some("b"),
