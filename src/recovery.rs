@@ -377,7 +377,7 @@ impl<'a> Opening<'a> {
         let unsure = !read.marked && state.segments.is_empty();
         if unsure && !self.options.read_only && !mutant("trust-unsynced-name") {
             // Whoever made CURRENT may have been stopped before it was sure to be found. No name made later may outlive
-            // its, and what the one before it names must stay till then. A log that was closed is proof that it was.
+            // its, and what the one before it names must stay till then. A listed segment is proof: it came later.
             self.files.fs.sync_dir(self.dir())?;
         }
         let log_had = log_had(&replay, log.dropped_frames);

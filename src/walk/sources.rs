@@ -222,3 +222,62 @@ pub(crate) fn deleted_within(
         at,
     )))
 }
+
+#[cfg(test)]
+mod tests {
+    use terrace_base::vfs::MemVfs;
+
+    use super::*;
+    use crate::bounds::{KeyBounds, OwnedBounds};
+    use crate::context::ReadPoint;
+    use crate::walk::Walk;
+    use crate::{Db, Options};
+
+    fn scan(db: &Db, range: impl KeyBounds) -> Scan {
+        let engine = db.shared();
+        Scan {
+            view: engine.views.cell.load_full(),
+            keyspace: db.state().id,
+            at: ReadPoint::newest(engine.committer.visible()),
+            context: engine.context.clone(),
+            bounds: OwnedBounds::new(&range),
+            overlay: None,
+        }
+    }
+
+    /// A pop from a queue once went into every image behind the head: it cost the more the longer the queue was used.
+    #[test]
+    fn images_without_a_key_of_the_range_are_left_out() {
+        let options = Options::new().vfs(MemVfs::new(1)).tune(|tuning| {
+            tuning.manual = true;
+            tuning.list_entries = 4;
+        });
+        let db = options.open("/db").unwrap();
+        for letter in ["a", "c", "e"] {
+            for n in 0..4 {
+                db.put(format!("{letter}{n}"), "").unwrap();
+            }
+            assert!(db.shared().tend_memtable().unwrap(), "an image");
+        }
+        db.put("z", "").unwrap();
+        // Whether the list alone is gone over.
+        for (first, last, alone) in [
+            ("e4", "z", true),
+            ("b", "b9", true),
+            ("a0", "a0", false),
+            ("a3", "a3", false),
+            ("a3", "c0", false),
+            ("c", "d", false),
+            ("c3", "e0", false),
+        ] {
+            let scan = scan(&db, first..=last);
+            let one = matches!(sources(&scan), Sources::One(_));
+            assert_eq!(one, alone, "{first} to {last}");
+            let mut walk = Walk::new(&scan);
+            walk.first().unwrap();
+            let within = |key: &Bytes| (first.as_bytes()..=last.as_bytes()).contains(&&key[..]);
+            let wanted = db.iter().map(|entry| entry.unwrap().0).find(within);
+            assert_eq!(walk.valid().then(|| walk.key_bytes()), wanted);
+        }
+    }
+}

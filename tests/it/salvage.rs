@@ -480,15 +480,6 @@ fn a_large_value_that_only_the_log_refers_to_is_lost_aloud() {
     assert_eq!(report.losses.len(), 1, "{report}");
 }
 
-/// Each table holds what the other should: the manifest is taken for an old one.
-fn exchange_tables(vfs: &MemVfs) {
-    let tables = files_of(vfs, ".sst");
-    let contents = tables.iter().map(|(_, bytes)| bytes).rev();
-    for ((path, _), bytes) in tables.iter().zip(contents) {
-        vfs.write_file(path, bytes);
-    }
-}
-
 /// Where the manifest could not be believed, only what keyspaces were created with was kept.
 #[test]
 fn options_and_names_that_changed_are_kept_without_the_manifest() {
@@ -505,7 +496,12 @@ fn options_and_names_that_changed_are_kept_without_the_manifest() {
         db.flush().unwrap();
     }
     db.close().unwrap();
-    exchange_tables(&vfs);
+    // Each table holds what the other should: the manifest is taken for an old one.
+    let tables = files_of(&vfs, ".sst");
+    let contents = tables.iter().map(|(_, bytes)| bytes).rev();
+    for ((path, _), bytes) in tables.iter().zip(contents) {
+        vfs.write_file(path, bytes);
+    }
     let (db, report) = salvaged(&vfs);
     assert!(
         report
