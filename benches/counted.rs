@@ -65,7 +65,7 @@ mod kernel {
             let user = common::user(key);
             assert!(
                 table
-                    .get(user, key_hash(user), SeqNo::MAX)
+                    .get(&user, key_hash(user), SeqNo::MAX)
                     .unwrap()
                     .is_some()
             );
@@ -78,7 +78,7 @@ mod kernel {
             let user = common::user(key);
             assert!(
                 table
-                    .get(user, key_hash(user), SeqNo::MAX)
+                    .get(&user, key_hash(user), SeqNo::MAX)
                     .unwrap()
                     .is_none()
             );

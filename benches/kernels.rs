@@ -33,7 +33,7 @@ fn each<'a>(keys: &'a [Key]) -> impl FnMut() -> &'a Key {
 
 fn get(table: &Table, key: &Key) -> usize {
     let user = common::user(key);
-    let found = table.get(user, key_hash(user), SeqNo::MAX).unwrap();
+    let found = table.get(&user, key_hash(user), SeqNo::MAX).unwrap();
     found.map_or(0, |found| found.value[0] as usize + 1)
 }
 

@@ -102,7 +102,7 @@ impl View {
     pub(crate) fn changed(&self, key: &CheckedKey<'_>, since: SeqNo) -> Result<Option<SeqNo>> {
         let CheckedKey { user, hash } = *key;
         let in_list = |list: &List| -> Result<SeqNo> {
-            let found = list.get(user, hash, SeqNo::MAX)?;
+            let found = list.get(&user, hash, SeqNo::MAX)?;
             Ok(found.map_or(SeqNo::ZERO, |(seq, _, _)| seq))
         };
         let mut newest = in_list(&self.active)?;
@@ -116,7 +116,7 @@ impl View {
             newest = match &run.form {
                 Form::List(list) => in_list(list)?,
                 Form::Image(table) => {
-                    let found = table.get(user, hash, SeqNo::MAX)?;
+                    let found = table.get(&user, hash, SeqNo::MAX)?;
                     found.map_or(SeqNo::ZERO, |found| found.seq)
                 }
             };

@@ -35,7 +35,7 @@ impl MemList {
     #[inline]
     pub fn get(&self, key: &[u8]) -> Result<Option<usize>> {
         let user = UserKey::new(KeyspaceId(0), key);
-        let found = self.0.list().get(user, key_hash(user), SeqNo::MAX)?;
+        let found = self.0.list().get(&user, key_hash(user), SeqNo::MAX)?;
         Ok(found.map(|(_, _, value)| value.len()))
     }
 }

@@ -229,12 +229,12 @@ impl List {
     #[inline]
     pub(crate) fn get(
         &self,
-        key: UserKey<'_>,
+        key: &UserKey<'_>,
         hash: u64,
         at: SeqNo,
     ) -> Result<Option<(SeqNo, ValueKind, &[u8])>> {
         match self.filter.may_contain(hash) {
-            true => self.look(&key, at),
+            true => self.look(key, at),
             false => Ok(None),
         }
     }

@@ -75,7 +75,7 @@ proptest! {
             let wanted = model.range((*id, key.clone(), u64::MAX - at)..).next();
             let here = wanted.filter(|((i, k, _), _)| (i, k) == (id, key)).map(|(_, v)| v.clone());
             let probe = user(*id, key);
-            let found = list.get(probe, key_hash(probe), SeqNo::new(*at)).unwrap().map(|(_, _, v)| v.to_vec());
+            let found = list.get(&probe, key_hash(probe), SeqNo::new(*at)).unwrap().map(|(_, _, v)| v.to_vec());
             prop_assert_eq!(found, here);
             cursor.seek(KeyRef::lookup(probe, SeqNo::new(*at))).unwrap();
             prop_assert_eq!(cursor.valid(), wanted.is_some());
@@ -152,7 +152,7 @@ fn an_empty_entry_may_come_first() {
     let empty = user(0, b"");
     let found = writer
         .list()
-        .get(empty, key_hash(empty), SeqNo::MAX)
+        .get(&empty, key_hash(empty), SeqNo::MAX)
         .unwrap();
     assert_eq!(found, Some((SeqNo::ZERO, ValueKind::Tombstone, &[][..])));
     let mut cursor = writer.list().cursor();

@@ -86,7 +86,7 @@ fn table(c: &mut Criterion) {
             b.iter(|| {
                 let key = key(next());
                 let hash = key_hash(user(&key));
-                let found = table.get(user(&key), hash, SeqNo::MAX).unwrap();
+                let found = table.get(&user(&key), hash, SeqNo::MAX).unwrap();
                 black_box(found.unwrap().value.into_bytes())
             });
         });
@@ -95,7 +95,7 @@ fn table(c: &mut Criterion) {
                 let mut key = key(next());
                 key[15] ^= 1;
                 let hash = key_hash(user(&key));
-                black_box(table.get(user(&key), hash, SeqNo::MAX).unwrap().is_some())
+                black_box(table.get(&user(&key), hash, SeqNo::MAX).unwrap().is_some())
             });
         });
         group.bench_function("seek", |b| {

@@ -19,7 +19,7 @@ fn read(table: &Table, i: u64) {
     let text = format!("key{i:06}");
     let user = UserKey::new(KeyspaceId(0), text.as_bytes());
     let found = table
-        .get(user, key_hash(user), SeqNo::MAX)
+        .get(&user, key_hash(user), SeqNo::MAX)
         .unwrap()
         .unwrap();
     assert_eq!(
@@ -98,7 +98,7 @@ fn blocks_of_dropped_tables_go() {
     );
     let user = UserKey::new(KeyspaceId(0), b"k");
     let value = table
-        .get(user, key_hash(user), SeqNo::MAX)
+        .get(&user, key_hash(user), SeqNo::MAX)
         .unwrap()
         .unwrap();
     let value = value.value.into_bytes();

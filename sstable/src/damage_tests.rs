@@ -49,7 +49,7 @@ fn ask_table(table: &Arc<Table>, model: &Model) -> Result<()> {
     let mut failed = None;
     for (key, value) in model {
         let user = key.user.as_ref();
-        match table.get(user, key_hash(user), key.seq) {
+        match table.get(&user, key_hash(user), key.seq) {
             Ok(Some(found)) => assert_eq!((&found.value[..], found.kind), (&value[..], key.kind)),
             Ok(None) => panic!("{key:?} is gone"),
             Err(error) => failed = Some(told(error)),
@@ -216,7 +216,7 @@ fn poke(image: &[u8], model: &Model) {
         for (key, _) in model {
             for seq in [0, key.seq.get(), u64::MAX] {
                 let (user, at) = (key.user.as_ref(), SeqNo::new(seq));
-                if let Ok(Some(found)) = table.get(user, key_hash(user), at) {
+                if let Ok(Some(found)) = table.get(&user, key_hash(user), at) {
                     let _ = found.value.into_bytes();
                 }
                 let _ = table.may_contain(user, key_hash(user));

@@ -139,13 +139,7 @@ impl Table {
     /// The newest version of `key` written at or before `at`, tombstones included. `hash` is
     /// [`key_hash`](terrace_base::hash::key_hash) of the key.
     #[inline]
-    pub fn get(&self, key: UserKey<'_>, hash: u64, at: SeqNo) -> Result<Option<Found<'_>>> {
-        self.find(&key, hash, at)
-    }
-
-    /// The key is lent: a copy made for the call is waited for.
-    #[inline]
-    fn find(&self, key: &UserKey<'_>, hash: u64, at: SeqNo) -> Result<Option<Found<'_>>> {
+    pub fn get(&self, key: &UserKey<'_>, hash: u64, at: SeqNo) -> Result<Option<Found<'_>>> {
         let Some(index) = &self.index else {
             return self.get_by_fences(*key, at);
         };

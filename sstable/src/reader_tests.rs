@@ -194,7 +194,7 @@ fn a_key_of_another_keyspace_with_the_same_fingerprint_is_not_found() {
     let hash = terrace_base::hash::key_hash(twin);
     assert!(table.may_contain(twin, hash));
     assert!(
-        table.get(twin, hash, SeqNo::MAX).unwrap().is_none(),
+        table.get(&twin, hash, SeqNo::MAX).unwrap().is_none(),
         "{twin:?}"
     );
 }

@@ -235,7 +235,7 @@ fn run(compression: Compression, io: IoMode) {
                 let user = UserKey::new(KeyspaceId(0), key);
                 let found = bench
                     .table(key)
-                    .get(user, key_hash(user), SeqNo::MAX)
+                    .get(&user, key_hash(user), SeqNo::MAX)
                     .unwrap();
                 black_box(found.unwrap().value[0]);
             }
@@ -246,7 +246,7 @@ fn run(compression: Compression, io: IoMode) {
             let user = UserKey::new(KeyspaceId(0), key);
             let found = bench
                 .table(key)
-                .get(user, key_hash(user), SeqNo::MAX)
+                .get(&user, key_hash(user), SeqNo::MAX)
                 .unwrap();
             black_box(found.unwrap().value.into_bytes());
         }
@@ -265,7 +265,7 @@ fn run(compression: Compression, io: IoMode) {
             let user = UserKey::new(KeyspaceId(0), &other);
             let found = bench
                 .table(&other)
-                .get(user, key_hash(user), SeqNo::MAX)
+                .get(&user, key_hash(user), SeqNo::MAX)
                 .unwrap();
             assert!(black_box(found).is_none());
         }

@@ -174,7 +174,7 @@ fn check_get(table: &Table, model: &Model, user: UserKey<'_>, seq: SeqNo) {
     let at = lower_bound(model, user, seq);
     let expected = model.get(at).filter(|(key, _)| key.user.as_ref() == user);
     table.prefetch(hash);
-    let found = table.get(user, hash, seq).unwrap();
+    let found = table.get(&user, hash, seq).unwrap();
     if expected.is_some() {
         assert!(table.may_contain(user, hash), "{user:?}");
     }

@@ -107,7 +107,7 @@ pub(super) fn check_answers(bytes: Vec<u8>, entries: &Entries) -> Outcome {
             .is_none_or(|(before, _)| before.user != key.user);
         let elsewhere = UserKey::new(KeyspaceId(user.keyspace.0 ^ 1), user.bytes);
         for (user, at) in [(user, key.seq), (user, SeqNo::MAX), (elsewhere, SeqNo::MAX)] {
-            let found = match table.get(user, key_hash(user), at) {
+            let found = match table.get(&user, key_hash(user), at) {
                 Ok(found) => found,
                 Err(error) => {
                     typed(&error)?;
@@ -211,7 +211,7 @@ fn gets(table: &Table, entries: &Entries) -> Outcome {
             continue;
         }
         let found = table
-            .get(user, key_hash(user), SeqNo::MAX)
+            .get(&user, key_hash(user), SeqNo::MAX)
             .map_err(|error| error.to_string())?;
         let right = found.as_ref().is_some_and(|found| {
             (found.seq, found.kind) == (key.seq, key.kind) && &found.value[..] == value.as_slice()
