@@ -56,7 +56,7 @@ mod tmpfs;
 mod writer;
 
 pub use plan::{Budget, Plan};
-pub use report::{Counts, Failure, Report};
+pub use report::{Counts, Failure, Report, grouped};
 
 /// What a mode returns: what it counted, or the failure that ended it.
 pub type Outcome = Result<Counts, Failure>;

@@ -1,30 +1,122 @@
-//! The totals in the readme are those of the report file. With `TERRACE_UPDATE_README=1` they are written into it.
+//! What can be checked of the documents. The totals in the readme are those of the files that runs add to; with
+//! `TERRACE_UPDATE_README=1` they are written into it. The architecture has a line for each file.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::disallowed_methods)] // It is a test.
 
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
-use terrace_torture::Report;
+use serde::Deserialize;
+use terrace_torture::{Report, grouped};
 
-const BEGIN: &str = "<!-- torture: from tests/torture/report.json -->\n";
-const END: &str = "<!-- torture: end -->\n";
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
 
-#[test]
-fn the_readme_says_what_the_report_does() {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let report = Report::load(&here.join("report.json")).unwrap();
-    assert!(!report.modes.is_empty(), "report.json is missing or empty");
-    let path = here.join("../../README.md");
+/// Checks that the readme has `wanted` between its marks of this name, or puts it there.
+fn check(name: &str, source: &str, wanted: &str) {
+    let begin = format!("<!-- {name}: from {source} -->\n");
+    let end = format!("<!-- {name}: end -->\n");
+    let path = root().join("README.md");
     let readme = std::fs::read_to_string(&path).unwrap();
-    let (before, rest) = readme.split_once(BEGIN).unwrap();
-    let (shown, after) = rest.split_once(END).unwrap();
-    let wanted = format!("\n{report}\n");
+    let (before, rest) = readme.split_once(&begin).unwrap();
+    let (shown, after) = rest.split_once(&end).unwrap();
     if std::env::var_os("TERRACE_UPDATE_README").is_some() {
-        std::fs::write(&path, format!("{before}{BEGIN}{wanted}{END}{after}")).unwrap();
+        std::fs::write(&path, format!("{before}{begin}{wanted}{end}{after}")).unwrap();
         return;
     }
     assert!(
         shown == wanted,
-        "the readme shows other totals than report.json; run this test with TERRACE_UPDATE_README=1"
+        "the readme shows other totals than {source}; run this test with TERRACE_UPDATE_README=1"
+    );
+}
+
+/// What `fuzz/run.sh` adds up for a target.
+#[derive(Deserialize)]
+struct Fuzzed {
+    executions: u64,
+    cpu_seconds: u64,
+    edges: u64,
+    failures: u64,
+}
+
+/// One test, since both parts are written into one file.
+#[test]
+fn the_readme_says_what_the_totals_do() {
+    let report = Report::load(&root().join("tests/torture/report.json")).unwrap();
+    assert!(!report.modes.is_empty(), "report.json is missing or empty");
+    check(
+        "torture",
+        "tests/torture/report.json",
+        &format!("\n{report}\n"),
+    );
+
+    let totals = std::fs::read(root().join("fuzz/totals.json")).unwrap();
+    let totals: BTreeMap<String, Fuzzed> = serde_json::from_slice(&totals).unwrap();
+    let targets: BTreeSet<&str> = terrace_kit::fuzz::TARGETS
+        .iter()
+        .map(|target| target.name)
+        .collect();
+    assert!(
+        totals.keys().map(String::as_str).eq(targets),
+        "totals.json has other targets"
+    );
+    let mut table =
+        "\n| target | processor minutes | inputs run | edges reached | failures |\n".to_owned();
+    table += "|---|---:|---:|---:|---:|\n";
+    for (
+        name,
+        Fuzzed {
+            executions,
+            cpu_seconds,
+            edges,
+            failures,
+        },
+    ) in &totals
+    {
+        let minutes = cpu_seconds / 60;
+        let (inputs, edges) = (grouped(*executions), grouped(*edges));
+        table += &format!("| `{name}` | {minutes} | {inputs} | {edges} | {failures} |\n");
+    }
+    check("fuzz", "fuzz/totals.json", &(table + "\n"));
+}
+
+/// Source files below `folder`, as paths from the root; what is built or has a workspace of its own left out.
+fn sources(folder: &Path, found: &mut BTreeSet<String>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if path.is_dir()
+            && !name.starts_with('.')
+            && !["target", "peers", "fuzz_targets"].contains(&name)
+        {
+            sources(&path, found);
+        } else if name.ends_with(".rs") && !name.ends_with("_tests.rs") {
+            let path = path.strip_prefix(root()).unwrap();
+            found.insert(path.to_str().unwrap().to_owned());
+        }
+    }
+}
+
+#[test]
+fn the_architecture_has_a_line_for_each_file() {
+    let text = std::fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let lines = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("- `")?.split_once("`: "));
+    let listed: Vec<&str> = lines
+        .map(|(path, _)| path)
+        .filter(|path| path.ends_with(".rs"))
+        .collect();
+    let mut found = BTreeSet::new();
+    sources(&root(), &mut found);
+    found.insert("fuzz/fuzz_targets/NAME.rs".into());
+    let once: BTreeSet<String> = listed.iter().map(|path| (*path).to_owned()).collect();
+    assert_eq!(listed.len(), once.len(), "a file has two lines");
+    let missing: Vec<_> = found.difference(&once).collect();
+    let gone: Vec<_> = once.difference(&found).collect();
+    assert!(
+        missing.is_empty() && gone.is_empty(),
+        "no line: {missing:?}; no file: {gone:?}"
     );
 }
