@@ -254,6 +254,32 @@ impl Db {
         self.writer().flush()
     }
 
+    /// Makes a second database in `dir`, which must be new or empty, of what this one holds: every write that has returned,
+    /// and of those under way a prefix, in all keyspaces. Its files are links to those of this one, as long as `dir` is on the
+    /// same file system, so that it takes little time and space at first; else they are copied. Both are used and changed
+    /// independently from then on, and either can be removed. Writes go on meanwhile.
+    ///
+    /// It is durable on return. After an error, or a crash meanwhile, `dir` holds no database; this one is as it was.
+    ///
+    /// ```
+    /// # fn main() -> terrace::Result<()> {
+    /// # let home = tempfile::tempdir().unwrap();
+    /// # let (dir, copy) = (home.path().join("db"), home.path().join("copy"));
+    /// use terrace::Db;
+    /// let db = Db::open(dir)?;
+    /// db.put("a", "before")?;
+    /// db.checkpoint(&copy)?;
+    /// db.put("a", "after")?;
+    /// assert_eq!(Db::open(&copy)?.get("a")?.unwrap(), "before");
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// `AlreadyExists` if there is anything in `dir`, `Invalid` if it is no directory; those of flushing, and of writing there.
+    pub fn checkpoint(&self, dir: impl AsRef<Path>) -> Result<()> {
+        self.writer().checkpoint(dir.as_ref())
+    }
+
     /// Merges every keyspace's tables into the last level, which drops what nobody can see. Blocks until done.
     ///
     /// # Errors

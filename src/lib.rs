@@ -46,6 +46,7 @@ mod batch;
 mod blob;
 mod bounds;
 mod check;
+mod checkpoint;
 mod commit;
 mod compact;
 mod condition;

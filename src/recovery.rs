@@ -151,6 +151,20 @@ fn prepare_directory(fs: &Fs, dir: &Path, options: &Options) -> Result<Box<dyn L
     fs.lock(&lock, !options.read_only)
 }
 
+/// A process that was killed while it created the directory may have left a name that is not durable: a
+/// power cut would take the directory with all that is acknowledged in it.
+pub(crate) fn sync_ancestors(fs: &Fs, dir: &Path) -> Result<()> {
+    let mut parent = parent_of(dir);
+    fs.sync_dir(parent)?;
+    while parent_of(parent) != parent && parent != Path::new(".") {
+        parent = parent_of(parent);
+        if fs.sync_dir(parent).is_err() {
+            break; // Not ours to read, so not ours to have created.
+        }
+    }
+    Ok(())
+}
+
 impl<'a> Opening<'a> {
     /// Looks at what `dir` holds; its lock is taken.
     pub(crate) fn new(options: &'a Options, fs: &Fs, dir: &Path) -> Result<Opening<'a>> {
@@ -244,7 +258,7 @@ impl<'a> Opening<'a> {
             );
         }
         if !mutant("skip-parent-sync") {
-            self.sync_ancestors()?;
+            sync_ancestors(&self.files.fs, self.dir())?;
         }
         let mut state = ManifestState::new();
         let number = self.free_number(state.file_ceiling);
@@ -269,20 +283,6 @@ impl<'a> Opening<'a> {
             published: true,
             log_had: LogHad::default(),
         })
-    }
-
-    /// A process that was killed while it created the directory may have left a name that is not durable: a
-    /// power cut would take the directory with all that is acknowledged in it.
-    fn sync_ancestors(&self) -> Result<()> {
-        let mut parent = parent_of(self.dir());
-        self.files.fs.sync_dir(parent)?;
-        while parent_of(parent) != parent && parent != Path::new(".") {
-            parent = parent_of(parent);
-            if self.files.fs.sync_dir(parent).is_err() {
-                break; // Not ours to read, so not ours to have created.
-            }
-        }
-        Ok(())
     }
 
     pub(crate) fn publish(

@@ -70,28 +70,8 @@ pub(super) fn put_aside(
             continue;
         }
         let (from, to) = (name.path(dir), name.path(&aside));
-        if fs.hard_link(&from, &to).is_err() {
-            copy(fs, &from, &to)?;
-        }
+        fs.link_or_copy(&from, &to)?;
     }
     fs.sync_dir(&aside)?;
     Ok(aside)
-}
-
-fn copy(fs: &Fs, from: &Path, to: &Path) -> Result<()> {
-    let source = fs.open(from, OpenMode::Read)?;
-    let target = fs.open(to, OpenMode::CreateNew)?;
-    let len = source.len()?;
-    let mut piece = vec![0; PIECE];
-    let mut at = 0;
-    while at < len {
-        let read = source.read_at(&mut piece, at)?;
-        let part = piece.get(..read).unwrap_or(&[]);
-        if part.is_empty() {
-            break;
-        }
-        target.write_all_at(part, at)?;
-        at += read as u64;
-    }
-    target.sync()
 }

@@ -12,6 +12,7 @@ mod arguments;
 mod atomic;
 mod behaviour;
 mod blobs;
+mod checkpoint;
 mod concurrency;
 mod crash;
 mod expiry;

@@ -133,6 +133,9 @@ fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     call()
 }
 
+/// How much of a file is copied by one call, in bytes.
+const COPIED_AT_ONCE: usize = 1 << 20;
+
 /// A [`Vfs`] as the engine uses it. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Fs {
@@ -204,6 +207,30 @@ impl Fs {
     pub fn hard_link(&self, from: &Path, to: &Path) -> Result<()> {
         note(Location::caller());
         retry(|| self.vfs.hard_link(from, to)).map_err(|e| Error::io("link", from, e))
+    }
+
+    /// Gives a file a second name, which must be free; where it cannot have one, as on another file system, its bytes are
+    /// copied and synced.
+    #[track_caller]
+    pub fn link_or_copy(&self, from: &Path, to: &Path) -> Result<()> {
+        if self.hard_link(from, to).is_ok() {
+            return Ok(());
+        }
+        let source = self.open(from, OpenMode::Read)?;
+        let target = self.open(to, OpenMode::CreateNew)?;
+        let len = source.len()?; // It may grow meanwhile.
+        let mut piece = vec![0; COPIED_AT_ONCE];
+        let mut at = 0;
+        while at < len {
+            let read = source.read_at(&mut piece, at)?;
+            let part = piece.get(..read).unwrap_or(&[]);
+            if part.is_empty() {
+                break;
+            }
+            target.write_all_at(part, at)?;
+            at += read as u64;
+        }
+        target.sync()
     }
 
     /// Removes the name of a file.

@@ -71,6 +71,8 @@ pub struct Profile {
     pub longest_key_one_in: usize,
     /// Whether everything is compared now and then.
     pub checks: bool,
+    /// Whether checkpoints are made.
+    pub copies: bool,
     /// Whether writes may be Buffered or Interval.
     pub mixed_durability: bool,
 }
@@ -92,6 +94,7 @@ impl Default for Profile {
             large: 100 << 10,
             longest_key_one_in: 2000,
             checks: true,
+            copies: true,
             mixed_durability: true,
         }
     }
@@ -107,6 +110,7 @@ impl Profile {
             longest_key_one_in: 1 << 40,
             large_one_in: 1000,
             maintenance: 4,
+            copies: false,
             ..Profile::default()
         }
     }
@@ -128,6 +132,7 @@ impl Profile {
             large_one_in: 64,
             large: 20_000,
             longest_key_one_in: 1 << 40,
+            copies: false,
             checks: true,
             mixed_durability: true,
         }
@@ -233,6 +238,7 @@ impl Profile {
             6..=7 => Op::Compact(self.keyspace(r), self.range(r)),
             8 => Op::CompactAll,
             9..=10 => Op::WaitIdle,
+            13 if self.copies => Op::Checkpoint(r.number()),
             14..=15 if self.checks => Op::Check,
             _ => Op::Sync,
         }

@@ -250,6 +250,8 @@ pub enum Op {
     WaitIdle,
     /// `sync`
     Sync,
+    /// `checkpoint`; the copy is opened with options that follow from the number, compared, and removed.
+    Checkpoint(u64),
     /// Compares everything.
     Check,
     /// Closes and opens again with options that follow from the number.

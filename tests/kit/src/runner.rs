@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use terrace::vfs::Vfs;
+use terrace::vfs::{OsVfs, Vfs};
 use terrace::{Batch, Db, Durability, ErrorKind, Keyspace, Options, SeqNo, Ticket};
 
 use crate::KEYSPACES;
@@ -199,6 +199,7 @@ impl Runner {
             Op::CompactAll => self.work("compact_all", Db::compact_all),
             Op::WaitIdle => self.work("wait_idle", Db::wait_idle),
             Op::Sync => self.work("sync", Db::sync),
+            Op::Checkpoint(seed) => self.checkpoint(*seed),
             Op::Check => self.check(),
             Op::Reopen(seed) => self.reopen(*seed),
             _ => self.pin(op),
@@ -210,6 +211,24 @@ impl Runner {
         failed(what, work(self.db()?))?;
         self.progress.all_durable();
         Ok(())
+    }
+
+    fn checkpoint(&mut self, seed: u64) -> Outcome {
+        let copy = self.scenario.dir.with_extension("copy");
+        self.work("checkpoint", |db| db.checkpoint(&copy))?;
+        let options = self.scenario.options(seed).create(false);
+        let db = failed("opening a checkpoint", options.open(&copy))?;
+        let all = self.model.len();
+        Oracle::check(&db, &self.model, all..=all)
+            .map_err(|trouble| trouble.within("a checkpoint"))?;
+        failed("closing a checkpoint", db.close())?;
+        let os: Arc<dyn Vfs> = Arc::new(OsVfs);
+        let vfs = self.scenario.vfs.as_ref().unwrap_or(&os);
+        let removed = vfs.read_dir(&copy).and_then(|names| {
+            let mut names = names.iter();
+            names.try_for_each(|name| vfs.remove_file(&copy.join(name)))
+        });
+        removed.map_err(|error| format!("removing a checkpoint: {error}").into())
     }
 
     fn pin(&mut self, op: &Op) -> Outcome {

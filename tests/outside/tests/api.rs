@@ -578,6 +578,9 @@ fn work_can_be_asked_for_and_looked_at() -> terrace::Result<()> {
     db.compact_all()?;
     db.wait_idle()?;
     db.health()?;
+    let copy = dir.path().join("copy");
+    db.checkpoint(&copy)?;
+    assert_eq!(Db::open(copy)?.keyspace("users")?.count(..)?, 1000);
     let stats = db.stats();
     assert_eq!(
         stats.levels.iter().map(|level| level.entries).sum::<u64>(),

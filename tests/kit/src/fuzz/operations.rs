@@ -17,6 +17,7 @@ fn profile() -> Profile {
     (profile.keys, profile.keyspaces) = (16, 3);
     (profile.large_one_in, profile.longest_key_one_in) = (1 << 40, 1 << 40);
     (profile.maintenance, profile.reopens) = (12, 3);
+    profile.copies = false; // A crash is not to find another database's files.
     profile
 }
 
