@@ -6,7 +6,7 @@
 //!            └ visible SeqNo               ^ every reader pins one, lock-free
 //! ```
 //!
-//! Locks, in the order in which they may be taken: `Engine::flushing`, `Catalogue::changing`, `Blobs::making`,
+//! Locks, in the order in which they may be taken: `Engine::closing`, `Engine::flushing`, `Catalogue::changing`, `Blobs::making`,
 //! `Committer::making_segment`, the
 //! version set, the commit state, the catalogue, the view's install lock, the background state. None is held
 //! while user code runs, and readers take none of them.
@@ -16,45 +16,27 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use terrace_base::vfs::{Fs, LockGuard, Process};
-use terrace_base::{Clock, Error, ErrorKind, FileKind, FileNumber, Result, SeqNo, mutant};
-use terrace_compaction::{KeyRange, KeyspaceRecord, PickOptions, SegmentRecord, VersionEdit};
-use terrace_wal::{Lsn, SegmentMeta, create_segment};
+use terrace_base::{Clock, Error, ErrorKind, Result, SeqNo};
+use terrace_compaction::{KeyRange, PickOptions};
+use terrace_wal::Lsn;
 
 use crate::background::{Background, Task};
 use crate::batch::Batch;
 use crate::blob::Blobs;
-use crate::commit::{CommitEnv, Committer, Receipt, closed, opened_read_only};
+use crate::commit::{Committer, Receipt, closed, opened_read_only};
 use crate::context::Context;
 use crate::files::Files;
-use crate::keyspace::{Catalogue, Change, DEFAULT_NAME, KeyspaceState, check_name};
-use crate::keyspace_options::KeyspaceOptions;
-use crate::operations::{encode_create, encode_drop, encode_rename, encode_set_options};
+use crate::keyspace::{Catalogue, KeyspaceState};
 use crate::options::{Durability, Options};
 use crate::space::Space;
 use crate::stats::Counters;
 use crate::sync::Mutex;
 use crate::version_set::VersionSet;
 use crate::view::Views;
-use crate::write::{Entries, Write};
+use crate::write::Write;
 
 /// A list with more operands than this is sealed.
 const OPERANDS: u64 = 2048;
-
-/// Released segments kept for another use: as much log as a memtable needs, and one. More are deleted, and all
-/// of them once the database is idle.
-fn most_reusable(options: &Options) -> usize {
-    1 + usize::try_from(options.memtable_bytes() / options.largest_segment()).unwrap_or(0)
-}
-
-fn no_keyspace(name: &str) -> Error {
-    let text = format!("there is no keyspace `{name}`");
-    Error::new(ErrorKind::NotFound, text)
-}
-
-fn keyspace_exists(name: &str) -> Error {
-    let text = format!("there is a keyspace `{name}` already");
-    Error::new(ErrorKind::AlreadyExists, text)
-}
 
 /// One open database.
 #[derive(Debug)]
@@ -88,139 +70,6 @@ pub(crate) struct Engine {
     pub(crate) forgetting: Mutex<()>,
     /// Held while the database is closed, so that a second caller waits for the first.
     pub(crate) closing: Mutex<()>,
-}
-
-/// What the commit path sees of the engine.
-#[derive(Debug)]
-pub(crate) struct Env {
-    pub(crate) files: Arc<Files>,
-    pub(crate) versions: Arc<VersionSet>,
-    pub(crate) background: Arc<Background>,
-    pub(crate) space: Arc<Space>,
-    pub(crate) blobs: Arc<Blobs>,
-    /// Sizes of segments: the next, and the largest.
-    pub(crate) next_segment: AtomicU64,
-    pub(crate) largest_segment: u64,
-}
-
-impl CommitEnv for Env {
-    fn make_segment(&self, min_size: u64, ahead: bool) -> Result<(SegmentMeta, u64)> {
-        let wanted = self.next_segment.load(Ordering::Relaxed);
-        let least = min_size.next_multiple_of(4096);
-        let found = self.find_segment(wanted.max(least), least, ahead);
-        let record = self.space.note(found)?;
-        let edit = VersionEdit {
-            segments_added: vec![record],
-            ..VersionEdit::default()
-        };
-        let SegmentRecord { number, salt, size } = record;
-        let segment = SegmentMeta { number, salt, size };
-        let listed = self
-            .space
-            .note(self.versions.log_and_apply(&edit, |_, _| {}));
-        let edit_number = listed.inspect_err(|_| self.unlisted(&segment))?;
-        self.next_segment
-            .store((wanted * 2).min(self.largest_segment), Ordering::Relaxed);
-        Ok((segment, edit_number))
-    }
-
-    fn return_segment(&self, segment: &SegmentMeta) {
-        let reusable = (segment.number, segment.size);
-        self.versions.lock().reusable.push_back(reusable);
-    }
-
-    fn sync_blobs(&self) -> Result<()> {
-        self.blobs.sync()
-    }
-
-    fn work_due(&self) {
-        self.background.wake_all();
-    }
-
-    fn sync_due(&self) {
-        self.background.wake_log();
-    }
-
-    fn failed(&self, cause: &Error) {
-        // The version set's lock comes before the commit state's, which the caller holds: freezing the files
-        // is what keeps it from making edits.
-        self.files.freeze();
-        self.background.fail(cause);
-    }
-}
-
-impl Env {
-    /// A file for the next segment: used before, or new. On a full disk one that was used before may be smaller than
-    /// `size`, and a new one is made only `ahead` of need, once the rest of what is to be taken ahead has been.
-    fn find_segment(&self, size: u64, least: u64, ahead: bool) -> Result<SegmentRecord> {
-        let mut full = self.space.full();
-        if ahead || full.is_none() {
-            full = match self.space.note(self.space.take_ahead(size)) {
-                Err(error) if error.kind() == ErrorKind::NoSpace => Some(error),
-                taken => taken.map(|()| None)?,
-            };
-        }
-        let smallest = if full.is_some() { least } else { size };
-        match (self.reuse_segment(smallest)?, full) {
-            (Some(record), _) => Ok(record),
-            (None, Some(cause)) => Err(cause),
-            (None, None) => self.create_segment(size),
-        }
-    }
-
-    /// The edit that was to list `segment` could not be made: a new file goes, one that was used before waits for
-    /// another use.
-    fn unlisted(&self, segment: &SegmentMeta) {
-        if self
-            .versions
-            .lock()
-            .state
-            .segments
-            .contains_key(&segment.number)
-        {
-            self.return_segment(segment);
-        } else if !self.files.frozen() {
-            // What cannot be removed now, the next open removes.
-            self.files.remove(FileKind::Segment(segment.number)).ok();
-        }
-    }
-
-    fn reuse_segment(&self, size: u64) -> Result<Option<SegmentRecord>> {
-        let mut versions = self.versions.lock();
-        let Some(at) = versions.reusable.iter().position(|&(_, have)| have >= size) else {
-            return Ok(None);
-        };
-        let Some((number, size)) = versions.reusable.remove(at) else {
-            return Ok(None);
-        };
-        let path = FileKind::Segment(number).path(&self.files.dir);
-        let salt = self.files.fs.random();
-        match self.files.fs.metadata(&path)? {
-            Some(found) if found.links == 1 && found.len == size => {
-                Ok(Some(SegmentRecord { number, salt, size }))
-            }
-            _ => Ok(None), // Somebody links to it: its bytes must stay.
-        }
-    }
-
-    fn create_segment(&self, size: u64) -> Result<SegmentRecord> {
-        let number = self.versions.new_file_number()?;
-        let Files { fs, dir, .. } = &*self.files;
-        if let Err(error) = create_segment(fs, dir, number, size) {
-            // Not listed yet; what cannot be removed now, the next open removes.
-            self.files.remove(FileKind::Segment(number)).ok();
-            return Err(error);
-        }
-        if !mutant("skip-segment-dir-sync") {
-            fs.sync_dir(dir)
-                .map_err(|error| self.versions.directory_failed(error))?;
-        }
-        Ok(SegmentRecord {
-            number,
-            salt: fs.random(),
-            size,
-        })
-    }
 }
 
 impl Engine {
@@ -389,124 +238,6 @@ impl Engine {
         }
     }
 
-    /// The keyspace `name`, created if there is none.
-    pub(crate) fn keyspace(&self, name: &str) -> Result<Arc<KeyspaceState>> {
-        self.check_open()?;
-        if let Some(found) = self.catalogue.get(name) {
-            return Ok(found);
-        }
-        match self.create_keyspace(name, &KeyspaceOptions::default()) {
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                self.catalogue.get(name).ok_or(error)
-            }
-            result => result,
-        }
-    }
-
-    pub(crate) fn create_keyspace(
-        &self,
-        name: &str,
-        options: &KeyspaceOptions,
-    ) -> Result<Arc<KeyspaceState>> {
-        self.check_open()?;
-        check_name(name)?;
-        self.context.policies.registered.check(options)?;
-        let _changing = self.catalogue.lock_for_change();
-        if self.catalogue.get(name).is_some() {
-            return Err(keyspace_exists(name));
-        }
-        let id = self.catalogue.new_id()?;
-        let mut payload = Vec::new();
-        let encoded = options.encode();
-        encode_create(&mut payload, id, name, &encoded);
-        self.change_catalogue(&payload, &[], |seq| {
-            let options = encoded.clone();
-            Change::Create(KeyspaceRecord {
-                id,
-                name: name.into(),
-                created: seq,
-                options,
-            })
-        })?;
-        let state = KeyspaceState::new(self.id, id, name, options.clone());
-        self.catalogue.add(state.clone());
-        Ok(state)
-    }
-
-    pub(crate) fn drop_keyspace(&self, name: &str) -> Result<()> {
-        self.check_open()?;
-        if name == DEFAULT_NAME {
-            return Err(Error::invalid(
-                "the default keyspace cannot be dropped; delete its keys",
-            ));
-        }
-        let _changing = self.catalogue.lock_for_change();
-        let state = self.catalogue.get(name).ok_or_else(|| no_keyspace(name))?;
-        let mut payload = Vec::new();
-        encode_drop(&mut payload, state.id);
-        self.change_catalogue(&payload, std::slice::from_ref(&state), |_| {
-            Change::Drop(state.id)
-        })
-    }
-
-    pub(crate) fn set_keyspace_options(
-        &self,
-        state: &Arc<KeyspaceState>,
-        options: KeyspaceOptions,
-    ) -> Result<()> {
-        self.check_open()?;
-        self.context.policies.registered.check(&options)?;
-        let _changing = self.catalogue.lock_for_change();
-        state.options().check_change(&options)?;
-        let mut payload = Vec::new();
-        encode_set_options(&mut payload, state.id, &options.encode());
-        self.change_catalogue(&payload, std::slice::from_ref(state), |_| {
-            Change::Options(state.id, options.clone())
-        })
-    }
-
-    pub(crate) fn rename_keyspace(&self, from: &str, to: &str) -> Result<()> {
-        self.check_open()?;
-        check_name(to)?;
-        if from == DEFAULT_NAME {
-            return Err(Error::invalid("the default keyspace keeps its name"));
-        }
-        let _changing = self.catalogue.lock_for_change();
-        let state = self.catalogue.get(from).ok_or_else(|| no_keyspace(from))?;
-        if from == to {
-            return Ok(());
-        }
-        if self.catalogue.get(to).is_some() {
-            return Err(keyspace_exists(to));
-        }
-        let mut payload = Vec::new();
-        encode_rename(&mut payload, state.id, to);
-        self.change_catalogue(&payload, std::slice::from_ref(&state), |_| {
-            Change::Rename(state.id, to.into())
-        })
-    }
-
-    /// Commits a change of the catalogue; it is noted under the commit lock.
-    fn change_catalogue(
-        &self,
-        payload: &[u8],
-        keyspaces: &[Arc<KeyspaceState>],
-        change: impl Fn(SeqNo) -> Change,
-    ) -> Result<()> {
-        let parts = [payload];
-        let write = Write::new(&parts, 1, Entries::None);
-        if self.space.full().is_some() {
-            self.check_space(&write)?;
-        }
-        let durability = self.options.durability;
-        let receipt = self
-            .committer
-            .append(&write, durability, keyspaces, &mut |seq| {
-                self.catalogue.note(seq, change(seq));
-            })?;
-        self.committer.wait_visible(receipt.last)
-    }
-
     /// How compactions are picked now.
     pub(crate) fn pick_options(&self, idle: bool) -> PickOptions {
         let tuning = &self.options.tuning;
@@ -620,16 +351,6 @@ impl Engine {
         self.files.remove_obsolete()
     }
 
-    /// After a flush: segments below `flushed` become reusable, and more of them than wanted are deleted.
-    pub(crate) fn release_log(&self, flushed: Lsn) -> Result<()> {
-        let released = self.committer.with_log(|log| log.release(flushed));
-        let reusable = released
-            .iter()
-            .map(|segment| (segment.number, segment.size));
-        self.versions.lock().reusable.extend(reusable);
-        self.trim_log(most_reusable(&self.options))
-    }
-
     /// Gives back the space that only a database at work needs. On a full disk deletes need what there is of the log.
     pub(crate) fn become_idle(&self) -> Result<()> {
         if self.space.full().is_some() {
@@ -640,41 +361,6 @@ impl Engine {
             true => self.space.give_up().map(|_| ()),
             false => Ok(()),
         }
-    }
-
-    /// Deletes reusable segments down to `kept` of them, the smallest first: segments grow until they have
-    /// their final size.
-    pub(crate) fn trim_log(&self, kept: usize) -> Result<()> {
-        let surplus: Vec<(FileNumber, u64)> = {
-            let mut versions = self.versions.lock();
-            let count = versions.reusable.len().saturating_sub(kept);
-            if count > 0 {
-                versions
-                    .reusable
-                    .make_contiguous()
-                    .sort_by_key(|(_, size)| *size);
-            }
-            versions.reusable.drain(..count).collect()
-        };
-        self.drop_segments(surplus)
-    }
-
-    fn drop_segments(&self, surplus: Vec<(FileNumber, u64)>) -> Result<()> {
-        if surplus.is_empty() {
-            return Ok(());
-        }
-        let edit = VersionEdit {
-            segments_removed: surplus.iter().map(|(number, _)| *number).collect(),
-            ..VersionEdit::default()
-        };
-        if let Err(error) = self.heed(self.versions.log_and_apply(&edit, |_, _| {})) {
-            self.versions.lock().reusable.extend(surplus);
-            return Err(error);
-        }
-        for number in edit.segments_removed {
-            self.files.remove(FileKind::Segment(number))?;
-        }
-        Ok(())
     }
 
     /// Sees to space ahead of need, for the log's thread.

@@ -66,6 +66,7 @@ mod ingest;
 pub mod internals;
 mod iter;
 mod keyspace;
+mod keyspace_changes;
 mod keyspace_options;
 mod manifest;
 mod memtable;
@@ -80,6 +81,7 @@ mod rebuild;
 mod recovery;
 mod replay;
 mod salvage;
+mod segments;
 #[cfg(all(test, terrace_shuttle))]
 mod shuttle_tests;
 mod snapshot;
