@@ -318,15 +318,7 @@ impl<'a> Opening<'a> {
         for blob in state.version.blobs().values() {
             self.files.check_blob(blob)?;
         }
-        let segments: Vec<SegmentMeta> = state
-            .segments
-            .values()
-            .map(|s| SegmentMeta {
-                number: s.number,
-                salt: s.salt,
-                size: s.size,
-            })
-            .collect();
+        let segments = state.segment_metas();
         let mut replay = Replay::default();
         let log = terrace_wal::recover(
             &self.files.fs,

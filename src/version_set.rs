@@ -12,6 +12,7 @@ use terrace_base::{Error, ErrorKind, FileKind, FileNumber, KeyspaceId, Result, S
 use terrace_compaction::{
     Flushed, KeyspaceRecord, SegmentRecord, TableStore, Version, VersionEdit,
 };
+use terrace_wal::SegmentMeta;
 
 use crate::files::Files;
 use crate::keyspace::DEFAULT_NAME;
@@ -104,6 +105,14 @@ impl ManifestState {
         self.last_seq = self.last_seq.max(edit.last_seq.unwrap_or(SeqNo::ZERO));
         self.clock = self.clock.max(edit.clock.unwrap_or(0));
         Ok(())
+    }
+
+    /// The listed segments, as the log knows them.
+    pub(crate) fn segment_metas(&self) -> Vec<SegmentMeta> {
+        let listed = self.segments.values();
+        let metas =
+            listed.map(|&SegmentRecord { number, salt, size }| SegmentMeta { number, salt, size });
+        metas.collect()
     }
 
     /// What is known of a keyspace that is to change. Nobody created the default one: it is listed once it has options.

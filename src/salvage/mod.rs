@@ -54,7 +54,7 @@ use terrace_base::{
     Error, ErrorKind, FileKind, FileNumber, KeyspaceId, OwnedUserKey, Result, SeqNo,
 };
 use terrace_compaction::{AddedTable, BlobFiles, BlobMeta, RemovedTable, TableFile, VersionEdit};
-use terrace_wal::{Lsn, SegmentMeta};
+use terrace_wal::Lsn;
 
 use crate::assemble::assemble;
 use crate::engine::Engine;
@@ -275,15 +275,7 @@ impl<'a> Survey<'a> {
             verdicts,
             ..
         } = listed;
-        let metas: Vec<SegmentMeta> = state
-            .segments
-            .values()
-            .map(|s| SegmentMeta {
-                number: s.number,
-                salt: s.salt,
-                size: s.size,
-            })
-            .collect();
+        let metas = state.segment_metas();
         let flushed = state.flushed;
         let (mut replay, mut batches) = (Replay::default(), 0);
         let (fs, dir) = (self.fs(), self.opening.dir());
