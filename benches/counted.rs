@@ -157,6 +157,13 @@ mod kernel {
     }
 
     #[inline(never)]
+    pub fn db_seek(db: &Db, keys: &[Key]) {
+        for key in keys {
+            assert!(db.cursor().seek(key).unwrap());
+        }
+    }
+
+    #[inline(never)]
     pub fn cursor_seek(cursor: &mut Cursor, keys: &[Key]) {
         for key in keys {
             assert!(cursor.seek(key).unwrap());
@@ -255,6 +262,8 @@ fn engine(keys: &[Key], probes: &[Key], absent: &[Key], values: &Values, dir: &P
     count("db_get_hit", probes.len());
     db_get_miss(&db, absent);
     count("db_get_miss", absent.len());
+    db_seek(&db, probes);
+    count("db_seek", probes.len());
     let mut cursor = db.cursor();
     cursor_seek(&mut cursor, probes);
     count("cursor_seek", probes.len());

@@ -266,10 +266,17 @@ impl fmt::Debug for Cursor {
 
 impl Cursor {
     pub(crate) fn new(scan: Result<Scan>) -> Cursor {
-        Cursor {
-            _pinned: scan.as_ref().ok().map(|scan| scan.view.clone()),
-            walk: scan.map(|scan| scan.walk()),
-            error: None,
+        match scan {
+            Ok(scan) => Cursor {
+                walk: Ok(scan.walk()),
+                error: None,
+                _pinned: Some(scan.view),
+            },
+            Err(error) => Cursor {
+                walk: Err(error),
+                error: None,
+                _pinned: None,
+            },
         }
     }
 

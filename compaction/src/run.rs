@@ -100,6 +100,12 @@ impl Run {
             .filter(|table| table.info().smallest.as_ref() <= key)
     }
 
+    /// True if a table shares a key with the closed range from `smallest` to `largest`.
+    pub fn touches(&self, smallest: UserKey<'_>, largest: UserKey<'_>) -> bool {
+        let first = self.tables.get(self.lower_bound(smallest));
+        first.is_some_and(|table| table.info().smallest.as_ref() <= largest)
+    }
+
     /// The places of the tables that share a key with the closed range from `smallest` to `largest`.
     pub fn overlapping(&self, smallest: UserKey<'_>, largest: UserKey<'_>) -> Range<usize> {
         let start = self.lower_bound(smallest);

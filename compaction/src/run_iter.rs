@@ -86,20 +86,27 @@ impl RunIter {
         i: usize,
         place: impl FnOnce(&mut TableIter) -> Result<()>,
     ) -> Result<bool> {
-        let inside = match self.current.take() {
-            Some((at, table)) if at == i => Some(table),
-            _ => None,
-        };
         let Some(file) = self.run.tables().get(i) else {
+            self.current = None;
             return Ok(false);
         };
-        let mut table = match inside {
-            Some(table) => table,
-            None if self.scan => file.table()?.scan(),
-            None => file.table()?.iter(),
+        let placed = match &mut self.current {
+            Some((at, table)) if *at == i => place(table),
+            current => {
+                *current = None; // Its files may go, whatever becomes of this one.
+                let table = file.table()?;
+                let table = match self.scan {
+                    true => table.scan(),
+                    false => table.iter(),
+                };
+                place(&mut current.insert((i, table)).1)
+            }
         };
-        place(&mut table).map_err(|error| file.name(error))?;
-        self.current = Some((i, table));
+        if let Err(error) = placed {
+            let error = file.name(error);
+            self.current = None;
+            return Err(error);
+        }
         Ok(true)
     }
 

@@ -4,13 +4,16 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use terrace_base::{InternalIterator, KeyRef, MergingIterator, RangeSet, Result, SeqNo, UserKey};
-use terrace_compaction::RunIter;
+use terrace_base::{
+    InternalIterator, KeyRef, KeyspaceId, MergingIterator, RangeSet, Result, SeqNo, UserKey,
+};
+use terrace_compaction::{Run, RunIter};
 use terrace_sstable::TableIter;
 
 use crate::flush::MemIter;
 use crate::iter::Scan;
-use crate::transaction::writes::OwnIter;
+use crate::memtable::{List, MemRun};
+use crate::transaction::writes::{Own, OwnIter};
 use crate::undeleted::Undeleted;
 use crate::view::View;
 
@@ -123,44 +126,76 @@ pub(crate) fn versions(scan: &Scan) -> impl InternalIterator {
     sources(scan)
 }
 
+/// What can hold an entry of a range.
+#[derive(Clone, Copy)]
+enum Piece<'a> {
+    Own(&'a Arc<Own>),
+    List(&'a Arc<List>),
+    Sealed(&'a MemRun),
+    Run(&'a Arc<Run>),
+}
+
+impl Piece<'_> {
+    fn open(self, keyspace: KeyspaceId) -> Source {
+        match self {
+            Piece::Own(own) => Source::Mem(MemIter::Own(OwnIter::new(own.clone(), keyspace))),
+            Piece::List(list) => Source::Mem(MemIter::List(list.cursor())),
+            Piece::Sealed(run) => Source::Mem(run.iter()),
+            Piece::Run(run) => Source::Run(RunIter::new(run.clone())),
+        }
+    }
+
+    /// The sequence number that none of its entries is above.
+    fn newest(self) -> SeqNo {
+        match self {
+            Piece::Own(_) | Piece::List(_) => SeqNo::MAX,
+            Piece::Sealed(run) => run.last_seq,
+            Piece::Run(run) => run.max_seq(),
+        }
+    }
+}
+
+/// The pieces and runs that can hold an entry from `smallest` to `largest`, newest first.
+fn pieces<'a>(
+    scan: &'a Scan,
+    smallest: UserKey<'a>,
+    largest: UserKey<'a>,
+) -> impl Iterator<Item = Piece<'a>> {
+    let view = &scan.view;
+    let own = scan.overlay.as_ref().and_then(|o| o.own.as_ref());
+    let active = (!view.active.is_empty()).then_some(Piece::List(&view.active));
+    // A queue's older pieces hold nothing from its head on, and there are the more of them the longer it is used.
+    let sealed = view.sealed.iter().map(|run| &**run);
+    let sealed = sealed.filter(move |run| run.may_touch(smallest, largest));
+    let runs = view.version.runs().iter();
+    let runs = runs.filter(move |run| smallest <= largest && run.touches(smallest, largest));
+    let memory = active.into_iter().chain(sealed.map(Piece::Sealed));
+    own.map(Piece::Own)
+        .into_iter()
+        .chain(memory)
+        .chain(runs.map(Piece::Run))
+}
+
 /// The pieces and runs that can hold an entry of the range, without what range deletes hide.
 pub(super) fn sources(scan: &Scan) -> Sources {
-    let (view, keyspace, bounds) = (&scan.view, scan.keyspace, &scan.bounds);
-    let (smallest, largest) = bounds.closed(keyspace);
+    let (view, keyspace) = (&scan.view, scan.keyspace);
+    let (smallest, largest) = scan.bounds.closed(keyspace);
     let deleted = deleted_within(view, smallest, largest, scan.at.seq);
     let (deleted, at) = with_own(scan, deleted, smallest, largest);
-    // Each with the sequence number that none of its entries is above.
-    let mut all = Vec::new();
-    let overlay = scan.overlay.as_ref();
-    if let Some(own) = overlay.and_then(|overlay| overlay.own.clone()) {
-        let own = MemIter::Own(OwnIter::new(own, keyspace));
-        all.push((Source::Mem(own), SeqNo::MAX));
-    }
-    if !view.active.is_empty() {
-        let cursor = view.active.cursor();
-        all.push((Source::Mem(MemIter::List(cursor)), SeqNo::MAX));
-    }
-    // A queue's older pieces hold nothing from its head on, and there are the more of them the longer it is used.
-    let sealed = view.sealed.iter();
-    let sealed = sealed.filter(|run| run.may_touch(smallest, largest));
-    all.extend(sealed.map(|run| (Source::Mem(run.iter()), run.last_seq)));
-    if smallest <= largest {
-        let runs = view.version.runs().iter();
-        let touching = runs.filter(|run| !run.overlapping(smallest, largest).is_empty());
-        all.extend(
-            touching.map(|run: &Arc<_>| (Source::Run(RunIter::new(run.clone())), run.max_seq())),
-        );
-    }
+    let mut pieces = pieces(scan, smallest, largest);
     if let Some(deleted) = deleted {
-        let wrap = |(source, newest)| Undeleted::new(source, newest, deleted.clone(), at);
-        return Sources::Undeleted(MergingIterator::new(all.into_iter().map(wrap).collect()));
+        let children = pieces.map(|piece| {
+            let (source, newest) = (piece.open(keyspace), piece.newest());
+            Undeleted::new(source, newest, deleted.clone(), at)
+        });
+        return Sources::Undeleted(MergingIterator::new(children.collect()));
     }
-    let mut all: Vec<Source> = all.into_iter().map(|(source, _)| source).collect();
-    match (all.len(), all.pop()) {
-        (1, Some(only)) => Sources::One(only),
-        (_, last) => {
-            all.extend(last);
-            Sources::Many(MergingIterator::new(all))
+    match (pieces.next(), pieces.next()) {
+        (Some(only), None) => Sources::One(only.open(keyspace)),
+        (first, second) => {
+            let all = first.into_iter().chain(second).chain(pieces);
+            let children = all.map(|piece| piece.open(keyspace));
+            Sources::Many(MergingIterator::new(children.collect()))
         }
     }
 }

@@ -317,9 +317,7 @@ fn hull<'a>(tables: impl IntoIterator<Item = &'a Arc<TableFile>>) -> Option<Hull
 /// True if no level below `level` overlaps `hull`.
 fn nothing_below(version: &Version, level: usize, (first, last): Hull<'_>) -> bool {
     let below = (level + 1..LEVELS).flat_map(|n| &version.level(n).runs);
-    below
-        .into_iter()
-        .all(|run| run.overlapping(first, last).is_empty())
+    below.into_iter().all(|run| !run.touches(first, last))
 }
 
 /// The tables that no new job may touch.
