@@ -240,26 +240,22 @@ impl Fences {
     /// The blocks in which the newest version of `key` can be: one, or all that hold nothing else than
     /// versions of it.
     pub fn locate(&self, key: UserKey<'_>) -> Range<usize> {
-        let start = self.lower_bound(key);
-        let same = |i: usize| i < self.len() && self.key(i) == key;
-        if same(start) {
-            let mut end = start + 1;
-            if same(end) {
-                let (mut low, mut high) = (end, self.len());
-                while low < high {
-                    let middle = low + (high - low) / 2;
-                    if same(middle) {
-                        low = middle + 1;
-                    } else {
-                        high = middle;
-                    }
-                }
-                end = low;
+        match self.search(key) {
+            Ok(first) => first..first + self.same_from(first, key),
+            Err(next) => {
+                let before = next.saturating_sub(1);
+                before..before + 1
             }
-            return start..end;
         }
-        let before = start.saturating_sub(1);
-        before..before + 1
+    }
+
+    /// How many fences from `first` on are `key`, of which that one is one.
+    fn same_from(&self, first: usize, key: UserKey<'_>) -> usize {
+        let same = |i: usize| i < self.len() && self.key(i) == key;
+        match same(first + 1) {
+            true => first_without(first + 2..self.len(), same) - first,
+            false => 1,
+        }
     }
 
     /// The blocks that can hold a key of `keyspace` from `lower` to before `upper`, or to the keyspace's end.
@@ -283,6 +279,12 @@ impl Fences {
 
     /// The first fence at or after `key`.
     fn lower_bound(&self, key: UserKey<'_>) -> usize {
+        self.search(key).unwrap_or_else(|next| next)
+    }
+
+    /// The first fence that is `key`; else the first one after it. Fence keys themselves, which mostly lie in no cache, are
+    /// looked at only where heads are equal.
+    fn search(&self, key: UserKey<'_>) -> Result<usize, usize> {
         let keyspace = key.keyspace.0.to_be_bytes();
         let shared = self.full_key(0).get(..self.prefix).unwrap_or_default();
         let wanted = match self.prefix.checked_sub(4) {
@@ -290,35 +292,31 @@ impl Fences {
                 let (id, rest) = shared.split_at_checked(4).unwrap_or_default();
                 let start = key.bytes.get(..in_key).unwrap_or(key.bytes);
                 match keyspace[..].cmp(id).then_with(|| start.cmp(rest)) {
-                    Ordering::Less => return 0,
-                    Ordering::Greater => return self.len(),
+                    Ordering::Less => return Err(0),
+                    Ordering::Greater => return Err(self.len()),
                     Ordering::Equal => head_of(key.bytes.get(in_key..).unwrap_or_default()),
                 }
             }
             None => {
                 let (start, rest) = keyspace.split_at_checked(self.prefix).unwrap_or_default();
                 match start.cmp(shared) {
-                    Ordering::Less => return 0,
-                    Ordering::Greater => return self.len(),
+                    Ordering::Less => return Err(0),
+                    Ordering::Greater => return Err(self.len()),
                     Ordering::Equal => head_of_parts(rest, key.bytes),
                 }
             }
         };
-        let mut low = self.heads.partition_point(|head| *head < wanted);
-        let ties = self.heads.get(low..).unwrap_or_default();
+        let first = self.heads.partition_point(|head| *head < wanted);
+        let ties = self.heads.get(first..).unwrap_or_default();
         if ties.first() != Some(&wanted) {
-            return low;
+            return Err(first);
         }
-        let mut high = low + ties.partition_point(|head| *head == wanted);
-        while low < high {
-            let middle = low + (high - low) / 2;
-            if self.key(middle) < key {
-                low = middle + 1;
-            } else {
-                high = middle;
-            }
+        let ties = first..first + ties.partition_point(|head| *head == wanted);
+        let at = first_without(ties, |i| self.key(i) < key);
+        match at < self.len() && self.key(at) == key {
+            true => Ok(at),
+            false => Err(at),
         }
-        low
     }
 
     /// Bytes of memory held.
@@ -326,6 +324,19 @@ impl Fences {
         let fixed = size_of::<u64>() + 2 * size_of::<u32>() + size_of::<BlockMeta>();
         (self.len() * fixed + self.keys.len()) as u64
     }
+}
+
+/// The first number of `range` that does not have what the ones before it have; the end if all do.
+fn first_without(range: Range<usize>, has: impl Fn(usize) -> bool) -> usize {
+    let (mut low, mut high) = (range.start, range.end);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        match has(middle) {
+            true => low = middle + 1,
+            false => high = middle,
+        }
+    }
+    low
 }
 
 fn numbers<T, const N: usize>(column: &[u8], parse: impl Fn([u8; N]) -> T) -> Vec<T> {

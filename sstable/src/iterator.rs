@@ -13,7 +13,7 @@ use terrace_base::iterator::InternalIterator;
 use terrace_base::key::{KeyRef, KeyspaceId, SeqNo, UserKey, ValueKind};
 
 use crate::block::{CONTINUES, Header, KINDS, RawBlock, Record, VERSIONS, key_of};
-use crate::reader::{SEARCHED_LINES, Table, prefetch_lines};
+use crate::reader::{LINE, SEARCHED_LINES, Table, prefetch_lines};
 use crate::value::COPY_LIMIT;
 
 const NOWHERE: usize = usize::MAX;
@@ -22,6 +22,8 @@ const EMPTY: KeyRef<'static> = KeyRef::new(
     SeqNo::ZERO,
     ValueKind::Tombstone,
 );
+/// How many cache lines behind the one of its key a seek asks for.
+const READ_LINES: usize = 6;
 /// How much a scan reads at once.
 const CHUNK_LEN: usize = 256 << 10;
 
@@ -217,6 +219,8 @@ impl InternalIterator for TableIter {
         };
         if index < self.count {
             self.go(index);
+            // Whoever seeks reads on.
+            prefetch_lines(&self.block, self.pos + LINE, READ_LINES);
             return Ok(());
         }
         self.next_block()

@@ -437,7 +437,7 @@ impl Table {
 /// What a search of a block of 8 KiB looks at first: header, heads, and after the offsets the first record.
 pub(crate) const SEARCHED_LINES: usize = 8;
 /// Length of a cache line.
-const LINE: usize = 64;
+pub(crate) const LINE: usize = 64;
 
 /// Starts loading `count` cache lines of a block from `pos` on.
 #[inline]
