@@ -176,11 +176,10 @@ impl PointIndex {
             .get(HEADER_LEN..)
             .filter(|body| Some(body.len()) == len && count > 0)
             .ok_or_else(|| Error::corruption("the point index has another length"))?;
-        let named = location_bits
-            .checked_sub(RECORD_BITS)
-            .filter(|_| location_bits <= MAX_LOCATION_BITS)
-            .map_or(0, |bits| 1usize << bits);
-        if named < blocks {
+        if !(RECORD_BITS..=MAX_LOCATION_BITS).contains(&location_bits) {
+            return Err(Error::corruption("the point index has no such locations"));
+        }
+        if 1 << (location_bits - RECORD_BITS) < blocks {
             return Err(Error::corruption("the point index names too few blocks"));
         }
         let buckets = if in_place {

@@ -73,6 +73,30 @@ fn the_worked_example_holds() {
     assert_eq!(section.len(), 128);
 }
 
+/// Found by fuzzing: with no blocks any number of bits named enough of them, and a probe shifted by it.
+#[test]
+fn bits_that_no_location_has_are_refused() {
+    for (bits, blocks, fits) in [
+        (RECORD_BITS, 0, true),
+        (RECORD_BITS, 1, true),
+        (RECORD_BITS, 2, false),
+        (MAX_LOCATION_BITS, MAX_BLOCKS, true),
+        (RECORD_BITS - 1, 0, false),
+        (MAX_LOCATION_BITS + 1, 0, false),
+        (32, 0, false),
+        (u32::MAX, 0, false),
+    ] {
+        let mut section = vec![0; HEADER_LEN + BUCKET_LEN];
+        section[8] = 1;
+        section[12..16].copy_from_slice(&bits.to_le_bytes());
+        let index = PointIndex::decode(&Bytes::from(section), blocks, false);
+        assert_eq!(index.is_ok(), fits, "{bits} bits for {blocks} blocks");
+        if let Ok(index) = index {
+            assert_eq!(index.probe(u64::MAX).next(), None);
+        }
+    }
+}
+
 #[test]
 fn a_crowd_that_finds_no_place_gets_more_buckets() {
     // 12,500 keys take 1,000 buckets at first. 16 of them in each of 40 neighbours are one too many everywhere,
