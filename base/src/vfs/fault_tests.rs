@@ -223,3 +223,28 @@ fn sites_are_the_lines_that_call_fs_and_file() {
     assert_eq!((hit.len(), hit[0].line), (1, line!() - 2));
     assert!(hit[0].to_string().contains("fault_tests.rs:"));
 }
+
+/// A copy is whole, or an error: also of a file that somebody cuts off while it is made.
+#[test]
+fn what_cannot_be_linked_is_copied_whole() {
+    for cut in [false, true] {
+        let disk = MemVfs::new(1);
+        let bytes: Vec<u8> = (0..5 << 19).map(|n: u32| (n / 7) as u8).collect();
+        disk.write_file("/from", &bytes);
+        let faulty = FaultVfs::new(disk.clone());
+        let inner = disk.clone();
+        let when = move |call: &Call| {
+            if cut && call.op == Op::Write {
+                inner.write_file("/from", "short");
+            }
+            call.op == Op::HardLink
+        };
+        faulty.arm_when(when, Fault::Errno(18), true);
+        let fs = Fs::new(faulty);
+        let copied = fs.link_or_copy(Path::new("/from"), Path::new("/to"));
+        assert_eq!(copied.is_err(), cut, "{copied:?}");
+        if !cut {
+            assert!(disk.read_file("/to").unwrap() == bytes);
+        }
+    }
+}

@@ -222,13 +222,10 @@ impl Fs {
         let mut piece = vec![0; COPIED_AT_ONCE];
         let mut at = 0;
         while at < len {
-            let read = source.read_at(&mut piece, at)?;
-            let part = piece.get(..read).unwrap_or(&[]);
-            if part.is_empty() {
-                break;
-            }
-            target.write_all_at(part, at)?;
-            at += read as u64;
+            piece.truncate(usize::try_from(len - at).unwrap_or(COPIED_AT_ONCE));
+            source.read_exact_at(&mut piece, at)?; // An error if somebody cuts it off meanwhile.
+            target.write_all_at(&piece, at)?;
+            at += piece.len() as u64;
         }
         target.sync()
     }
