@@ -10,6 +10,7 @@ use terrace_wal::Log;
 
 use crate::background::Background;
 use crate::blob::Blobs;
+use crate::claims::Claims;
 use crate::commit::{CommitStart, Committer, opened_read_only};
 use crate::context::Context;
 use crate::engine::Engine;
@@ -108,6 +109,7 @@ pub(crate) fn assemble(
         options.tuning.blob_bytes,
         found_upto,
     ));
+    files.removed_by(background.clone());
     let env = Arc::new(Env {
         blobs: blobs.clone(),
         files: files.clone(),
@@ -137,6 +139,7 @@ pub(crate) fn assemble(
         catalogue,
         default_keyspace,
         background,
+        claims: Claims::default(),
         space,
         blobs,
         counters: Counters::default(),

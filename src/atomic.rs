@@ -284,7 +284,7 @@ impl Keyspace {
 
     /// The engine, and `Closed` or `ReadOnly` also where nothing may come to be written.
     pub(crate) fn engine_to_write(&self) -> Result<&Engine> {
-        let engine = self.handle.writer();
+        let engine = self.handle.writer()?;
         engine.check_open()?;
         match engine.options.read_only {
             true => Err(opened_read_only()),

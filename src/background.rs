@@ -1,47 +1,63 @@
-//! What the background has to do, who waits for it, and what troubles it.
+//! Signals between the callers and the background threads, and the failures of background jobs
 //!
-//! The threads of [`crate::workers`] sleep on one condition variable each and ask the engine what is due when
-//! they are woken; this file only wakes, counts and remembers. A failure of a job is kept and shown by
-//! `Db::health` until a job of its kind succeeds again; the job is tried again with a growing delay.
+//! Each thread of [`crate::workers`] sleeps on the condition variable of its [`Task`] and asks the engine what is
+//! due when it wakes. This file only wakes, counts and remembers. A failure of a job is kept, and shown by
+//! `Db::health`, until a job of its kind succeeds; the job is retried with a growing delay.
+//!
+//! No code of a caller runs under the lock of this file, and no other lock is taken under it: a condition that
+//! [`Background::wait_for`] waits for is evaluated between two looks at a counter of progress.
 
-use std::collections::HashSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Wake;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use terrace_base::{Error, ErrorKind, FileNumber, Result, SeqNo};
+use terrace_base::{Error, ErrorKind, Result, SeqNo};
 
 use crate::events::{Plain, event};
 use crate::sync::{Condvar, Mutex, MutexGuard, lock};
 
-/// The kinds of thread.
+/// How often a waiting call looks again if it missed a signal.
+const RECHECK: Duration = Duration::from_millis(50);
+
+/// The kinds of background thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Task {
+    /// Syncs the log for tickets and `Durability::Interval`. Does nothing else, so that no sync is late.
     Log,
+    /// Unlinks obsolete files and prepares log segments and the disk reserve.
+    Space,
+    /// Turns sealed lists into images, folds images, flushes them to level 0.
     Flush,
+    /// Runs compactions, and the work of an idle database.
     Compaction,
 }
+
+const TASKS: usize = 4;
 
 #[derive(Debug, Default)]
 pub(crate) struct State {
     pub(crate) stop: bool,
-    /// Something may have become due since the thread last looked.
-    pub(crate) log_due: bool,
-    pub(crate) flush_due: bool,
-    pub(crate) compaction_due: bool,
+    /// By task: something may have become due since its thread last looked.
+    due: [bool; TASKS],
+    /// A ticket waits for a sync that no caller may lead.
     pub(crate) ticket_waits: bool,
     /// Flush whatever is sealed up to here.
     pub(crate) flush_upto: SeqNo,
     /// Callers that wait until nothing is due: compaction behaves as if the database were idle.
     pub(crate) hurrying: usize,
-    /// Tables that a compaction works on.
-    pub(crate) busy: HashSet<FileNumber>,
-    /// The last failure of each kind of task.
-    log_trouble: Option<Error>,
-    flush_trouble: Option<Error>,
-    compaction_trouble: Option<Error>,
+    /// By task: the last failure of a job.
+    troubles: [Option<Error>; TASKS],
+    /// Why the threads could not be started, and when that was tried.
+    pub(crate) unstarted: Option<(Error, Duration)>,
     fatal: Option<Error>,
+    /// Counts the signals on `progress`.
+    progressed: u64,
     pub(crate) threads: Vec<JoinHandle<()>>,
+    /// The threads that belong to this number run. It changes when a start fails half-way, which ends those that
+    /// had been started.
+    pub(crate) crew: u64,
     pub(crate) started: bool,
 }
 
@@ -49,12 +65,10 @@ pub(crate) struct State {
 #[derive(Debug, Default)]
 pub(crate) struct Background {
     state: Mutex<State>,
-    log: Condvar,
-    flush: Condvar,
-    compaction: Condvar,
+    signals: [Condvar; TASKS],
     /// Signalled when a job has ended or failed.
     progress: Condvar,
-    /// Jobs under way.
+    /// Jobs in progress.
     pub(crate) running: AtomicUsize,
 }
 
@@ -63,82 +77,78 @@ impl Background {
         lock(&self.state)
     }
 
-    pub(crate) fn wake_all(&self) {
-        let mut state = self.lock();
-        (state.log_due, state.flush_due, state.compaction_due) = (true, true, true);
-        drop(state);
-        self.log.notify_all();
-        self.flush.notify_all();
-        self.compaction.notify_all();
+    fn signal(&self, task: Task) -> &Condvar {
+        let [log, space, flush, compaction] = &self.signals;
+        match task {
+            Task::Log => log,
+            Task::Space => space,
+            Task::Flush => flush,
+            Task::Compaction => compaction,
+        }
     }
 
-    pub(crate) fn wake_log(&self) {
-        self.lock().log_due = true;
-        self.log.notify_all();
+    /// Has the threads of `task` look for work.
+    pub(crate) fn wake(&self, task: Task) {
+        *self.lock().due_flag(task) = true;
+        self.signal(task).notify_all();
     }
 
-    pub(crate) fn wake_compaction(&self) {
-        self.lock().compaction_due = true;
-        self.compaction.notify_all();
-    }
-
+    /// Has the log's thread sync for a ticket, unless a caller does so first.
     pub(crate) fn ticket_waits(&self) {
         let mut state = self.lock();
         state.ticket_waits = true;
-        state.log_due = true;
+        *state.due_flag(Task::Log) = true;
         drop(state);
-        self.log.notify_all();
+        self.signal(Task::Log).notify_all();
     }
 
     pub(crate) fn request_flush(&self, upto: SeqNo) {
         let mut state = self.lock();
         state.flush_upto = state.flush_upto.max(upto);
-        state.flush_due = true;
-        state.flush_trouble = None; // What comes of this try counts.
+        *state.due_flag(Task::Flush) = true;
+        *state.trouble_of(Task::Flush) = None; // Only the result of this try counts.
         drop(state);
-        self.flush.notify_all();
+        self.signal(Task::Flush).notify_all();
     }
 
-    /// Tells everybody who waits that something has changed.
+    /// Wakes every call that waits for a job, to look again.
     pub(crate) fn progressed(&self) {
-        // Taking the lock orders this after the check of whoever is about to wait.
-        drop(self.lock());
+        self.lock().progressed += 1;
         self.progress.notify_all();
     }
 
     /// Sleeps until the task is woken, at most `longest`; false if the thread is to end.
-    pub(crate) fn sleep(&self, task: Task, longest: Duration) -> bool {
+    pub(crate) fn sleep(&self, task: Task, crew: u64, longest: Option<Duration>) -> bool {
+        let ends = |state: &State| state.stop || state.crew != crew;
         let mut state = self.lock();
-        if !state.stop && !due(&mut state, task) {
-            let signal = match task {
-                Task::Log => &self.log,
-                Task::Flush => &self.flush,
-                Task::Compaction => &self.compaction,
-            };
-            state = match signal.wait_timeout(state, longest) {
-                Ok((state, _)) => state,
-                Err(poisoned) => poisoned.into_inner().0,
+        if !ends(&state) && !*state.due_flag(task) {
+            let signal = self.signal(task);
+            state = match longest {
+                None => signal.wait(state).unwrap_or_else(|p| p.into_inner()),
+                Some(longest) => match signal.wait_timeout(state, longest) {
+                    Ok((state, _)) => state,
+                    Err(poisoned) => poisoned.into_inner().0,
+                },
             };
         }
-        due(&mut state, task);
-        !state.stop
+        *state.due_flag(task) = false;
+        !ends(&state)
     }
 
-    /// The result of a job: a failure is shown until the next success.
+    /// Keeps the result of a job: a failure is shown until the next success.
     pub(crate) fn report(&self, task: Task, result: &Result<()>) {
         let mut state = self.lock();
-        let trouble = match task {
-            Task::Log => &mut state.log_trouble,
-            Task::Flush => &mut state.flush_trouble,
-            Task::Compaction => &mut state.compaction_trouble,
-        };
-        let failed_before = std::mem::replace(trouble, result.as_ref().err().cloned()).is_some();
+        let failure = result.as_ref().err().cloned();
+        let failed_before = std::mem::replace(state.trouble_of(task), failure).is_some();
+        if result.is_err() || failed_before {
+            state.progressed += 1;
+        }
         drop(state);
         self.progress.notify_all();
         match result {
             Err(error) if !failed_before => event!(
                 warn,
-                "a background job of kind {task:?} fails, and is tried again: {}",
+                "a background job of kind {task:?} failed and will be retried: {}",
                 Plain(error)
             ),
             Ok(()) if failed_before => event!(info, "background jobs of kind {task:?} work again"),
@@ -146,86 +156,67 @@ impl Background {
         }
     }
 
-    /// Nothing goes on from here.
+    /// Records a fatal error; every waiting call fails with it.
     pub(crate) fn fail(&self, cause: &Error) {
-        self.lock().fatal.get_or_insert(cause.clone());
+        let mut state = self.lock();
+        state.fatal.get_or_insert(cause.clone());
+        state.progressed += 1;
+        drop(state);
         self.progress.notify_all();
     }
 
     /// What keeps the background from its work.
     pub(crate) fn trouble(&self) -> Option<Error> {
         let state = self.lock();
+        let unstarted = state.unstarted.as_ref().map(|(error, _)| error);
+        let [log, space, flush, compaction] = &state.troubles;
         let all = [
-            &state.fatal,
-            &state.flush_trouble,
-            &state.compaction_trouble,
-            &state.log_trouble,
+            state.fatal.as_ref(),
+            unstarted,
+            flush.as_ref(),
+            compaction.as_ref(),
+            log.as_ref(),
+            space.as_ref(),
         ];
         all.into_iter().flatten().next().cloned()
     }
 
     /// True while a flush or a merge could not be written for want of space.
     pub(crate) fn lacks_space(&self) -> bool {
-        let state = self.lock();
-        let troubles = [&state.flush_trouble, &state.compaction_trouble];
-        troubles
-            .into_iter()
-            .flatten()
-            .any(|error| error.kind() == ErrorKind::NoSpace)
+        let mut state = self.lock();
+        [Task::Flush, Task::Compaction].into_iter().any(|task| {
+            let trouble = state.trouble_of(task).as_ref();
+            trouble.is_some_and(|error| error.kind() == ErrorKind::NoSpace)
+        })
     }
 
-    /// Sleeps until `done`, or until what has to do it fails: flushes, and for `Task::Compaction` compactions too.
+    /// Sleeps until `done`, or until the jobs that it depends on fail: flushes, and for `Task::Compaction` compactions
+    /// too. `done` runs under no lock.
     pub(crate) fn wait_for(&self, task: Task, done: impl Fn() -> bool) -> Result<()> {
         loop {
-            let state = self.lock();
+            let seen = self.lock().progressed;
             if done() {
                 return Ok(());
             }
-            if state.stop {
-                return Err(Error::new(
-                    ErrorKind::Closed,
-                    "the database was closed meanwhile",
-                ));
+            let state = self.lock();
+            if let Some(error) = state.obstacle(task) {
+                return Err(error);
             }
-            let compaction = state
-                .compaction_trouble
-                .as_ref()
-                .filter(|_| task == Task::Compaction);
-            let flush = state.flush_trouble.as_ref();
-            if let Some(error) = state.fatal.as_ref().or(flush).or(compaction) {
-                return Err(error.clone());
+            if state.progressed == seen {
+                let waited = self.progress.wait_timeout(state, RECHECK);
+                drop(waited.map_err(|poisoned| poisoned.into_inner()));
             }
-            // The bound covers a job whose condition became true without a signal.
-            let waited = self.progress.wait_timeout(state, Duration::from_millis(50));
-            drop(waited.map_err(|poisoned| poisoned.into_inner()));
         }
     }
 
-    /// Waits a moment for a compaction to free its tables; false if none is at work.
-    pub(crate) fn wait_for_a_table(&self) -> bool {
-        let state = self.lock();
-        if state.busy.is_empty() {
-            return false;
-        }
-        let waited = self.progress.wait_timeout(state, Duration::from_millis(50));
-        drop(waited.map_err(|poisoned| poisoned.into_inner()));
-        true
-    }
-
-    /// Waits until no compaction works on a table, also one that a caller runs.
-    pub(crate) fn wait_for_jobs(&self) {
-        while self.wait_for_a_table() {}
-    }
-
-    /// As [`Background::wait_for`], and until no job runs, with compaction working as if idle meanwhile.
+    /// As [`Background::wait_for`] for compactions, until no job runs; compaction works as if idle meanwhile.
     pub(crate) fn hurry_while(&self, done: impl Fn() -> bool) -> Result<()> {
         {
             let mut state = self.lock();
             state.hurrying += 1;
-            state.compaction_due = true;
-            state.compaction_trouble = None; // What comes of this try counts.
+            *state.trouble_of(Task::Compaction) = None; // Only the result of this try counts.
         }
-        self.compaction.notify_all();
+        self.wake(Task::Compaction);
         let result = self.wait_for(Task::Compaction, || {
             self.running.load(Ordering::Acquire) == 0 && done()
         });
@@ -238,11 +229,10 @@ impl Background {
         let threads = {
             let mut state = self.lock();
             state.stop = true;
+            state.progressed += 1;
             std::mem::take(&mut state.threads)
         };
-        for signal in [&self.log, &self.flush, &self.compaction, &self.progress] {
-            signal.notify_all();
-        }
+        self.wake_all();
         let this = std::thread::current().id();
         for thread in threads {
             // A worker that held the last reference cannot wait for itself.
@@ -251,14 +241,55 @@ impl Background {
             }
         }
     }
+
+    /// Wakes every thread and every waiting call.
+    pub(crate) fn wake_all(&self) {
+        self.signals.iter().for_each(Condvar::notify_all);
+        self.progress.notify_all();
+    }
 }
 
-/// Takes the task's flag.
-fn due(state: &mut State, task: Task) -> bool {
-    let flag = match task {
-        Task::Log => &mut state.log_due,
-        Task::Flush => &mut state.flush_due,
-        Task::Compaction => &mut state.compaction_due,
-    };
-    std::mem::take(flag)
+impl State {
+    fn due_flag(&mut self, task: Task) -> &mut bool {
+        let [log, space, flush, compaction] = &mut self.due;
+        match task {
+            Task::Log => log,
+            Task::Space => space,
+            Task::Flush => flush,
+            Task::Compaction => compaction,
+        }
+    }
+
+    fn trouble_of(&mut self, task: Task) -> &mut Option<Error> {
+        let [log, space, flush, compaction] = &mut self.troubles;
+        match task {
+            Task::Log => log,
+            Task::Space => space,
+            Task::Flush => flush,
+            Task::Compaction => compaction,
+        }
+    }
+
+    /// Why a call that waits for `task` waits in vain.
+    fn obstacle(&self, task: Task) -> Option<Error> {
+        if self.stop {
+            let text = "the database was closed during the call";
+            return Some(Error::new(ErrorKind::Closed, text));
+        }
+        let unstarted = self.unstarted.as_ref().map(|(error, _)| error);
+        let [_, _, flush, compaction] = &self.troubles;
+        let compaction = compaction.as_ref().filter(|_| task == Task::Compaction);
+        let first = self.fatal.as_ref().or(unstarted).or(flush.as_ref());
+        first.or(compaction).cloned()
+    }
+}
+
+/// Wakes the flush thread when a list that it waits for has become visible.
+#[derive(Debug)]
+pub(crate) struct WakeFlush(pub(crate) Arc<Background>);
+
+impl Wake for WakeFlush {
+    fn wake(self: Arc<Self>) {
+        self.0.wake(Task::Flush);
+    }
 }

@@ -51,8 +51,10 @@ pub(crate) trait CommitEnv: fmt::Debug + Send + Sync {
     fn sync_blobs(&self) -> Result<()> {
         Ok(())
     }
-    /// A list was sealed, or the log began its spare segment.
-    fn work_due(&self);
+    /// A list was sealed.
+    fn list_sealed(&self);
+    /// The log began its last segment, and has no spare one.
+    fn spare_used(&self);
     /// A ticket or an interval waits for a sync by the log's thread.
     fn sync_due(&self);
     /// The database is read-only from now on.
@@ -349,7 +351,7 @@ impl Committer {
         }
         self.publish(&mut state);
         if had_spare && !state.log.has_spare() {
-            self.env.work_due();
+            self.env.spare_used();
         }
         if let Durability::Interval(longest) = durability {
             self.wait_while_too_old(state, longest)?;
@@ -389,7 +391,9 @@ impl Committer {
                 return Ok(());
             }
         }
-        self.hand_over_segment(min_size, false)
+        self.hand_over_segment(min_size, false)?;
+        self.env.spare_used();
+        Ok(())
     }
 
     /// REQUIRES: `making_segment` is held.
@@ -519,7 +523,7 @@ impl Committer {
             let newest = usize::from(mutant("wrong-run-order")).min(view.sealed.len());
             view.sealed.insert(newest, Arc::new(run));
         });
-        self.env.work_due();
+        self.env.list_sealed();
     }
 
     /// Seals the active list if it holds anything, so that a flush can take it.

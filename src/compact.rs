@@ -11,32 +11,38 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use terrace_base::{
-    DeletedRange, FileNumber, InternalIterator, KeyRef, KeyspaceId, Result, SeqNo, UserKey, mutant,
+    DeletedRange, FileNumber, InternalIterator, KeyRef, KeyspaceId, RangeSet, Result, SeqNo,
+    UserKey, mutant,
 };
 use terrace_compaction::{
-    Compaction, CompactionKind, Keeps, KeyRange, MergeOptions, MergeResult, Rules, RunIter,
-    Version, VersionEdit, damaged_table, pick, pick_range, rewrite_in_place,
+    BlobFiles, Compaction, CompactionKind, Keeps, KeyRange, LEVELS, MergeOptions, MergeResult,
+    OlderRuns, Rules, RunIter, Version, VersionEdit, damaged_table, pick, pick_range,
+    rewrite_in_place,
 };
 use terrace_sstable::Table;
 
+use crate::background::Task;
 use crate::blob::{self, Want};
 use crate::engine::Engine;
 use crate::events::{Plain, event};
 use crate::flush::NewTables;
 use crate::sync::lock;
 
-/// Tables that a compaction works on; free again when this is dropped.
+/// What a merge needs of the version that it was picked from, beside its inputs. It does not keep the version itself:
+/// the tables that other jobs replace meanwhile can go.
 #[derive(Debug)]
-struct Busy<'a> {
-    engine: &'a Engine,
-    numbers: Vec<FileNumber>,
+struct MergeBase {
+    older: OlderRuns,
+    deleted: Arc<RangeSet>,
+    blobs: Arc<BlobFiles>,
 }
 
-impl Drop for Busy<'_> {
-    fn drop(&mut self) {
-        let mut state = self.engine.background.lock();
-        for number in &self.numbers {
-            state.busy.remove(number);
+impl MergeBase {
+    fn of(compaction: &Compaction, version: &Version) -> MergeBase {
+        MergeBase {
+            older: compaction.older_runs(version),
+            deleted: version.deleted().clone(),
+            blobs: version.blobs().clone(),
         }
     }
 }
@@ -45,28 +51,63 @@ impl Engine {
     /// Picks one compaction and runs it; false if none is due.
     pub(crate) fn compact_once(&self, idle: bool) -> Result<bool> {
         let options = self.pick_options(idle);
-        let Some((compaction, version, busy)) =
-            self.claim(|version, busy| pick(version, &options, busy))
-        else {
-            return Ok(false);
-        };
-        self.run_compaction(&compaction, &version)?;
-        drop(busy);
-        Ok(true)
+        self.run_claimed(true, |version, busy| pick(version, &options, busy))
     }
 
-    /// One step of pushing a range down; false when it is in the last level.
-    pub(crate) fn compact_range_once(&self, range: &KeyRange<'_>) -> Result<bool> {
-        self.check_writable()?;
-        let options = self.pick_options(true);
-        let step = self.claim(|version, busy| pick_range(version, range, &options, busy));
-        let Some((compaction, version, busy)) = step else {
-            // While a table is busy, one in the range may be: look again when that job has ended.
-            return Ok(self.background.wait_for_a_table());
+    /// Takes the tables that hold keys of `range` now down to the last level, level by level. Those that others add
+    /// later are left alone, so that this ends beside any load.
+    pub(crate) fn push_down(&self, range: &KeyRange<'_>) -> Result<()> {
+        for level in 0..LEVELS {
+            let version = self.views.cell.load().version.clone();
+            let mut left = wanted_at(&version, level, range);
+            let mut waiting = None;
+            while !left.is_empty() {
+                self.check_writable()?;
+                let options = self.pick_options(true);
+                let among = |n: usize, table: FileNumber| n == level && left.contains(&table);
+                let pick = |version: &Version, busy: &HashSet<FileNumber>| {
+                    pick_range(version, range, &among, &options, busy)
+                };
+                if self.run_claimed(false, pick)? {
+                    waiting = None;
+                } else {
+                    let version = self.views.cell.load().version.clone();
+                    // What a running job keeps from being picked waits until that has ended.
+                    if pick(&version, &HashSet::new()).is_none() {
+                        break;
+                    }
+                    waiting.get_or_insert_with(|| self.claims.wait());
+                    self.claims.wait_for_release();
+                }
+                let now = wanted_at(&self.views.cell.load().version, level, range);
+                left.retain(|table| now.contains(table));
+            }
+        }
+        Ok(())
+    }
+
+    /// Claims the tables of what `choose` picks, and runs it; false if it picked nothing, or if a job of the
+    /// `background` gives way to a caller.
+    fn run_claimed(
+        &self,
+        background: bool,
+        choose: impl FnOnce(&Version, &HashSet<FileNumber>) -> Option<Compaction>,
+    ) -> Result<bool> {
+        let mut base = None;
+        let claimed = self.claims.claim(background, |busy| {
+            // Loaded under the lock: the inputs of a job that has ended must not be in it any more.
+            let version = self.views.cell.load().version.clone();
+            let compaction = choose(&version, busy)?;
+            base = Some(MergeBase::of(&compaction, &version));
+            Some(compaction)
+        });
+        let (Some((compaction, busy)), Some(base)) = (claimed, base) else {
+            return Ok(false);
         };
-        self.run_compaction(&compaction, &version)?;
-        drop(busy);
-        Ok(true)
+        let result = self.run_compaction(&compaction, &base);
+        drop((busy, base, compaction));
+        self.background.wake(Task::Compaction); // Steps may be possible that the claims ruled out.
+        result.map(|()| true)
     }
 
     /// Takes a table that holds entries of a dropped keyspace or a deleted range, and removes it or writes it again
@@ -103,14 +144,9 @@ impl Engine {
     /// result is to be looked at.
     pub(crate) fn rewrite(&self, number: FileNumber, whole: bool) -> Result<bool> {
         let options = self.pick_options(true);
-        let step =
-            self.claim(|version, busy| rewrite_in_place(version, &options, busy, number, whole));
-        let Some((compaction, version, busy)) = step else {
-            return Ok(false);
-        };
-        self.run_compaction(&compaction, &version)?;
-        drop(busy);
-        Ok(true)
+        self.run_claimed(true, |version, busy| {
+            rewrite_in_place(version, &options, busy, number, whole)
+        })
     }
 
     /// Takes a table that holds entries which a range delete hides from everybody, or forgets a delete that hides
@@ -160,35 +196,12 @@ impl Engine {
         Ok(true)
     }
 
-    /// Picks under the lock of the busy set, so that no two compactions share a table.
-    fn claim(
-        &self,
-        choose: impl FnOnce(&Version, &HashSet<FileNumber>) -> Option<Compaction>,
-    ) -> Option<(Compaction, Arc<Version>, Busy<'_>)> {
-        let mut state = self.background.lock();
-        let version = self.views.cell.load().version.clone();
-        let compaction = choose(&version, &state.busy)?;
-        let numbers: Vec<FileNumber> = compaction.numbers().collect();
-        if !mutant("share-inputs") {
-            state.busy.extend(numbers.iter().copied());
-        }
-        drop(state);
-        Some((
-            compaction,
-            version,
-            Busy {
-                engine: self,
-                numbers,
-            },
-        ))
-    }
-
-    fn run_compaction(&self, compaction: &Compaction, version: &Version) -> Result<()> {
+    fn run_compaction(&self, compaction: &Compaction, base: &MergeBase) -> Result<()> {
         let result = match compaction.kind {
             CompactionKind::Move | CompactionKind::Remove => compaction
                 .edit(&MergeResult::default())
                 .and_then(|edit| self.install(&edit)),
-            CompactionKind::Merge => self.with_reserve(|| self.merge_down(compaction, version)),
+            CompactionKind::Merge => self.with_reserve(|| self.merge_down(compaction, base)),
         };
         if let Err(error) = &result
             && damaged_table(error).is_some()
@@ -204,10 +217,10 @@ impl Engine {
         self.heed(result)
     }
 
-    fn merge_down(&self, compaction: &Compaction, version: &Version) -> Result<()> {
+    fn merge_down(&self, compaction: &Compaction, base: &MergeBase) -> Result<()> {
         let mut tables = NewTables::new(self);
         tables.blobs.separates = true;
-        let written = self.write_merged(compaction, version, &mut tables);
+        let written = self.write_merged(compaction, base, &mut tables);
         let installed = written.and_then(|edit| self.install(&edit));
         if installed.is_err() {
             tables.discard();
@@ -219,20 +232,19 @@ impl Engine {
     fn write_merged(
         &self,
         compaction: &Compaction,
-        version: &Version,
+        base: &MergeBase,
         tables: &mut NewTables<'_>,
     ) -> Result<VersionEdit> {
         // Only what an edit has made durable: a crash that kept this job's edit must not lose the drop.
         let dropped = self.versions.lock().state.dropped.clone();
         let horizon = self.horizon(dropped);
-        let older = compaction.older_runs(version);
-        let may_hold = |key: UserKey<'_>| older.may_hold(key);
+        let may_hold = |key: UserKey<'_>| base.older.may_hold(key);
         let policies = &self.context.policies;
         let combine = |key: UserKey<'_>, parts: &[&[u8]]| self.combine_for_good(key, parts);
         let keeps = |key: UserKey<'_>, value: &[u8]| policies.keeps(key, value);
         let keeps: &Keeps<'_> = &keeps;
         let fetch = |key: UserKey<'_>, stored: &[u8]| {
-            let value = blob::read(version.blobs(), key, stored, Want::Whole);
+            let value = blob::read(&base.blobs, key, stored, Want::Whole);
             value.ok().map(|value| value.to_vec())
         };
         let options = MergeOptions {
@@ -240,7 +252,7 @@ impl Engine {
             rules: Rules {
                 keeps: policies.has_filters().then_some(keeps),
                 fetch: Some(&fetch),
-                ..horizon.rules(version.deleted(), &may_hold, &combine)
+                ..horizon.rules(&base.deleted, &may_hold, &combine)
             },
             target_size: self.options.tuning.table_bytes,
             packings: &compaction.packings,
@@ -258,6 +270,14 @@ impl Engine {
         })?;
         Ok(())
     }
+}
+
+/// The tables of `level` that hold keys of `range`.
+fn wanted_at(version: &Version, level: usize, range: &KeyRange<'_>) -> HashSet<FileNumber> {
+    let runs = version.level(level).runs.iter();
+    let tables = runs.flat_map(|run| run.tables());
+    let wanted = tables.filter(|table| range.touches(table));
+    wanted.map(|table| table.number()).collect()
 }
 
 /// A table that holds an entry which `range` hides, with its level and whether all its entries are hidden; one below

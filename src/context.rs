@@ -69,6 +69,11 @@ impl Context {
         self.next_expiry.fetch_min(time, Ordering::AcqRel);
     }
 
+    /// True if an entry of the memtable expires.
+    pub(crate) fn expires_in_memory(&self) -> bool {
+        self.next_expiry.load(Ordering::Acquire) < u64::MAX
+    }
+
     /// True, once, if an entry of the memtable has expired.
     pub(crate) fn has_expired_in_memory(&self) -> bool {
         let next = self.next_expiry.load(Ordering::Acquire);

@@ -68,13 +68,14 @@ impl Handle {
         &self.engine
     }
 
-    /// The engine, for what makes work for the background: its threads start with the first such call.
+    /// The engine, for what makes work for the background: its threads start with the first such call, which fails
+    /// with `Io` if they cannot be started.
     #[inline]
-    pub(crate) fn writer(&self) -> &Engine {
+    pub(crate) fn writer(&self) -> Result<&Engine> {
         if !self.engine.working.load(Ordering::Relaxed) && self.engine.process.is_this() {
-            workers::start(&self.engine);
+            workers::start(&self.engine)?;
         }
-        &self.engine
+        Ok(&self.engine)
     }
 }
 
@@ -152,7 +153,7 @@ impl Db {
         self.default.handle.engine()
     }
 
-    fn writer(&self) -> &Engine {
+    fn writer(&self) -> Result<&Engine> {
         self.default.handle.writer()
     }
 
@@ -179,7 +180,7 @@ impl Db {
     /// `Invalid` for the first wrong argument in the batch, with nothing written; else as for
     /// [`Keyspace::put`].
     pub fn write(&self, mut batch: Batch) -> Result<SeqNo> {
-        self.writer().write_batch(&mut batch)
+        self.writer()?.write_batch(&mut batch)
     }
 
     /// Hands a batch to the log without waiting for it to be durable. Reads see it when the ticket is done.
@@ -187,7 +188,7 @@ impl Db {
     /// # Errors
     /// As for [`Db::write`].
     pub fn submit(&self, mut batch: Batch) -> Result<Ticket> {
-        let receipt = self.writer().submit_batch(&mut batch)?;
+        let receipt = self.writer()?.submit_batch(&mut batch)?;
         Ok(Ticket::new(self.shared().clone(), receipt))
     }
 
@@ -196,7 +197,7 @@ impl Db {
     /// # Errors
     /// `Invalid` for a name that is empty or over 255 bytes; as for a write if it has to be created.
     pub fn keyspace(&self, name: &str) -> Result<Keyspace> {
-        self.writer().keyspace(name).map(|state| self.wrap(state))
+        self.writer()?.keyspace(name).map(|state| self.wrap(state))
     }
 
     /// A new keyspace.
@@ -205,7 +206,7 @@ impl Db {
     /// `AlreadyExists` if there is one of that name; `Invalid` for a name that is empty or over 255 bytes; `Unsupported` if
     /// its options name a merge operator or filter that the database was not opened with.
     pub fn create_keyspace(&self, name: &str, options: KeyspaceOptions) -> Result<Keyspace> {
-        self.writer()
+        self.writer()?
             .create_keyspace(name, &options)
             .map(|state| self.wrap(state))
     }
@@ -216,7 +217,7 @@ impl Db {
     /// # Errors
     /// `NotFound` if there is none of that name; `Invalid` for the default keyspace.
     pub fn drop_keyspace(&self, name: &str) -> Result<()> {
-        self.writer().drop_keyspace(name)
+        self.writer()?.drop_keyspace(name)
     }
 
     /// Gives the keyspace `from` the name `to`, which must be free; its handles go on serving, and say the new name.
@@ -225,7 +226,7 @@ impl Db {
     /// `NotFound` if there is none of that name; `AlreadyExists` if there is one of the other; `Invalid` for the default
     /// keyspace, and for a name that is empty or over 255 bytes.
     pub fn rename_keyspace(&self, from: &str, to: &str) -> Result<()> {
-        self.writer().rename_keyspace(from, to)
+        self.writer()?.rename_keyspace(from, to)
     }
 
     /// The names of all keyspaces, sorted.
@@ -251,7 +252,7 @@ impl Db {
     /// # Errors
     /// Those of writing tables; they are retried in the background.
     pub fn flush(&self) -> Result<()> {
-        self.writer().flush()
+        self.writer()?.flush()
     }
 
     /// Makes a second database in `dir`, which must be new or empty, of what this one holds: every write that has returned,
@@ -277,7 +278,7 @@ impl Db {
     /// # Errors
     /// `AlreadyExists` if there is anything in `dir`, `Invalid` if it is no directory; those of flushing, and of writing there.
     pub fn checkpoint(&self, dir: impl AsRef<Path>) -> Result<()> {
-        self.writer().checkpoint(dir.as_ref())
+        self.writer()?.checkpoint(dir.as_ref())
     }
 
     /// Merges every keyspace's tables into the last level, which drops what nobody can see. Blocks until done.
@@ -285,7 +286,7 @@ impl Db {
     /// # Errors
     /// Those of reading and writing tables.
     pub fn compact_all(&self) -> Result<()> {
-        self.writer().compact_range(&KeyRange::ALL)
+        self.writer()?.compact_range(&KeyRange::ALL)
     }
 
     /// Flushes, and waits until no flush or compaction is due, as in a database that has been idle for a while.
@@ -293,7 +294,7 @@ impl Db {
     /// # Errors
     /// What keeps the background from its work.
     pub fn wait_idle(&self) -> Result<()> {
-        self.writer().wait_idle()
+        self.writer()?.wait_idle()
     }
 
     /// Why writes fail now, or what the background cannot do; `Ok` if all is well.
@@ -323,7 +324,7 @@ impl Engine {
             return Ok(());
         }
         self.background.stop();
-        self.background.wait_for_jobs();
+        self.claims.wait_for_all();
         let result = self.finish();
         self.views.open_pinned();
         let directory = lock(&self.directory_lock).take();

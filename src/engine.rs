@@ -23,6 +23,7 @@ use terrace_wal::Lsn;
 use crate::background::{Background, Task};
 use crate::batch::Batch;
 use crate::blob::Blobs;
+use crate::claims::Claims;
 use crate::commit::{Committer, Receipt, closed, opened_read_only};
 use crate::context::Context;
 use crate::files::Files;
@@ -55,6 +56,7 @@ pub(crate) struct Engine {
     /// Batches do not name it.
     pub(crate) default_keyspace: Arc<KeyspaceState>,
     pub(crate) background: Arc<Background>,
+    pub(crate) claims: Claims,
     pub(crate) space: Arc<Space>,
     pub(crate) blobs: Arc<Blobs>,
     pub(crate) counters: Counters,
@@ -338,16 +340,33 @@ impl Engine {
                 idle.is_none()
             })?;
         }
-        while self.reclaim_once()? || self.expire_once()? || self.tend_blobs(true)? {}
+        self.work_off()?;
         self.become_idle()?;
         self.files.remove_obsolete()
+    }
+
+    /// Takes dropped keyspaces, range deletes, expired entries and dead large values out of the tables. It takes as many
+    /// steps as what is there now may need, and no more: other threads may make work faster than this one does it.
+    fn work_off(&self) -> Result<()> {
+        let steps = {
+            let view = self.views.cell.load();
+            let version = &view.version;
+            let tables = version.tables().count() + version.blobs().len();
+            2 * tables + version.deleted().ranges().len()
+        };
+        for _ in 0..=steps {
+            if !(self.reclaim_once()? || self.expire_once()? || self.tend_blobs(true)?) {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Flushes, and pushes every table that overlaps `range` down into the last level.
     pub(crate) fn compact_range(&self, range: &KeyRange<'_>) -> Result<()> {
         self.flush()?;
-        while self.compact_range_once(range)? || self.reclaim_once()? || self.expire_once()? {}
-        while self.tend_blobs(true)? {}
+        self.push_down(range)?;
+        self.work_off()?;
         self.files.remove_obsolete()
     }
 
@@ -363,13 +382,14 @@ impl Engine {
         }
     }
 
-    /// Sees to space ahead of need, for the log's thread.
+    /// Unlinks what is obsolete and takes space ahead of need, for the space thread.
     pub(crate) fn tend_space(&self) -> Result<()> {
+        let removed = self.files.remove_obsolete();
         self.find_space()?;
         if self.committer.end().0 > Lsn(0) && self.counters.has_written() {
             self.committer.ensure_spare()?;
         }
-        Ok(())
+        removed
     }
 }
 

@@ -91,6 +91,14 @@ impl Engine {
         }
     }
 
+    /// True if time alone may make work: something in memory or in a table expires.
+    pub(crate) fn awaits_expiry(&self) -> bool {
+        let view = self.views.cell.load();
+        let mut tables = view.version.tables();
+        self.context.expires_in_memory()
+            || tables.any(|(_, _, table)| table.info().expiries.is_some())
+    }
+
     /// Writes one table again, or removes it, of which enough has expired; false if there is none. Tables of level 0 are
     /// left to the merge that they wait for anyway.
     pub(crate) fn expire_once(&self) -> Result<bool> {

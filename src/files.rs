@@ -7,9 +7,10 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock};
 
+use crate::background::{Background, Task};
 use terrace_base::vfs::{Fs, OpenMode};
 use terrace_base::{Error, ErrorKind, FileKind, FileNumber, Result};
 use terrace_compaction::{BlobFile, BlobMeta, TableMeta, TableStore};
@@ -23,6 +24,10 @@ pub(crate) struct Files {
     io: IoMode,
     pub(crate) cache: Arc<BlockCache>,
     obsolete: Mutex<Vec<FileKind>>,
+    /// Held while files are removed, so that a second caller returns only when the first has removed what it took.
+    removing: Mutex<()>,
+    /// Has what is obsolete removed soon.
+    background: OnceLock<Arc<Background>>,
     /// No deletion any more.
     frozen: AtomicBool,
 }
@@ -36,8 +41,16 @@ impl Files {
             io,
             cache,
             obsolete,
+            removing: Mutex::new(()),
+            background: OnceLock::new(),
             frozen,
         }
+    }
+
+    /// From now on, `background` is woken for every file that becomes obsolete.
+    pub(crate) fn removed_by(&self, background: Arc<Background>) {
+        // A second call would be of the same database.
+        self.background.set(background).ok();
     }
 
     /// Checks that a listed table is there in its full size, without opening it.
@@ -88,6 +101,10 @@ impl Files {
     fn push_obsolete(&self, file: FileKind) {
         let mut obsolete = self.obsolete.lock().unwrap_or_else(|p| p.into_inner());
         obsolete.push(file);
+        drop(obsolete);
+        if let Some(background) = self.background.get() {
+            background.wake(Task::Space);
+        }
     }
 
     /// Reads every block of new tables back, before anything relies on them.
@@ -115,8 +132,9 @@ impl Files {
         self.frozen.load(Ordering::SeqCst)
     }
 
-    /// Removes the files that nothing refers to any more.
+    /// Removes the files that nothing refers to any more. One that cannot be removed stays in the list.
     pub(crate) fn remove_obsolete(&self) -> Result<()> {
+        let _removing = self.removing.lock().unwrap_or_else(|p| p.into_inner());
         loop {
             let file = {
                 let mut obsolete = self.obsolete.lock().unwrap_or_else(|p| p.into_inner());
@@ -126,7 +144,11 @@ impl Files {
             if self.frozen() {
                 return Ok(());
             }
-            self.remove(file)?;
+            if let Err(error) = self.remove(file) {
+                let mut obsolete = self.obsolete.lock().unwrap_or_else(|p| p.into_inner());
+                obsolete.push(file); // Without a signal: the caller tries again after a while.
+                return Err(error);
+            }
         }
     }
 

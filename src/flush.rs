@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use std::sync::atomic::Ordering;
+use std::task::Waker;
 use terrace_base::vfs::OpenMode;
 use terrace_base::{
     Error, FileKind, FileNumber, InternalIterator, KeyRef, KeyspaceId, MergingIterator, RangeSet,
@@ -26,6 +27,7 @@ use terrace_compaction::{
 };
 use terrace_sstable::{Compression, Table, TableIter, TableWriter, WriterOptions};
 
+use crate::background::Task;
 use crate::blob::job::NewBlobs;
 use crate::engine::Engine;
 use crate::memtable::{Form, ListCursor, MemRun};
@@ -240,6 +242,16 @@ impl Engine {
         Ok(self.image_once(&view)? || self.fold_once(&view)?)
     }
 
+    /// True if the list that is the next to become an image is visible by now; else `waker` is called once it is.
+    pub(crate) fn became_visible(&self, waker: &Waker) -> bool {
+        let view = self.views.cell.load();
+        let mut oldest_first = view.sealed.iter().rev();
+        let visible = self.committer.visible();
+        let waits = oldest_first.find(|run| run.last_seq > visible);
+        let decided = waits.map(|run| self.committer.poll_visible(run.last_seq, waker));
+        matches!(decided, Some(Some(Ok(()))))
+    }
+
     /// Turns the oldest list that is wholly visible into an image. One without entries, with range deletes alone, stays.
     fn image_once(&self, view: &View) -> Result<bool> {
         let visible = self.committer.visible();
@@ -426,7 +438,7 @@ impl Engine {
         // Still under the lock: the position must not run backwards.
         self.release_log(lsn)?;
         drop(flushing);
-        self.background.wake_compaction();
+        self.background.wake(Task::Compaction);
         Ok(true)
     }
 

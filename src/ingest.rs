@@ -31,6 +31,7 @@ use terrace_compaction::{
     TableFile, TableMeta, TableStore, VersionEdit,
 };
 
+use crate::background::Task;
 use crate::batch::check_lengths;
 use crate::engine::Engine;
 use crate::flush::NewTables;
@@ -197,7 +198,7 @@ impl Keyspace {
             input: entries.into_iter(),
             last: None,
         };
-        self.handle.writer().ingest(&self.state, &mut entries)
+        self.handle.writer()?.ingest(&self.state, &mut entries)
     }
 
     /// The same for entries in any order, of which the last one of each key counts. They are sorted in pieces of up to
@@ -215,7 +216,7 @@ impl Keyspace {
         K: AsRef<[u8]>,
         V: AsRef<[u8]>,
     {
-        let engine = self.handle.writer();
+        let engine = self.handle.writer()?;
         let mut sorter = Sorter {
             engine,
             keyspace: self.state.id,
@@ -338,7 +339,7 @@ impl Engine {
                 Ok(true) => {
                     self.note_in_log();
                     self.counters.flushed(&written);
-                    self.background.wake_compaction();
+                    self.background.wake(Task::Compaction);
                     return Ok(seq);
                 }
                 Ok(false) => {}

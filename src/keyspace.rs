@@ -391,7 +391,7 @@ impl Keyspace {
     /// has a merge operator and they do not name it; else as for [`Keyspace::put`].
     pub fn set_options(&self, options: KeyspaceOptions) -> Result<()> {
         self.handle
-            .writer()
+            .writer()?
             .set_keyspace_options(&self.state, options)
     }
 
@@ -426,7 +426,7 @@ impl Keyspace {
     ) -> Result<SeqNo> {
         let mut batch = Batch::new();
         batch.keyspace(self).put_expiring(key, value, expiry);
-        self.handle.writer().write_batch(&mut batch)
+        self.handle.writer()?.write_batch(&mut batch)
     }
 
     /// Combines the value of `key` with `operand`, by the keyspace's merge operator; the write's sequence number.
@@ -479,7 +479,7 @@ impl Keyspace {
         if sound && let Some(last) = self.delete_few(&range)? {
             return Ok(last);
         }
-        self.handle.writer().write_batch(&mut batch)
+        self.handle.writer()?.write_batch(&mut batch)
     }
 
     /// Removes every key; the write's sequence number.
@@ -503,7 +503,7 @@ impl Keyspace {
             value,
         };
         let write = Write::new(&parts, 1, Entries::One(entry));
-        self.handle.writer().write(&write, None, self.must_live())
+        self.handle.writer()?.write(&write, None, self.must_live())
     }
 
     /// What must be alive for a write here to go through.
@@ -530,6 +530,6 @@ impl Keyspace {
         self.state.check_alive()?;
         let (lower, upper) = range.bounds();
         let range = KeyRange::new(self.state.id, lower, upper);
-        self.handle.writer().compact_range(&range)
+        self.handle.writer()?.compact_range(&range)
     }
 }

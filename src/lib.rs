@@ -47,6 +47,7 @@ mod blob;
 mod bounds;
 mod check;
 mod checkpoint;
+mod claims;
 mod commit;
 mod compact;
 mod condition;

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use terrace_base::vfs::{OsVfs, Vfs};
@@ -80,6 +81,8 @@ pub struct Tuning {
     /// No background threads: `flush`, `wait_idle` and `compact_all` do their work on the caller's thread,
     /// and nothing happens without them.
     pub manual: bool,
+    /// How many more threads the database can start, as if the system allowed no more; `None`: no such limit.
+    pub spare_threads: Option<&'static AtomicUsize>,
 }
 
 impl Default for Tuning {
@@ -96,6 +99,7 @@ impl Default for Tuning {
             blob_threshold: DEFAULT_THRESHOLD,
             blob_bytes: 64 << 20,
             manual: false,
+            spare_threads: None,
         }
     }
 }

@@ -1,9 +1,13 @@
-//! Writers pay for what they leave behind: pacing instead of stops.
+//! Write throttling: writers are delayed in proportion to compaction debt
 //!
-//! Level-0 runs make every read dearer and unflushed memory is bounded, so writers must not outrun flush and
-//! compaction for long. From 8 to 20 level-0 runs, and over the last half of the write budget, each written
-//! KiB costs the writer a little sleep, in proportion to how far the debt has come. Every new view sets the
-//! price; a writer's common path reads one number.
+//! Level-0 runs make every read dearer, and unflushed memory is bounded. From 8 level-0 runs on, and over the last half
+//! of the write budget, each written KiB has a price in time, which grows with the square of the debt: the full price,
+//! 0.2 ms, is reached at 20 runs or at the full budget, and 16 times that at 56 runs. Every new view sets the price; the
+//! common path of a writer reads one number.
+//!
+//! The price binds all writers together. Each takes the next free stretch of one common time line, as long as its write
+//! costs, and sleeps until that has passed: n threads write no faster than one. No write is delayed by more than a
+//! second.
 //!
 //! Only memory is a wall: at the full write budget a writer sleeps until a flush has made room, and if flushes
 //! fail it gets their error. On a full disk the price is [`REFUSED`]: see [`crate::space`].
@@ -23,8 +27,12 @@ const FREE_RUNS: u64 = 8;
 const FULL_RUNS: u64 = 20;
 /// The price of a KiB at full debt.
 const FULL_PRICE_NS: u64 = 200_000;
-/// Sleeping shorter than this is not worth a system call; the debt is carried over.
+/// How many times the full price level-0 runs can cost at most: the price at 56 of them.
+const MOST_SHARE: u64 = 1600;
+/// Sleeping shorter than this is not worth a system call; the delay is left to later writes.
 const SHORTEST_SLEEP_NS: u64 = 500_000;
+/// The longest delay of one write.
+const LONGEST_SLEEP_NS: u64 = 1_000_000_000;
 /// The price on a full disk: none is high enough.
 const REFUSED: u64 = u64::MAX;
 
@@ -34,8 +42,8 @@ pub(crate) struct Pacer {
     price: AtomicU64,
     /// The disk is full.
     refuses: AtomicBool,
-    /// Nanoseconds that writers owe.
-    owed: AtomicU64,
+    /// The end of the time line that writers have taken, in nanoseconds of the monotonic clock.
+    taken_to: AtomicU64,
     /// Unflushed memory between which the price rises.
     free_bytes: u64,
     full_bytes: u64,
@@ -48,7 +56,7 @@ impl Pacer {
         Pacer {
             price: AtomicU64::new(0),
             refuses: AtomicBool::new(false),
-            owed: AtomicU64::new(0),
+            taken_to: AtomicU64::new(0),
             free_bytes,
             full_bytes,
         }
@@ -57,8 +65,8 @@ impl Pacer {
     /// Sets the price by the debt of a new view.
     pub(crate) fn note(&self, view: &View) {
         let runs = view.version.level(0).runs.len() as u64;
-        let by_runs = share(runs, FREE_RUNS, FULL_RUNS);
-        let by_memory = share(view.sealed_bytes(), self.free_bytes, self.full_bytes);
+        let by_runs = share(runs, FREE_RUNS, FULL_RUNS).min(MOST_SHARE);
+        let by_memory = share(view.sealed_bytes(), self.free_bytes, self.full_bytes).min(100);
         let price = match self.refuses.load(Ordering::Relaxed) {
             true => REFUSED,
             false => FULL_PRICE_NS * by_runs.max(by_memory) / 100,
@@ -90,37 +98,69 @@ impl Pacer {
             return Ok(()); // Nobody else would work it off meanwhile.
         }
         let cost = price.saturating_mul(write.len as u64) / 1024;
-        let owed = self.owed.fetch_add(cost, Ordering::Relaxed) + cost;
-        if owed >= SHORTEST_SLEEP_NS {
-            self.owed.fetch_sub(owed, Ordering::Relaxed);
-            std::thread::sleep(Duration::from_nanos(owed));
+        let now = u64::try_from(engine.clock().monotonic().as_nanos()).unwrap_or(u64::MAX);
+        let delay = self.take_turn(now, cost);
+        if delay >= SHORTEST_SLEEP_NS {
+            std::thread::sleep(Duration::from_nanos(delay));
         }
         let full = || engine.views.cell.load().sealed_bytes() >= self.full_bytes;
-        if full() {
-            engine.background.wait_for(Task::Flush, || {
-                !full() || engine.committer.failure().is_some()
-            })?;
+        match full() {
+            true => engine.background.wait_for(Task::Flush, || !full()),
+            false => Ok(()),
         }
-        Ok(())
+    }
+
+    /// Takes `cost` of the common time line; how long it is until that has passed, in nanoseconds.
+    fn take_turn(&self, now: u64, cost: u64) -> u64 {
+        let end = |taken: u64| {
+            let end = taken.max(now).saturating_add(cost);
+            end.min(now.saturating_add(LONGEST_SLEEP_NS))
+        };
+        let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
+        let before = self
+            .taken_to
+            .fetch_update(set, fetch, |taken| Some(end(taken)));
+        end(before.unwrap_or(now)) - now
     }
 }
 
 /// How far `now` has come from `free` to `full`, in percent, squared so that it starts gently.
 fn share(now: u64, free: u64, full: u64) -> u64 {
     let percent = now.saturating_sub(free).saturating_mul(100) / (full - free).max(1);
-    let percent = percent.min(100);
-    percent * percent / 100
+    percent.saturating_mul(percent) / 100
 }
 
 #[cfg(test)]
 mod tests {
-    use super::share;
+    use super::*;
 
     #[test]
-    fn the_price_rises_from_nothing_to_full() {
+    fn the_price_rises_with_the_debt_and_does_not_stop_rising() {
         assert_eq!(share(8, 8, 20), 0);
         assert_eq!(share(14, 8, 20), 25);
         assert_eq!(share(20, 8, 20), 100);
-        assert_eq!(share(1000, 8, 20), 100);
+        assert_eq!(share(32, 8, 20), 400);
+        assert_eq!(share(56, 8, 20), MOST_SHARE);
+    }
+
+    #[test]
+    fn writers_take_turns_on_one_time_line() {
+        let pacer = Pacer::new(1, 2);
+        let delays: Vec<u64> = (0..4).map(|_| pacer.take_turn(1000, 300)).collect();
+        assert_eq!(delays, [300, 600, 900, 1200]);
+        assert_eq!(
+            pacer.take_turn(5000, 300),
+            300,
+            "time that nobody took is gone"
+        );
+    }
+
+    #[test]
+    fn no_delay_is_longer_than_a_second() {
+        let pacer = Pacer::new(1, 2);
+        let (now, second) = (77, LONGEST_SLEEP_NS);
+        assert_eq!(pacer.take_turn(now, u64::MAX), second);
+        assert_eq!(pacer.take_turn(now, u64::MAX), second);
+        assert_eq!(pacer.take_turn(now + second, 5), 5);
     }
 }

@@ -10,7 +10,7 @@ use terrace_base::{Error, ErrorKind, FileKind, FileNumber, Result, mutant};
 use terrace_compaction::{SegmentRecord, VersionEdit};
 use terrace_wal::{Lsn, SegmentMeta, create_segment};
 
-use crate::background::Background;
+use crate::background::{Background, Task};
 use crate::blob::Blobs;
 use crate::commit::CommitEnv;
 use crate::engine::Engine;
@@ -68,12 +68,16 @@ impl CommitEnv for Env {
         self.blobs.sync()
     }
 
-    fn work_due(&self) {
-        self.background.wake_all();
+    fn list_sealed(&self) {
+        self.background.wake(Task::Flush);
+    }
+
+    fn spare_used(&self) {
+        self.background.wake(Task::Space);
     }
 
     fn sync_due(&self) {
-        self.background.wake_log();
+        self.background.wake(Task::Log);
     }
 
     fn failed(&self, cause: &Error) {

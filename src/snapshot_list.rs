@@ -14,6 +14,8 @@ use crate::sync::{AtomicU64, Mutex, Ordering, lock};
 #[derive(Debug, Default)]
 pub(crate) struct SnapshotList {
     counts: Mutex<BTreeMap<SeqNo, Registered>>,
+    /// How many snapshots were released.
+    released: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -37,7 +39,13 @@ impl SnapshotList {
         (seq, time)
     }
 
+    /// How many snapshots were released since the open.
+    pub(crate) fn released(&self) -> u64 {
+        self.released.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn release(&self, seq: SeqNo) {
+        self.released.fetch_add(1, Ordering::Relaxed);
         let mut counts = lock(&self.counts);
         if let Some(registered) = counts.get_mut(&seq) {
             registered.snapshots -= 1;

@@ -30,7 +30,7 @@ use std::sync::Arc;
 use terrace_base::vfs::OpenMode;
 use terrace_base::{Error, ErrorKind, FileKind, Result};
 
-use crate::background::Background;
+use crate::background::{Background, Task};
 use crate::engine::Engine;
 use crate::files::Files;
 use crate::sync::{Mutex, lock};
@@ -153,7 +153,7 @@ impl Space {
                 self.views.refuse(true);
             }
             drop(state);
-            self.background.wake_log();
+            self.background.wake(Task::Space);
         }
         result
     }

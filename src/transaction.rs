@@ -405,7 +405,7 @@ impl Transaction {
         keys: &[CheckedKey<'_>],
         ranges: &[(KeyspaceId, OwnedBounds)],
     ) -> Result<SeqNo> {
-        let engine = self.snapshot.handle().writer();
+        let engine = self.snapshot.handle().writer()?;
         engine.check_open()?;
         engine.check_batch(batch)?;
         let clock = engine.date(batch);

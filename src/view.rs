@@ -14,7 +14,7 @@ use terrace_compaction::Version;
 
 use crate::memtable::{List, MemRun};
 use crate::pacer::Pacer;
-use crate::sync::{ArcCell, Mutex, lock};
+use crate::sync::{ArcCell, AtomicU64, Mutex, Ordering, lock};
 
 /// The memtable's pieces and the tables, at one moment.
 #[derive(Clone, Debug)]
@@ -52,6 +52,8 @@ impl View {
 pub(crate) struct Views {
     pub(crate) cell: ArcCell<View>,
     pub(crate) pacer: Pacer,
+    /// How many views were installed.
+    installed: AtomicU64,
     /// Views replaced that readers may still pin. Held for the moment of replacing one.
     replaced: Mutex<Vec<Weak<View>>>,
 }
@@ -61,6 +63,7 @@ impl Views {
         Views {
             cell: ArcCell::new(Arc::new(view)),
             pacer,
+            installed: AtomicU64::new(0),
             replaced: Mutex::new(Vec::new()),
         }
     }
@@ -75,6 +78,12 @@ impl Views {
         replaced.retain(|view| view.strong_count() > 0);
         replaced.push(Arc::downgrade(&before));
         self.cell.store(Arc::new(view));
+        self.installed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many views were installed since the open.
+    pub(crate) fn installed(&self) -> u64 {
+        self.installed.load(Ordering::Relaxed)
     }
 
     /// Has the pacer refuse writes, or not. Under the lock of whoever else sets the price.

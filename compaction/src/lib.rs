@@ -45,8 +45,8 @@ pub use iterator::{CompactionIter, DropCounts, Dropped, Fetch, Keeps, Rules, Ste
 pub use job::{MergeOptions, MergeResult, Outputs, merge};
 pub use packing::{Packing, Packings};
 pub use picker::{
-    Compaction, CompactionKind, KeyRange, OlderRuns, PickOptions, Targets, debt, pick, pick_range,
-    rewrite_in_place, targets,
+    Among, Compaction, CompactionKind, KeyRange, OlderRuns, PickOptions, Targets, debt, pick,
+    pick_range, rewrite_in_place, targets,
 };
 pub use run::Run;
 pub use run_iter::RunIter;

@@ -156,7 +156,8 @@ impl Committer {
         lock(&self.state)
     }
 
-    /// For the log's thread: syncs if a write waits for one; how long until it should look again.
+    /// For the log's thread: syncs if a write waits for one; how long until it should look again, if a write is due by
+    /// then. A sync in flight may have begun before the write that waits: then another one follows.
     pub(crate) fn sync_if_due(&self) -> Option<Duration> {
         let state = lock(&self.state);
         if state.failed.is_some() || state.refusal.is_some() {
@@ -166,10 +167,19 @@ impl Committer {
             .sync_at
             .map(|at| at.saturating_sub(self.clock.monotonic()));
         let due = !state.pending.is_empty() || left.is_some_and(|left| left.is_zero());
-        if due && !state.syncing {
-            drop(self.lead_sync(state));
+        if !due {
+            return left;
         }
-        left.filter(|_| !due)
+        let end = state.log.end();
+        if self
+            .wait_until(state, |state| state.log.synced() >= end)
+            .is_err()
+        {
+            return None; // The failure is kept, and every write gets it.
+        }
+        let state = lock(&self.state);
+        let at = state.sync_at;
+        at.map(|at| at.saturating_sub(self.clock.monotonic()))
     }
 
     /// Unsynced bytes that tickets may pile up before `submit` waits.

@@ -22,6 +22,7 @@ mod isolation;
 mod keyspace_packing;
 mod known_bugs;
 mod links;
+mod liveness;
 mod log_damage;
 #[cfg(feature = "log")]
 mod logging;

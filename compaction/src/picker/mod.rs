@@ -40,7 +40,7 @@ use crate::version::{LEVELS, Version};
 
 pub use leveled::pick;
 pub use older::OlderRuns;
-pub use range::{KeyRange, pick_range};
+pub use range::{Among, KeyRange, pick_range};
 pub use shape::{Targets, debt, targets};
 
 /// The last level: whatever lies below it is nothing.

@@ -73,57 +73,71 @@ impl<'a> KeyRange<'a> {
         }
     }
 
-    fn touches(&self, table: &TableFile) -> bool {
+    /// True if `table` may hold a key of this range.
+    pub fn touches(&self, table: &TableFile) -> bool {
         let info = table.info();
         self.overlaps(info.smallest.as_ref(), info.largest.as_ref())
     }
 }
 
-/// The next step that takes `range` down; `None` if it lies in the last level as it should, or what is left
-/// waits for `busy` tables or is damaged. So `None` while nothing is busy means done.
+/// Tells by level and number which tables a caller of [`pick_range`] wants to go down.
+pub type Among<'a> = dyn Fn(usize, FileNumber) -> bool + 'a;
+
+/// The next step that takes those tables of `range` down that are `among` the wanted; `None` if they lie in the last
+/// level as they should, or what is left waits for `busy` tables or is damaged. So `None` while nothing is busy means
+/// done. Where new tables keep arriving, `among` says which were there at the start.
 pub fn pick_range(
     version: &Version,
     range: &KeyRange<'_>,
+    among: &Among<'_>,
     options: &PickOptions,
     busy: &HashSet<FileNumber>,
 ) -> Option<Compaction> {
     let picker = Picker::new(version, options, busy);
-    level0(&picker, range)
-        .or_else(|| (1..LAST).find_map(|level| downwards(&picker, range, level)))
-        .or_else(|| last(&picker, range))
+    let wanted =
+        |level: usize, table: &TableFile| range.touches(table) && among(level, table.number());
+    level0(&picker, |table| wanted(0, table))
+        .or_else(|| {
+            (1..LAST).find_map(|level| downwards(&picker, level, |table| wanted(level, table)))
+        })
+        .or_else(|| last(&picker, |table| wanted(LAST, table)))
 }
 
-/// All oldest runs up to the newest that touches the range.
-fn level0(picker: &Picker<'_>, range: &KeyRange<'_>) -> Option<Compaction> {
+/// All oldest runs up to the newest with a wanted table.
+fn level0(picker: &Picker<'_>, wanted: impl Fn(&TableFile) -> bool) -> Option<Compaction> {
     let runs = picker.oldest_free_runs();
     let newest = runs
         .iter()
-        .position(|run| run.tables().iter().any(|table| range.touches(table)))?;
+        .position(|run| run.tables().iter().any(|table| wanted(table)))?;
     picker.merge_level0(runs.get(newest..)?)
 }
 
-fn downwards(picker: &Picker<'_>, range: &KeyRange<'_>, level: usize) -> Option<Compaction> {
+fn downwards(
+    picker: &Picker<'_>,
+    level: usize,
+    wanted: impl Fn(&TableFile) -> bool,
+) -> Option<Compaction> {
     let full = |n: &usize| !picker.version.level(*n).is_empty();
     let output = (level + 1..LAST).find(full).unwrap_or(LAST);
     let tables = run_at(picker.version, level)?.tables();
     tables.iter().enumerate().find_map(|(i, table)| {
-        if !range.touches(table) {
+        if !wanted(table) {
             return None;
         }
         if picker.can_move(level, table, output) {
             let runs = vec![(level, vec![Arc::clone(table)])];
             return Some(picker.plan(runs, output, CompactionKind::Move));
         }
-        picker.merge_around(level, output, i, |table| range.touches(table))
+        picker.merge_around(level, output, i, &wanted)
     })
 }
 
 /// Adjacent tables of the last level that are not as they should be.
-fn last(picker: &Picker<'_>, range: &KeyRange<'_>) -> Option<Compaction> {
+fn last(picker: &Picker<'_>, among: impl Fn(&TableFile) -> bool) -> Option<Compaction> {
     let wanted = |table: &TableFile| {
         let well_packed = picker.options.well_packed(table.info());
         let stale = !well_packed || picker.tombstones_can_go(table);
-        stale && range.touches(table)
+        stale && among(table)
     };
     let tables = run_at(picker.version, LAST)?.tables();
     let open = |range: Range<usize>| {

@@ -175,7 +175,13 @@ impl Runner {
             ),
             _ => return Err("give no bounds or two".into()),
         };
-        let picked = pick_range(&self.version, &range, &self.options, &self.busy);
+        let picked = pick_range(
+            &self.version,
+            &range,
+            &|_, _| true,
+            &self.options,
+            &self.busy,
+        );
         Ok(text(picked))
     }
 }

@@ -229,7 +229,13 @@ fn start(tree: &mut Tree, running: &mut Vec<Running>, state: &mut u64) {
         .copied()
         .unwrap_or(tree.visible());
     let picked = if one_in(3, state) {
-        pick_range(&tree.version, &KeyRange::ALL, &tree.options, &busy)
+        pick_range(
+            &tree.version,
+            &KeyRange::ALL,
+            &|_, _| true,
+            &tree.options,
+            &busy,
+        )
     } else {
         pick(&tree.version, &tree.options, &busy)
     };

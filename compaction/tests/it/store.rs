@@ -422,7 +422,13 @@ impl Tree {
         self.options.settled = self.stripes().settled();
         let mut rewritten = HashSet::new();
         for _ in 0..10_000 {
-            let picked = pick_range(&self.version, range, &self.options, &HashSet::new());
+            let picked = pick_range(
+                &self.version,
+                range,
+                &|_, _| true,
+                &self.options,
+                &HashSet::new(),
+            );
             let Some(compaction) = picked else { return };
             let edit = self.run(&compaction).unwrap();
             if compaction.level == LEVELS - 1 {

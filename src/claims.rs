@@ -1,0 +1,107 @@
+//! The tables that running compactions read
+//!
+//! Two compactions never share an input. A compaction is picked and its inputs are claimed under the lock of this file, which is held for nothing else:
+//! writers and readers never wait for a pick.
+//!
+//! A caller that compacts a range may find the tables that it needs claimed by the background, which would claim the next
+//! ones as soon as it has released those. So while a caller waits, the background claims nothing: the caller
+//! waits for the jobs that run, and for no others.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use terrace_base::{FileNumber, mutant};
+use terrace_compaction::Compaction;
+
+use crate::sync::{Condvar, Mutex, lock};
+
+/// How long a call sleeps before it looks again, should a signal be missed.
+const RECHECK: Duration = Duration::from_millis(50);
+
+#[derive(Debug, Default)]
+struct State {
+    busy: HashSet<FileNumber>,
+    /// Callers that wait for claimed tables.
+    waiting: usize,
+}
+
+/// The inputs of the running compactions.
+#[derive(Debug, Default)]
+pub(crate) struct Claims {
+    state: Mutex<State>,
+    /// Signalled when inputs were released.
+    released: Condvar,
+}
+
+/// The inputs of one compaction; free again when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Busy<'a> {
+    claims: &'a Claims,
+    numbers: Vec<FileNumber>,
+}
+
+/// A caller that waits for claimed tables.
+#[derive(Debug)]
+pub(crate) struct Waiting<'a>(&'a Claims);
+
+impl Claims {
+    /// Claims the inputs of the compaction that `choose` picks beside the claimed tables. The `background` gets nothing
+    /// while a caller waits.
+    pub(crate) fn claim(
+        &self,
+        background: bool,
+        choose: impl FnOnce(&HashSet<FileNumber>) -> Option<Compaction>,
+    ) -> Option<(Compaction, Busy<'_>)> {
+        let mut state = lock(&self.state);
+        if background && state.waiting > 0 {
+            return None;
+        }
+        let compaction = choose(&state.busy)?;
+        let numbers: Vec<FileNumber> = compaction.numbers().collect();
+        if !mutant("share-inputs") {
+            state.busy.extend(numbers.iter().copied());
+        }
+        drop(state);
+        let claims = self;
+        Some((compaction, Busy { claims, numbers }))
+    }
+
+    /// Keeps the background from claiming more until this is dropped.
+    pub(crate) fn wait(&self) -> Waiting<'_> {
+        lock(&self.state).waiting += 1;
+        Waiting(self)
+    }
+
+    /// Waits until a compaction releases its inputs, at most 50 ms; false if none runs.
+    pub(crate) fn wait_for_release(&self) -> bool {
+        let state = lock(&self.state);
+        if state.busy.is_empty() {
+            return false;
+        }
+        let waited = self.released.wait_timeout(state, RECHECK);
+        drop(waited.map_err(|poisoned| poisoned.into_inner()));
+        true
+    }
+
+    /// Waits until no compaction runs, also none of a caller.
+    pub(crate) fn wait_for_all(&self) {
+        while self.wait_for_release() {}
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.state).waiting -= 1;
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        let mut state = lock(&self.claims.state);
+        for number in &self.numbers {
+            state.busy.remove(number);
+        }
+        drop(state);
+        self.claims.released.notify_all();
+    }
+}
