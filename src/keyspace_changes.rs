@@ -10,6 +10,7 @@ use crate::engine::Engine;
 use crate::keyspace::{Change, DEFAULT_NAME, KeyspaceState, check_name};
 use crate::keyspace_options::KeyspaceOptions;
 use crate::operations::{encode_create, encode_drop, encode_rename, encode_set_options};
+use crate::sync::MutexGuard;
 use crate::write::{Entries, Write};
 
 fn no_keyspace(name: &str) -> Error {
@@ -24,17 +25,20 @@ fn keyspace_exists(name: &str) -> Error {
 
 impl Engine {
     /// The keyspace `name`, created if there is none.
+    ///
+    /// The catalogue is asked again once nobody else can change it: what is seen before that may be
+    /// created, and what is created may be dropped, until the lock is held.
     pub(crate) fn keyspace(&self, name: &str) -> Result<Arc<KeyspaceState>> {
         self.check_open()?;
         if let Some(found) = self.catalogue.get(name) {
             return Ok(found);
         }
-        match self.create_keyspace(name, &KeyspaceOptions::default()) {
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                self.catalogue.get(name).ok_or(error)
-            }
-            result => result,
+        check_name(name)?;
+        let changing = self.catalogue.lock_for_change();
+        if let Some(found) = self.catalogue.get(name) {
+            return Ok(found);
         }
+        self.create_under(&changing, name, &KeyspaceOptions::default())
     }
 
     pub(crate) fn create_keyspace(
@@ -45,10 +49,20 @@ impl Engine {
         self.check_open()?;
         check_name(name)?;
         self.context.policies.registered.check(options)?;
-        let _changing = self.catalogue.lock_for_change();
+        let changing = self.catalogue.lock_for_change();
         if self.catalogue.get(name).is_some() {
             return Err(keyspace_exists(name));
         }
+        self.create_under(&changing, name, options)
+    }
+
+    /// Creates a keyspace of a name that was found free under the lock of changes.
+    fn create_under(
+        &self,
+        _changing: &MutexGuard<'_, ()>,
+        name: &str,
+        options: &KeyspaceOptions,
+    ) -> Result<Arc<KeyspaceState>> {
         let id = self.catalogue.new_id()?;
         let mut payload = Vec::new();
         let encoded = options.encode();

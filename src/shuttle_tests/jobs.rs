@@ -131,6 +131,35 @@ fn a_keyspace_dropped_beside_jobs_is_gone_and_stays_in_snapshots() {
     check(700, dropped_keyspace);
 }
 
+fn opened_or_created() {
+    let mut world = World::new(
+        |options| options.durability(Durability::Buffered),
+        256 << 10,
+    );
+    for _ in 0..2 {
+        world.thread(|hands| {
+            for _ in 0..2 {
+                let keyspace = hands.db.keyspace("both").unwrap();
+                put(&keyspace, "k", b"v");
+            }
+        });
+    }
+    world.thread(|hands| {
+        for _ in 0..3 {
+            match hands.db.drop_keyspace("both") {
+                Ok(()) => {}
+                Err(error) => assert_eq!(error.kind(), ErrorKind::NotFound, "{error}"),
+            }
+        }
+    });
+    world.join();
+}
+
+#[test]
+fn a_keyspace_is_opened_or_created_beside_others_who_create_and_drop_it() {
+    check(1500, opened_or_created);
+}
+
 fn two_compactions() {
     let mut world = World::new(|options| options, 256 << 10);
     for n in 0..3 {

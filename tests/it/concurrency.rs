@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use terrace::vfs::{MemVfs, Vfs};
-use terrace::{Batch, Durability};
+use terrace::{Batch, Durability, ErrorKind};
 use terrace_kit::{Mode, Scenario};
 
 /// Readers see whole batches in order, whoever writes and how.
@@ -129,4 +129,34 @@ fn writers_are_paced_under_load_and_never_fail() {
     db.wait_idle().unwrap();
     assert_eq!(db.iter().map(Result::unwrap).count(), 10_000);
     assert!(db.stats().levels[0].runs <= 1);
+}
+
+/// Threads open, fill and drop one name. Opening or creating it never fails, and a handle whose
+/// keyspace another thread has dropped says `NotFound`.
+#[test]
+fn a_name_is_opened_or_created_whoever_else_creates_and_drops_it() {
+    let db = Scenario::on(MemVfs::new(5), Mode::Threads)
+        .options(5)
+        .durability(Durability::Buffered)
+        .open("/db")
+        .unwrap();
+    let gone_or = |result: Result<(), terrace::Error>| {
+        if let Err(error) = result {
+            assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for n in 0..3000u32 {
+                    let keyspace = db.keyspace("shared").unwrap();
+                    gone_or(keyspace.put(n.to_be_bytes(), "v").map(|_| ()));
+                    gone_or(db.drop_keyspace("shared"));
+                }
+            });
+        }
+    });
+    let keyspace = db.keyspace("shared").unwrap();
+    assert!(keyspace.is_empty().unwrap());
+    db.health().unwrap();
 }
