@@ -356,14 +356,22 @@ impl Engine {
         self.context.policies.combine_for_good(key, parts)
     }
 
-    /// What a job may drop, as of now. The dropped keyspaces come first and the snapshots second: so no snapshot
-    /// from before a drop can be missed.
+    /// What a job may drop, as of now. The dropped keyspaces come first, the time second and the
+    /// snapshots last.
+    ///
+    /// No snapshot loses an entry that expires. One that is registered by the time of the list is
+    /// in the list, and its own time counts for all that it sees, whether that is before or after
+    /// the time that was asked for here. One that is registered later has asked for the time later
+    /// too; the clock never runs backwards, so whatever has expired for the job had expired for it.
+    /// With the time asked for after the list, a snapshot from between the two would be in neither
+    /// case. In the same way no snapshot from before the drop of a keyspace is missed.
     pub(crate) fn horizon(&self, mut dropped: Vec<(KeyspaceId, SeqNo)>) -> Horizon {
+        let early = (!mutant("time-after-snapshots")).then(|| self.context.now());
         let (snapshots, visible) = self.committer.snapshots.list(self.committer.visible_cell());
+        let now = early.unwrap_or_else(|| self.context.now());
         dropped.retain(|&(_, at)| at <= visible);
         Horizon {
-            // The time is asked for after the snapshots: none of them can be from later.
-            stripes: Stripes::at(&snapshots, visible, self.context.now()),
+            stripes: Stripes::at(&snapshots, visible, now),
             visible,
             oldest_snapshot: snapshots.first().map(|(seq, _)| *seq),
             dropped,

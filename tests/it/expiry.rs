@@ -1,9 +1,10 @@
 //! Values that expire: on time for every reader, for good, and with their space given back.
 
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, UNIX_EPOCH};
 
-use terrace::clock::ManualClock;
+use terrace::clock::{Clock, ManualClock};
 use terrace::vfs::{CrashPolicy, ImageKind, MemVfs, Vfs};
 use terrace::{Batch, Db, Expiry, Options};
 
@@ -122,6 +123,92 @@ fn a_snapshot_answers_as_of_its_time() {
     drop((before, after));
     db.wait_idle().unwrap();
     assert_eq!(db.stats().table_bytes, 0, "an expired table is kept");
+}
+
+/// What happens while a clock is asked, and how many times it is asked before that.
+type Interruption = (usize, Box<dyn FnOnce() + Send>);
+
+/// A clock that has something happen while it is asked for the n-th time.
+struct Interrupting {
+    clock: ManualClock,
+    next: Mutex<Option<Interruption>>,
+}
+
+impl fmt::Debug for Interrupting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.clock.fmt(f)
+    }
+}
+
+impl Clock for Interrupting {
+    fn monotonic(&self) -> Duration {
+        self.clock.monotonic()
+    }
+
+    fn wall(&self) -> Duration {
+        let mut next = self.next.lock().unwrap();
+        let due = match next.take() {
+            Some((0, run)) => Some(run),
+            later => {
+                *next = later.map(|(n, run)| (n - 1, run));
+                None
+            }
+        };
+        drop(next);
+        if let Some(run) = due {
+            run();
+        }
+        self.clock.wall()
+    }
+}
+
+/// A snapshot is taken at the very moment at which a job asks for the time, and then the time of an
+/// entry comes. Whichever question it is, the snapshot keeps the entry.
+#[test]
+fn a_snapshot_taken_while_a_job_asks_for_the_time_keeps_what_it_sees() {
+    let jobs: [fn(&Db); 3] = [
+        |db| db.compact_all().unwrap(),
+        |db| db.wait_idle().unwrap(),
+        |db| db.flush().unwrap(),
+    ];
+    let mut interrupted = 0;
+    for (job, nth) in jobs
+        .into_iter()
+        .flat_map(|job| (0..40).map(move |n| (job, n)))
+    {
+        let clock = Arc::new(Interrupting {
+            clock: ManualClock::new(START),
+            next: Mutex::new(None),
+        });
+        let options = Options::new().tune(|tuning| tuning.manual = true);
+        let db = options.clock(clock.clone()).open_in_memory().unwrap();
+        db.put_expiring("in a table", "1", Expiry::In(SECOND))
+            .unwrap();
+        db.flush().unwrap();
+        db.put_expiring("in memory", "2", Expiry::In(SECOND))
+            .unwrap();
+        let taken = Arc::new(Mutex::new(None));
+        let interruption = {
+            let (db, clock, taken) = (db.clone(), clock.clone(), taken.clone());
+            move || {
+                *taken.lock().unwrap() = Some(db.snapshot());
+                clock.clock.advance(SECOND);
+            }
+        };
+        *clock.next.lock().unwrap() = Some((nth, Box::new(interruption)));
+        job(&db);
+        clock.next.lock().unwrap().take();
+        let Some(snapshot) = taken.lock().unwrap().take() else {
+            continue;
+        };
+        interrupted += 1;
+        for (key, value) in [("in a table", "1"), ("in memory", "2")] {
+            let found = snapshot.get(key).unwrap();
+            assert_eq!(found.as_deref(), Some(value.as_bytes()), "question {nth}");
+        }
+        assert_eq!(db.count(..).unwrap(), 0);
+    }
+    assert!(interrupted >= 10, "{interrupted}");
 }
 
 #[test]
