@@ -52,6 +52,11 @@ fn worked_case() -> Result<(), Failure> {
     );
     // Seen again, it holds for another hour.
     sessions.set_expiry("ada", Expiry::In(Duration::from_secs(3600)))?;
+    // Calls within a minute of the first one: what changes a value keeps its time.
+    let minute = KeyspaceOptions::new().expiry(Some(Duration::from_secs(60)));
+    let calls = db.create_keyspace("calls", minute)?;
+    while calls.add_i64("ada", 1)? < 100 {}
+    println!("ada has made 100 calls, which is as many as a minute allows");
     Ok(())
 }
 

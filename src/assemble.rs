@@ -66,11 +66,13 @@ pub(crate) fn assemble(
         .ok_or_else(|| Error::corruption("the default keyspace was dropped"))?;
     let context = Context::new(options.clock.clone(), policies, state.clock);
     let context = Arc::new(context);
-    if let Some(Form::Image(table)) = image.as_ref().map(|image| &image.form)
-        && let Some(expiries) = table.info().expiries
-    {
-        context.note_expiry(expiries.first);
+    if let Some(Form::Image(table)) = image.as_ref().map(|image| &image.form) {
+        catalogue.note_tables(std::iter::once(table.info()));
+        if let Some(expiries) = table.info().expiries {
+            context.note_expiry(expiries.first);
+        }
     }
+    catalogue.note_tables(state.version.tables().map(|(_, _, table)| table.info()));
     let list = ListWriter::new();
     let view = View {
         active: list.list().clone(),

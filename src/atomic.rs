@@ -292,8 +292,32 @@ impl Keyspace {
         }
     }
 
+    /// Writes an operand; `None` if the keyspace may now hold values that expire, with nothing
+    /// written.
+    pub(crate) fn write_operand(&self, key: &[u8], operand: &[u8]) -> Result<Option<SeqNo>> {
+        self.engine_to_write()?;
+        let checked = CheckedKey::new(UserKey::new(self.state.id, key));
+        let state = &*self.state;
+        let checks = Checks::lasting(std::slice::from_ref(&state));
+        self.write_one_if(checked, ValueKind::Merge, operand, &checks)
+    }
+
+    /// Combines a value with `operand` as one step that reads and writes the whole value.
+    pub(crate) fn merge_whole(&self, key: &[u8], operand: &[u8]) -> Result<SeqNo> {
+        let policies = &self.handle.engine().context.policies;
+        let user = UserKey::new(self.state.id, key);
+        let decide = |hit: Option<Value<'_>>| {
+            let parts: Vec<&[u8]> = hit.as_deref().into_iter().chain([operand]).collect();
+            Ok(Step::Write(Some(policies.combine(user, &parts)?), ()))
+        };
+        Ok(self.rewrite(key, decide)?.0)
+    }
+
     /// Does what `decide` says of the newest value, as one step. The sequence number is that of the write, or of
     /// what the decision not to write rests on.
+    ///
+    /// A new value keeps the expiry that the old one has; where there was none it gets the
+    /// keyspace's.
     fn rewrite<V: AsRef<[u8]>, T>(
         &self,
         key: &[u8],
@@ -315,6 +339,10 @@ impl Keyspace {
                 &engine.context,
                 Want::Whole,
             )?;
+            let expires = match &live {
+                Some(live) => live.expires,
+                None => engine.context.deadline(self.state.expiry()),
+            };
             let (value, answer) = match decide(live.map(|live| live.value)) {
                 Ok(Step::Write(value, answer)) => (value, answer),
                 Ok(Step::Stay(answer)) => {
@@ -330,24 +358,51 @@ impl Keyspace {
             let value = value.as_ref().map(V::as_ref);
             check_lengths(0, value.map_or(0, <[u8]>::len))?;
             let checks = Checks::keys(visible.max(seen), std::slice::from_ref(&checked));
-            if let Some(seq) = self.write_one_if(checked, value, &checks)? {
+            let written = match (value, expires) {
+                (None, _) => self.write_one_if(checked, ValueKind::Tombstone, &[], &checks)?,
+                (Some(value), None) => {
+                    self.write_one_if(checked, ValueKind::Put, value, &checks)?
+                }
+                (Some(value), Some(time)) => self.write_until_if(checked, value, time, &checks)?,
+            };
+            if let Some(seq) = written {
                 return Ok((seq, answer));
             }
         }
     }
 
-    /// One put or delete, if `checks` hold.
+    /// One put of a value that expires at `time`, if `checks` hold.
+    fn write_until_if(
+        &self,
+        key: CheckedKey<'_>,
+        value: &[u8],
+        time: u64,
+        checks: &Checks<'_>,
+    ) -> Result<Option<SeqNo>> {
+        let engine = self.handle.engine();
+        let mut batch = Batch::new();
+        batch.keyspace(self);
+        batch.add_put_until(self.state.id, key.user.bytes, value, time);
+        let clock = engine.date(&mut batch);
+        let parts = [clock.as_deref().unwrap_or_default(), &batch.payload];
+        let write = Write::of_batch(&batch, &parts);
+        let receipt = engine.append_if(&write, None, self.must_live(), checks)?;
+        let Some(receipt) = receipt else {
+            return Ok(None);
+        };
+        engine.committer.wait_visible(receipt.last)?;
+        Ok(Some(receipt.last))
+    }
+
+    /// One entry that is stored as it is given, if `checks` hold.
     fn write_one_if(
         &self,
         key: CheckedKey<'_>,
-        value: Option<&[u8]>,
+        kind: ValueKind,
+        value: &[u8],
         checks: &Checks<'_>,
     ) -> Result<Option<SeqNo>> {
-        let kind = match value {
-            Some(_) => ValueKind::Put,
-            None => ValueKind::Tombstone,
-        };
-        let (user, hash, value) = (key.user, key.hash, value.unwrap_or(&[]));
+        let (user, hash) = (key.user, key.hash);
         let framing = Framing::new(user, kind, value.len());
         let parts = [
             framing.before_key(),
@@ -416,8 +471,12 @@ impl Keyspace {
                     from: from.as_deref(),
                     to: &key,
                 }),
+                lasting: &[],
             };
-            if self.write_one_if(checked, None, &checks)?.is_some() {
+            if self
+                .write_one_if(checked, ValueKind::Tombstone, &[], &checks)?
+                .is_some()
+            {
                 return Ok(Some((key, value)));
             }
         }

@@ -58,6 +58,8 @@ pub struct Batch {
     pub(crate) lasting: Vec<u32>,
     /// The keyspaces that the batch has operands for.
     pub(crate) merging: Vec<KeyspaceId>,
+    /// The keyspaces that the batch has values for that expire.
+    pub(crate) expiring: Vec<KeyspaceId>,
     /// The keyspaces that the batch names, other than a default one.
     pub(crate) keyspaces: Vec<Arc<KeyspaceState>>,
     pub(crate) wrong: Option<Error>,
@@ -85,6 +87,7 @@ impl Batch {
         self.deadlines.clear();
         self.lasting.clear();
         self.merging.clear();
+        self.expiring.clear();
     }
 
     /// How many operations there are. A condition is none.
@@ -225,6 +228,9 @@ impl Batch {
             self.payload.extend_from_slice(framing.before_value());
             if let Some(deadline) = deadline {
                 self.deadlines.push((self.payload.len(), deadline));
+                if !self.expiring.contains(&user.keyspace) {
+                    self.expiring.push(user.keyspace);
+                }
                 put_u64(&mut self.payload, 0);
             }
             self.payload.extend_from_slice(value);
@@ -258,7 +264,6 @@ impl Batch {
         (self.merging, self.deferred) = (old.merging, old.deferred);
         let mut deadlines = old.deadlines.iter();
         for (n, operation) in Operations::new(&old.payload, old.count).enumerate() {
-            self.deferred.move_changes(n as u32, self.payload.len());
             match operation? {
                 Operation::Entry { user, kind, value } => {
                     let after = expiry(user.keyspace).map(Deadline::After);
@@ -280,7 +285,6 @@ impl Batch {
                 _ => {}
             }
         }
-        self.deferred.move_changes(old.count, self.payload.len());
         self.wrong.clone().map_or(Ok(()), Err)
     }
 

@@ -1,30 +1,34 @@
 //! What a batch leaves to be found out when it is written: conditions, counters, appended bytes.
 //!
-//! A [`Batch`] with any of these is made into a plain one when it is written: conditions are tested and new values
-//! computed from the newest appended state, under no lock, and the result is appended on condition that none of
-//! the keys looked at has changed ([`crate::check`]); else the same again. So the log holds only puts and deletes.
+//! A [`Batch`] with any of these is made into a plain one when it is written: conditions are tested
+//! and new values computed from the newest appended state, under no lock, and the result is
+//! appended on condition that none of the keys looked at has changed ([`crate::check`]); else the
+//! same again. So the log holds only puts and deletes, and operands: of those only the ones in
+//! keyspaces that may hold values that expire are combined here ([`crate::expiry`]).
 //!
-//! What comes of a value that expires holds for ever. A condition is about the database, whatever the batch does to its key. A counter or an append sees what stands
-//! before it in the batch:
+//! A condition is about the database, whatever the batch does to its key. A counter or an append
+//! sees what stands before it in the batch:
 //!
 //! ```text
 //! put n = 5; add 2 to n; delete m; append "x" to m      is written as      put n = 5; put n = 7; delete m; put m = "x"
 //! ```
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 
 use terrace_base::hash::key_hash;
 use terrace_base::key::split_expiry;
 use terrace_base::{Error, KeyspaceId, OwnedUserKey, Result, SeqNo, UserKey, ValueKind};
 
-use crate::batch::{Batch, MAX_BATCH_LEN};
+use crate::batch::{Batch, MAX_BATCH_LEN, check_lengths};
 use crate::blob::Want;
 use crate::check::{CheckedKey, Checks, conflict, counter, joined};
 use crate::commit::Receipt;
-use crate::context::{Context, ReadPoint};
+use crate::context::ReadPoint;
 use crate::engine::Engine;
 use crate::get::Live;
-use crate::operations::{Operation, Operations, encode_put};
+use crate::keyspace::KeyspaceState;
+use crate::operations::{Operation, Operations, encode_delete_range, encode_entry};
 use crate::view::View;
 use crate::write::Write;
 
@@ -46,8 +50,7 @@ struct Condition {
 #[derive(Clone, Debug)]
 struct Change {
     user: OwnedUserKey,
-    /// Where in the batch's payload it stands: behind so many bytes and operations.
-    bytes: usize,
+    /// Where in the batch it stands: after so many of the operations in its payload.
     operations: u32,
     what: What,
 }
@@ -56,6 +59,7 @@ struct Change {
 enum What {
     Add(i64),
     Append(Box<[u8]>),
+    Merge(Box<[u8]>),
 }
 
 impl Deferred {
@@ -72,23 +76,14 @@ impl Deferred {
         self.conditions.clear();
         self.changes.clear();
     }
-
-    /// The changes behind so many operations now lie behind so many bytes.
-    pub(crate) fn move_changes(&mut self, operations: u32, bytes: usize) {
-        let behind = |change: &&mut Change| change.operations == operations;
-        for change in self.changes.iter_mut().filter(behind) {
-            change.bytes = bytes;
-        }
-    }
-
-    fn keys(&self) -> impl Iterator<Item = UserKey<'_>> {
-        let conditions = self.conditions.iter().map(|condition| &condition.user);
-        let changes = self.changes.iter().map(|change| &change.user);
-        conditions.chain(changes).map(OwnedUserKey::as_ref)
-    }
 }
 
 impl Batch {
+    /// True if it is to be found out when it is written what it writes.
+    pub(crate) fn is_conditional(&self) -> bool {
+        !self.deferred.is_empty() || !self.merging.is_empty()
+    }
+
     pub(crate) fn add_condition(&mut self, id: KeyspaceId, key: &[u8], version: Option<SeqNo>) {
         if self.admit(key.len(), 0) {
             let user = UserKey::new(id, key).to_owned();
@@ -108,7 +103,6 @@ impl Batch {
         if self.admit(key.len(), len) {
             self.deferred.changes.push(Change {
                 user: UserKey::new(id, key).to_owned(),
-                bytes: self.payload.len(),
                 operations: self.count,
                 what: what(),
             });
@@ -117,33 +111,48 @@ impl Batch {
 }
 
 /// The plain form of a batch.
-struct Resolved {
-    payload: Vec<u8>,
+struct Resolved<'a> {
+    payload: Cow<'a, [u8]>,
     count: u32,
+    /// When the first of the values made here expires; as late as can be if none does.
+    first_expiry: u64,
 }
 
 impl Engine {
-    /// Appends a batch with conditions or changes, once it is clear what it writes.
+    /// Appends a batch with conditions, changes or operands, once it is clear what it writes.
     pub(crate) fn append_conditional(&self, batch: &mut Batch) -> Result<Receipt> {
-        let clock = self.date(batch);
+        let mut clock = self.date(batch);
         let batch = &*batch;
-        let mut keys: Vec<_> = batch.deferred.keys().collect();
-        keys.sort_unstable();
-        keys.dedup();
-        let keys: Vec<_> = keys.into_iter().map(CheckedKey::new).collect();
+        let merging = batch.merging.iter();
+        let merging = merging.map(|id| self.state_of(*id, &batch.keyspaces));
+        let merging: Vec<&KeyspaceState> = merging.collect();
         loop {
             self.check_open()?;
             for keyspace in &batch.keyspaces {
                 keyspace.check_alive()?;
             }
+            let (reading, lasting): (Vec<_>, Vec<_>) = merging
+                .iter()
+                .copied()
+                .partition(|state| state.may_expire());
+            let targets = targets(batch, &reading)?;
+            let keys = batch.deferred.conditions.iter();
+            let keys = keys.map(|condition| condition.user.as_ref());
+            let mut keys: Vec<_> = keys.chain(targets.iter().copied()).collect();
+            keys.sort_unstable();
+            keys.dedup();
+            let keys: Vec<_> = keys.into_iter().map(CheckedKey::new).collect();
             let (view, at) = self.committer.newest();
             let state = State {
+                engine: self,
+                batch,
                 view: &view,
                 at: ReadPoint::newest(at),
-                context: &self.context,
+                now: self.context.now(),
+                reading: &reading,
             };
             let mut seen = SeqNo::ZERO;
-            let resolved = match resolve(batch, state, &mut seen) {
+            let resolved = match state.resolve(&targets, &mut seen) {
                 Ok(resolved) => resolved,
                 Err(error) => {
                     self.committer.wait_visible(seen)?;
@@ -154,12 +163,19 @@ impl Engine {
                 self.committer.wait_visible(seen)?;
                 return self.nothing_written();
             }
-            let parts = [clock.as_deref().unwrap_or_default(), &resolved.payload];
+            if resolved.first_expiry < u64::MAX {
+                let stamp = self.stamp(state.now, resolved.first_expiry);
+                clock = clock.or(stamp);
+            }
+            let parts = [clock.as_deref().unwrap_or_default(), &*resolved.payload];
             let write = Write {
                 ranges: batch.ranges,
                 ..Write::of_payload(resolved.count, &parts)
             };
-            let checks = Checks::keys(at, &keys);
+            let checks = Checks {
+                lasting: &lasting,
+                ..Checks::keys(at, &keys)
+            };
             let receipt = self.append_if(&write, batch.durability, &batch.keyspaces, &checks)?;
             if let Some(receipt) = receipt {
                 return Ok(receipt);
@@ -168,12 +184,43 @@ impl Engine {
     }
 }
 
+/// The keys whose values decide what `batch` writes.
+fn targets<'a>(batch: &'a Batch, reading: &[&KeyspaceState]) -> Result<BTreeSet<UserKey<'a>>> {
+    let changes = batch.deferred.changes.iter();
+    let mut targets: BTreeSet<_> = changes.map(|change| change.user.as_ref()).collect();
+    if !reading.is_empty() {
+        for operation in Operations::new(&batch.payload, batch.count) {
+            if let Operation::Entry { user, kind, .. } = operation?
+                && kind == ValueKind::Merge
+                && reading.iter().any(|state| state.id == user.keyspace)
+            {
+                targets.insert(user);
+            }
+        }
+    }
+    Ok(targets)
+}
+
+/// A value, and when it expires.
+#[derive(Debug)]
+struct Held {
+    value: Vec<u8>,
+    expires: Option<u64>,
+}
+
+/// The values of the keys that decide, as they are behind the operations done so far.
+type Values<'a> = BTreeMap<UserKey<'a>, Option<Held>>;
+
 /// The state that a batch is resolved against.
 #[derive(Clone, Copy)]
 struct State<'a> {
+    engine: &'a Engine,
+    batch: &'a Batch,
     view: &'a View,
     at: ReadPoint,
-    context: &'a Context,
+    now: u64,
+    /// The keyspaces in which operands are combined here; see [`crate::expiry`].
+    reading: &'a [&'a KeyspaceState],
 }
 
 impl<'a> State<'a> {
@@ -184,108 +231,207 @@ impl<'a> State<'a> {
         want: Want,
         seen: &mut SeqNo,
     ) -> Result<(SeqNo, Option<Live<'a>>)> {
-        let (seq, live) = self
-            .view
-            .look(&user, key_hash(user), &self.at, self.context, want)?;
+        let (hash, context) = (key_hash(user), &self.engine.context);
+        let (seq, live) = self.view.look(&user, hash, &self.at, context, want)?;
         *seen = seq.max(*seen);
         Ok((seq, live))
     }
-}
 
-/// What `batch` writes. `seen` becomes the newest entry looked at.
-fn resolve(batch: &Batch, state: State<'_>, seen: &mut SeqNo) -> Result<Resolved> {
-    let deferred = &batch.deferred;
-    for Condition { user, version } in &deferred.conditions {
-        let user = user.as_ref();
-        match (version, state.look(user, Want::Nothing, seen)?) {
-            (None, (_, None)) => {}
-            (Some(version), (seq, Some(_))) if *version == seq => {}
-            (None, (_, Some(_))) => return Err(conflict(user.bytes, "exists")),
-            (Some(_), (_, None)) => return Err(conflict(user.bytes, "does not exist")),
-            (Some(_), (_, Some(_))) => return Err(conflict(user.bytes, "has another version")),
-        }
-    }
-    let mut values: BTreeMap<UserKey<'_>, Option<Vec<u8>>> = BTreeMap::new();
-    for change in &deferred.changes {
-        let user = change.user.as_ref();
-        let (_, live) = state.look(user, Want::Whole, seen)?;
-        values.insert(user, live.map(|live| live.value.to_vec()));
-    }
-    let mut operations = Operations::new(&batch.payload, batch.count);
-    let mut payload = Vec::with_capacity(batch.payload.len() + 64 * deferred.changes.len());
-    let (mut bytes, mut done) = (0, 0);
-    for change in &deferred.changes {
-        payload.extend_from_slice(batch.payload.get(bytes..change.bytes).unwrap_or(&[]));
-        for operation in operations
-            .by_ref()
-            .take((change.operations - done) as usize)
-        {
-            overlay(&mut values, operation?, state)?;
-        }
-        (bytes, done) = (change.bytes, change.operations);
-        let user = change.user.as_ref();
-        if let Some(value) = values.get_mut(&user) {
-            let new = match &change.what {
-                What::Add(delta) => counter(value.as_deref(), *delta)?.to_le_bytes().to_vec(),
-                What::Append(bytes) => joined(value.as_deref(), bytes)?,
-            };
-            encode_put(&mut payload, user, &new);
-            *value = Some(new);
-        }
-    }
-    payload.extend_from_slice(batch.payload.get(bytes..).unwrap_or(&[]));
-    if payload.len() as u64 > MAX_BATCH_LEN {
-        return Err(Error::invalid(format!(
-            "the batch would have {} bytes; at most {MAX_BATCH_LEN} are allowed",
-            payload.len()
-        )));
-    }
-    let count = batch.count + deferred.changes.len() as u32;
-    Ok(Resolved { payload, count })
-}
-
-/// What an operation makes of those of the values that it concerns.
-fn overlay<'a>(
-    values: &mut BTreeMap<UserKey<'a>, Option<Vec<u8>>>,
-    operation: Operation<'a>,
-    state: State<'_>,
-) -> Result<()> {
-    match operation {
-        Operation::Entry { user, kind, value } => {
-            let Some(known) = values.get_mut(&user) else {
-                return Ok(());
-            };
-            *known = match kind {
-                ValueKind::Put => Some(value.to_vec()),
-                ValueKind::Tombstone => None,
-                ValueKind::Merge => {
-                    let parts: Vec<&[u8]> = known.as_deref().into_iter().chain([value]).collect();
-                    Some(state.context.policies.combine(user, &parts)?)
-                }
-                ValueKind::PutExpiring => {
-                    let (time, value) = split_expiry(value)?;
-                    (!state.context.is_expired(time, state.at)).then(|| value.to_vec())
-                }
-                _ => {
-                    return Err(Error::unsupported(format!(
-                        "a batch that changes a value of kind {kind:?} which it sets itself"
-                    )));
-                }
-            };
-        }
-        Operation::DeleteRange { lower, upper } => {
-            let inside = |user: &UserKey<'_>| upper.is_none_or(|upper| user.bytes < upper);
-            for (user, value) in values.range_mut(lower..) {
-                if user.keyspace == lower.keyspace && inside(user) {
-                    *value = None;
-                }
+    /// A `Conflict` unless the conditions hold.
+    fn check_conditions(&self, seen: &mut SeqNo) -> Result<()> {
+        for Condition { user, version } in &self.batch.deferred.conditions {
+            let user = user.as_ref();
+            match (version, self.look(user, Want::Nothing, seen)?) {
+                (None, (_, None)) => {}
+                (Some(version), (seq, Some(_))) if *version == seq => {}
+                (None, (_, Some(_))) => return Err(conflict(user.bytes, "exists")),
+                (Some(_), (_, None)) => return Err(conflict(user.bytes, "does not exist")),
+                (Some(_), (_, Some(_))) => return Err(conflict(user.bytes, "has another version")),
             }
         }
-        Operation::CreateKeyspace { .. }
-        | Operation::DropKeyspace { .. }
-        | Operation::SetOptions { .. }
-        | Operation::RenameKeyspace { .. }
-        | Operation::Clock(_) => {}
+        Ok(())
     }
-    Ok(())
+
+    /// What the batch writes. `seen` becomes the newest entry looked at.
+    fn resolve(&self, targets: &BTreeSet<UserKey<'a>>, seen: &mut SeqNo) -> Result<Resolved<'a>> {
+        self.check_conditions(seen)?;
+        let Batch {
+            payload,
+            count,
+            deferred,
+            ..
+        } = self.batch;
+        if targets.is_empty() {
+            return Ok(Resolved {
+                payload: Cow::Borrowed(payload),
+                count: *count,
+                first_expiry: u64::MAX,
+            });
+        }
+        let mut values = Values::new();
+        for user in targets {
+            let (_, live) = self.look(*user, Want::Whole, seen)?;
+            let held = live.map(|live| Held {
+                value: live.value.to_vec(),
+                expires: live.expires,
+            });
+            values.insert(*user, held);
+        }
+        let mut out = Output::default();
+        let mut changes = deferred.changes.iter().peekable();
+        for (n, operation) in (0..).zip(Operations::new(payload, *count)) {
+            while let Some(change) = changes.next_if(|change| change.operations == n) {
+                self.change(&mut values, &mut out, change.user.as_ref(), &change.what)?;
+            }
+            self.operation(&mut values, &mut out, operation?)?;
+        }
+        for change in changes {
+            self.change(&mut values, &mut out, change.user.as_ref(), &change.what)?;
+        }
+        Ok(Resolved {
+            payload: Cow::Owned(out.payload),
+            count: count + deferred.changes.len() as u32,
+            first_expiry: out.first_expiry,
+        })
+    }
+
+    /// Writes the new value of a key that decides. It keeps the expiry that the old one has; where
+    /// there was none it gets the keyspace's.
+    fn change(
+        &self,
+        values: &mut Values<'a>,
+        out: &mut Output,
+        user: UserKey<'a>,
+        what: &What,
+    ) -> Result<()> {
+        let old = values.get(&user).and_then(Option::as_ref);
+        let bytes = old.map(|held| held.value.as_slice());
+        let value = match what {
+            What::Add(delta) => counter(bytes, *delta)?.to_le_bytes().to_vec(),
+            What::Append(more) => joined(bytes, more)?,
+            What::Merge(operand) => self.combined(user, bytes, operand)?,
+        };
+        let expires = match old {
+            Some(held) => held.expires,
+            None => {
+                let state = self.engine.state_of(user.keyspace, &self.batch.keyspaces);
+                state.expiry().map(|after| self.now.saturating_add(after))
+            }
+        };
+        if expires.is_some() {
+            let state = self.engine.state_of(user.keyspace, &self.batch.keyspaces);
+            state.note_expiring();
+        }
+        out.put(user, &value, expires)?;
+        values.insert(user, Some(Held { value, expires }));
+        Ok(())
+    }
+
+    fn combined(&self, user: UserKey<'_>, old: Option<&[u8]>, operand: &[u8]) -> Result<Vec<u8>> {
+        let parts: Vec<&[u8]> = old.into_iter().chain([operand]).collect();
+        let value = self.engine.context.policies.combine(user, &parts)?;
+        check_lengths(0, value.len())?;
+        Ok(value)
+    }
+
+    /// Writes an operation, and notes what it makes of those of the values that it concerns.
+    fn operation(
+        &self,
+        values: &mut Values<'a>,
+        out: &mut Output,
+        operation: Operation<'a>,
+    ) -> Result<()> {
+        match operation {
+            Operation::Entry { user, kind, value } => {
+                if kind == ValueKind::Merge
+                    && self.reading.iter().any(|state| state.id == user.keyspace)
+                {
+                    return self.change(values, out, user, &What::Merge(value.into()));
+                }
+                out.entry(user, kind, value)?;
+                let Some(known) = values.get_mut(&user) else {
+                    return Ok(());
+                };
+                *known = match kind {
+                    ValueKind::Put => Some(Held {
+                        value: value.to_vec(),
+                        expires: None,
+                    }),
+                    ValueKind::Tombstone => None,
+                    ValueKind::Merge => {
+                        let old = known.as_ref().map(|held| held.value.as_slice());
+                        Some(Held {
+                            value: self.combined(user, old, value)?,
+                            expires: None,
+                        })
+                    }
+                    ValueKind::PutExpiring => {
+                        let (time, value) = split_expiry(value)?;
+                        let expired = self.engine.context.is_expired(time, self.at);
+                        (!expired).then(|| Held {
+                            value: value.to_vec(),
+                            expires: Some(time),
+                        })
+                    }
+                    _ => {
+                        return Err(Error::unsupported(format!(
+                            "a batch that changes a value of kind {kind:?} which it sets itself"
+                        )));
+                    }
+                };
+            }
+            Operation::DeleteRange { lower, upper } => {
+                encode_delete_range(&mut out.payload, lower, upper);
+                let inside = |user: &UserKey<'_>| upper.is_none_or(|upper| user.bytes < upper);
+                for (user, value) in values.range_mut(lower..) {
+                    if user.keyspace == lower.keyspace && inside(user) {
+                        *value = None;
+                    }
+                }
+            }
+            Operation::CreateKeyspace { .. }
+            | Operation::DropKeyspace { .. }
+            | Operation::SetOptions { .. }
+            | Operation::RenameKeyspace { .. }
+            | Operation::Clock(_) => {}
+        }
+        Ok(())
+    }
+}
+
+/// The payload of a batch in its plain form.
+#[derive(Debug)]
+struct Output {
+    payload: Vec<u8>,
+    first_expiry: u64,
+}
+
+impl Default for Output {
+    fn default() -> Output {
+        Output {
+            payload: Vec::new(),
+            first_expiry: u64::MAX,
+        }
+    }
+}
+
+impl Output {
+    fn put(&mut self, user: UserKey<'_>, value: &[u8], expires: Option<u64>) -> Result<()> {
+        let Some(time) = expires else {
+            return self.entry(user, ValueKind::Put, value);
+        };
+        self.first_expiry = self.first_expiry.min(time);
+        let stored = [&time.to_le_bytes(), value].concat();
+        self.entry(user, ValueKind::PutExpiring, &stored)
+    }
+
+    fn entry(&mut self, user: UserKey<'_>, kind: ValueKind, stored: &[u8]) -> Result<()> {
+        encode_entry(&mut self.payload, user, kind, stored);
+        match self.payload.len() as u64 {
+            0..=MAX_BATCH_LEN => Ok(()),
+            len => Err(Error::invalid(format!(
+                "the batch would have {len} bytes; at most {MAX_BATCH_LEN} are allowed"
+            ))),
+        }
+    }
 }

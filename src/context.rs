@@ -93,6 +93,12 @@ impl Context {
         self.latest.fetch_max(wall, Ordering::AcqRel).max(wall)
     }
 
+    /// When a value that is written now expires, of a keyspace whose values do `after` so many
+    /// milliseconds.
+    pub(crate) fn deadline(&self, after: Option<u64>) -> Option<u64> {
+        after.map(|after| self.now().saturating_add(after))
+    }
+
     /// True if what expires at `time` is gone for a reader at `at`.
     pub(crate) fn is_expired(&self, time: u64, at: ReadPoint) -> bool {
         time <= at.now.unwrap_or_else(|| self.now()) && !mutant("read-expired")

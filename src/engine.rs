@@ -121,7 +121,7 @@ impl Engine {
 
     pub(crate) fn write_batch(&self, batch: &mut Batch) -> Result<SeqNo> {
         self.check_batch(batch)?;
-        if !batch.deferred.is_empty() {
+        if batch.is_conditional() {
             let receipt = self.append_conditional(batch)?;
             self.committer.wait_visible(receipt.last)?;
             self.note_operands(batch);
@@ -158,15 +158,15 @@ impl Engine {
     /// Appends a batch without waiting for it to be durable.
     pub(crate) fn submit_batch(&self, batch: &mut Batch) -> Result<Receipt> {
         self.check_batch(batch)?;
-        if batch.is_empty() && batch.deferred.is_empty() {
+        if batch.is_empty() && !batch.is_conditional() {
             return self.nothing_written();
         }
         self.check_process()?;
         self.committer
             .wait_for_room(self.options.largest_segment())?;
-        let receipt = match batch.deferred.is_empty() {
-            true => self.append_plain(batch)?,
-            false => self.append_conditional(batch)?,
+        let receipt = match batch.is_conditional() {
+            false => self.append_plain(batch)?,
+            true => self.append_conditional(batch)?,
         };
         self.note_operands(batch);
         if !receipt.visible {

@@ -5,19 +5,35 @@
 //! clock, [`Context::now`](crate::context::Context::now): the system's, but never backwards, not even across a restart, for
 //! the manifest and the log say how far it had come. A snapshot answers as of the time at which it was taken.
 //!
+//! Which expiry a write has is one rule, for single writes, batches, transactions and bulk loads: a
+//! write without an expiry of its own gets the default of its keyspace, and a read-modify-write (an
+//! update, a swap, a counter, an append, a merge) keeps the expiry of the entry that it finds, or
+//! that there is none. It writes a new entry, and gets the default, where it finds nothing.
+//!
+//! A merge operand is written without a read, so it cannot know what it will be combined with. A
+//! read could not make up for that later: the operand would have to carry the time at which it was
+//! written, and operands of different times could not be combined until what lies below them is
+//! known. So a merge is a read-modify-write of the whole value in a keyspace that may hold entries
+//! that expire: it has a default expiry, or a table, the log or a write since the open said so.
+//! Everybody notes such an entry before it is appended, and a merge looks under the commit lock.
+//! Operands therefore never lie on a value that expires. Those that a database has from before this
+//! rule are no part of it: they stay when it goes.
+//!
 //! Space comes back without further writes. Each table knows when its entries expire (how many do, the first, the middle
 //! one and the last); the compactor looks once a second, and writes a table again once half of them have expired, if
 //! that is worth it, and once the last has. Pieces of the memtable are flushed when something in them has expired and the
 //! database is idle.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use terrace_base::Result;
+use terrace_base::{KeyspaceId, Result};
 use terrace_compaction::{LEVELS, TableFile, Version};
 
 use crate::batch::Batch;
 use crate::context::millis;
 use crate::engine::Engine;
+use crate::keyspace::KeyspaceState;
 use crate::operations::encode_clock;
 
 /// Until when a value holds.
@@ -78,10 +94,29 @@ impl Engine {
         if batch.deadlines.is_empty() {
             return None;
         }
+        for id in &batch.expiring {
+            self.state_of(*id, &batch.keyspaces).note_expiring();
+        }
         let now = self.context.now();
         let first = batch.date(now);
+        self.stamp(now, first)
+    }
+
+    /// Notes that entries are written of which the first expires at `first`; the operation that
+    /// says in the log that it is `now`, if one is due.
+    pub(crate) fn stamp(&self, now: u64, first: u64) -> Option<Vec<u8>> {
         self.context.note_expiry(first);
         self.context.stamp_is_due(now).then(|| encode_clock(now))
+    }
+
+    /// The keyspace `id` of a batch that names `keyspaces`.
+    pub(crate) fn state_of<'a>(
+        &'a self,
+        id: KeyspaceId,
+        keyspaces: &'a [Arc<KeyspaceState>],
+    ) -> &'a KeyspaceState {
+        let found = keyspaces.iter().find(|state| state.id == id);
+        found.unwrap_or(&self.default_keyspace) // Batches do not name it.
     }
 
     /// Asks for a flush if something in memory has expired; for a database that is idle.

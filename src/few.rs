@@ -64,6 +64,7 @@ impl Keyspace {
             keys: &[],
             ranges: &[(self.state.id, scan.bounds)],
             proof: None,
+            lasting: &[],
         };
         let receipt = engine.append_if(&write, None, &batch.keyspaces, &checks)?;
         let Some(receipt) = receipt else {

@@ -71,6 +71,7 @@ trait Entries {
 struct Checked<I> {
     input: I,
     last: Option<Vec<u8>>,
+    expires: Option<u64>,
 }
 
 impl<I, K, V> Entries for Checked<I>
@@ -95,7 +96,18 @@ where
             ));
         }
         self.last = Some(key.to_vec());
-        Ok(Some((key.to_vec(), ValueKind::Put, value.to_vec())))
+        Ok(Some(put(key.to_vec(), value.to_vec(), self.expires)))
+    }
+}
+
+/// An entry that sets a key, until a time if there is one.
+fn put(key: Vec<u8>, value: Vec<u8>, expires: Option<u64>) -> Taken {
+    match expires {
+        None => (key, ValueKind::Put, value),
+        Some(time) => {
+            let stored = [&time.to_le_bytes(), value.as_slice()].concat();
+            (key, ValueKind::PutExpiring, stored)
+        }
     }
 }
 
@@ -175,6 +187,8 @@ impl Keyspace {
     /// what is there already, if anything is. The entries come sorted by strictly rising key. The write's sequence
     /// number, which is the version of each key.
     ///
+    /// They get the keyspace's default expiry, counted from the call.
+    ///
     /// Other writes go on meanwhile, but for the moment of the commit, when they wait until memory is flushed. What
     /// the ingest returned is durable, whatever the database's durability.
     ///
@@ -194,11 +208,13 @@ impl Keyspace {
         K: AsRef<[u8]>,
         V: AsRef<[u8]>,
     {
+        let engine = self.handle.writer()?;
         let mut entries = Checked {
             input: entries.into_iter(),
             last: None,
+            expires: engine.deadline_of_ingest(&self.state),
         };
-        self.handle.writer()?.ingest(&self.state, &mut entries)
+        engine.ingest(&self.state, &mut entries)
     }
 
     /// The same for entries in any order, of which the last one of each key counts. They are sorted in pieces of up to
@@ -220,6 +236,7 @@ impl Keyspace {
         let mut sorter = Sorter {
             engine,
             keyspace: self.state.id,
+            expires: engine.deadline_of_ingest(&self.state),
             memory,
             held: 0,
             entries: Vec::new(),
@@ -249,6 +266,7 @@ impl Keyspace {
 struct Sorter<'e> {
     engine: &'e Engine,
     keyspace: KeyspaceId,
+    expires: Option<u64>,
     memory: usize,
     held: usize,
     entries: Vec<(Vec<u8>, Vec<u8>)>,
@@ -257,18 +275,21 @@ struct Sorter<'e> {
 }
 
 /// A piece in memory, in order.
-struct Sorted<'a>(std::iter::Peekable<std::vec::Drain<'a, (Vec<u8>, Vec<u8>)>>);
+struct Sorted<'a> {
+    entries: std::iter::Peekable<std::vec::Drain<'a, (Vec<u8>, Vec<u8>)>>,
+    expires: Option<u64>,
+}
 
 impl Entries for Sorted<'_> {
     fn next(&mut self) -> Result<Option<Taken>> {
         // The sort is stable: the last of equal keys was given last.
-        let mut found = self.0.next();
+        let mut found = self.entries.next();
         while let Some((key, _)) = &found
-            && let Some(later) = self.0.next_if(|(next, _)| next == key)
+            && let Some(later) = self.entries.next_if(|(next, _)| next == key)
         {
             found = Some(later);
         }
-        Ok(found.map(|(key, value)| (key, ValueKind::Put, value)))
+        Ok(found.map(|(key, value)| put(key, value, self.expires)))
     }
 }
 
@@ -299,7 +320,10 @@ impl Sorter<'_> {
         self.entries.sort_by(|(a, _), (b, _)| a.cmp(b));
         // Later pieces are newer.
         let seq = SeqNo::new(self.pieces.len() as u64 + 1);
-        let mut sorted = Sorted(self.entries.drain(..).peekable());
+        let mut sorted = Sorted {
+            entries: self.entries.drain(..).peekable(),
+            expires: self.expires,
+        };
         let written = self.engine.write_ingested(
             self.keyspace,
             seq,
@@ -323,6 +347,15 @@ impl Sorter<'_> {
 }
 
 impl Engine {
+    /// When what an ingest that begins now writes expires.
+    fn deadline_of_ingest(&self, keyspace: &KeyspaceState) -> Option<u64> {
+        let expires = self.context.deadline(keyspace.expiry());
+        if expires.is_some() {
+            keyspace.note_expiring();
+        }
+        expires
+    }
+
     fn ingest(&self, keyspace: &KeyspaceState, entries: &mut dyn Entries) -> Result<SeqNo> {
         self.check_writable()?;
         keyspace.check_alive()?;

@@ -6,13 +6,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use terrace_base::hash::key_hash;
 use terrace_base::{Error, ErrorKind, KeyspaceId, Result, SeqNo, UserKey, ValueKind, mutant};
 use terrace_compaction::{KeyRange, KeyspaceRecord, VersionEdit};
+use terrace_sstable::TableInfo;
 
 use crate::batch::{Batch, check_lengths};
 use crate::bounds::KeyBounds;
@@ -71,6 +72,8 @@ pub(crate) struct KeyspaceState {
     options: Mutex<KeyspaceOptions>,
     /// Milliseconds after which plain puts expire; `u64::MAX` is never.
     expiry: AtomicU64,
+    /// It may hold an entry that expires, as far as the tables, the log and the writes since say.
+    expiring: AtomicBool,
 }
 
 impl KeyspaceState {
@@ -90,6 +93,7 @@ impl KeyspaceState {
             dropped: AtomicU64::new(0),
             options: Mutex::new(KeyspaceOptions::default()),
             expiry: AtomicU64::new(u64::MAX),
+            expiring: AtomicBool::new(false),
         };
         state.set_options(options);
         Arc::new(state)
@@ -126,6 +130,19 @@ impl KeyspaceState {
             u64::MAX => None,
             time => Some(time),
         }
+    }
+
+    /// Notes that it gets an entry that expires: before that is appended, or while the database is
+    /// opened.
+    pub(crate) fn note_expiring(&self) {
+        self.expiring.store(true, Ordering::Release);
+    }
+
+    /// True if it may hold an entry that expires, or has a default expiry. Then a merge reads; see
+    /// [`crate::expiry`].
+    #[inline]
+    pub(crate) fn may_expire(&self) -> bool {
+        self.expiry().is_some() || self.expiring.load(Ordering::Acquire)
     }
 
     /// `NotFound` once it has been dropped.
@@ -251,6 +268,21 @@ impl Catalogue {
 
     pub(crate) fn get(&self, name: &str) -> Option<Arc<KeyspaceState>> {
         self.lock().by_name.get(name).cloned()
+    }
+
+    /// Notes what tables say of the entries that expire in them.
+    pub(crate) fn note_tables<'a>(&self, tables: impl Iterator<Item = &'a TableInfo>) {
+        let by_id: BTreeMap<KeyspaceId, Arc<KeyspaceState>> = {
+            let inner = self.lock();
+            let states = inner.by_name.values();
+            states.map(|state| (state.id, state.clone())).collect()
+        };
+        for info in tables.filter(|info| info.expiries.is_some()) {
+            let held = info.smallest.keyspace..=info.largest.keyspace;
+            by_id
+                .range(held)
+                .for_each(|(_, state)| state.note_expiring());
+        }
     }
 
     pub(crate) fn names(&self) -> Vec<String> {
@@ -431,18 +463,26 @@ impl Keyspace {
 
     /// Combines the value of `key` with `operand`, by the keyspace's merge operator; the write's sequence number.
     ///
-    /// It costs what a put costs: nothing is read. Reads, and compaction in time, make the value. An operand on a value that
-    /// expires does not expire with it: it is then combined with nothing. See
+    /// It costs what a put costs: nothing is read. Reads, and compaction in time, make the value.
+    /// In a keyspace that has a default expiry or has been given values that expire, it is a step
+    /// like [`Keyspace::update`] instead, which reads and writes the whole value: a value that
+    /// expires keeps its time, and a new one gets the keyspace's. See
     /// [`Options::merge_operator`](crate::Options::merge_operator).
     ///
     /// # Errors
     /// `Invalid` if the keyspace has no merge operator; else as for [`Keyspace::put`].
     pub fn merge(&self, key: impl AsRef<[u8]>, operand: impl AsRef<[u8]>) -> Result<SeqNo> {
+        let (key, operand) = (key.as_ref(), operand.as_ref());
         let engine = self.handle.engine();
         engine.context.policies.check_merge(self.state.id)?;
-        let seq = self.write_one(ValueKind::Merge, key.as_ref(), operand.as_ref())?;
-        engine.operands_written(1);
-        Ok(seq)
+        check_lengths(key.len(), operand.len())?;
+        while !self.state.may_expire() {
+            if let Some(seq) = self.write_operand(key, operand)? {
+                engine.operands_written(1);
+                return Ok(seq);
+            }
+        }
+        self.merge_whole(key, operand)
     }
 
     /// Removes `key`, which need not exist; the write's sequence number.

@@ -57,7 +57,7 @@ const BLOCK_SIZES: RangeInclusive<u64> = 512..=65_536;
 #[non_exhaustive]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeyspaceOptions {
-    /// Plain puts expire so long after they are written.
+    /// What is written without an expiry of its own expires so long after the write.
     pub expiry: Option<Duration>,
     /// The name of the merge operator.
     pub merge_operator: Option<String>,
@@ -77,9 +77,29 @@ impl KeyspaceOptions {
         KeyspaceOptions::default()
     }
 
-    /// How long what `put` writes holds, alone or in a batch, from the write on; for ever by default. It counts in whole
-    /// milliseconds, and concerns later writes only. `put_expiring` says its own, [`Expiry::Never`](crate::Expiry::Never)
-    /// included; what transactions, atomic operations and merges write holds for ever.
+    /// The default expiry: how long a value holds, from the write on, that is written without an
+    /// expiry of its own; `None`, without end, by default. In whole milliseconds; later writes
+    /// only.
+    ///
+    /// A put gets it, alone, in a batch, in a transaction or in an ingest. `put_expiring` says its
+    /// own, [`Expiry::Never`](crate::Expiry::Never) included. What reads and writes as one step
+    /// (`update`, `compare_and_swap`, `add_i64`, `append`, `merge`, alone or in a batch) keeps the
+    /// expiry of the entry that it finds, or that there is none; where it finds no entry, the new
+    /// one gets the default.
+    ///
+    /// ```
+    /// # fn main() -> terrace::Result<()> {
+    /// use std::time::Duration;
+    /// use terrace::{Db, KeyspaceOptions};
+    /// let db = Db::in_memory()?;
+    /// let minute = KeyspaceOptions::new().expiry(Some(Duration::from_secs(60)));
+    /// let calls = db.create_keyspace("calls", minute)?;
+    /// calls.add_i64("ada", 1)?; // the minute begins
+    /// let end = calls.get_entry("ada")?.unwrap().expires_at;
+    /// assert_eq!(calls.add_i64("ada", 1)?, 2);
+    /// assert_eq!(calls.get_entry("ada")?.unwrap().expires_at, end);
+    /// # Ok(()) }
+    /// ```
     pub fn expiry(mut self, expiry: Option<Duration>) -> KeyspaceOptions {
         self.expiry = expiry.map(|time| Duration::from_millis(millis(time)));
         self

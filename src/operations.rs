@@ -194,14 +194,13 @@ pub(crate) fn encode_drop(out: &mut Vec<u8>, id: KeyspaceId) {
     put_varint(out, u64::from(id.0));
 }
 
-/// Appends the operation that sets a key.
-#[inline]
-pub(crate) fn encode_put(out: &mut Vec<u8>, user: UserKey<'_>, value: &[u8]) {
-    let framing = Framing::new(user, ValueKind::Put, value.len());
+/// Appends the operation that sets or removes a key; `stored` is what an entry of the kind stores.
+pub(crate) fn encode_entry(out: &mut Vec<u8>, user: UserKey<'_>, kind: ValueKind, stored: &[u8]) {
+    let framing = Framing::new(user, kind, stored.len());
     out.extend_from_slice(framing.before_key());
     out.extend_from_slice(user.bytes);
     out.extend_from_slice(framing.before_value());
-    out.extend_from_slice(value);
+    out.extend_from_slice(stored);
 }
 
 /// Appends the operation that gives a keyspace other options.

@@ -201,6 +201,9 @@ impl TxReader<'_> {
     }
 
     fn put(&self, key: &[u8], value: &[u8]) -> Result<()> {
+        if let Some(after) = self.base.keyspace.expiry() {
+            return self.put_expiring(key, value, Expiry::In(Duration::from_millis(after)));
+        }
         self.write(key, OwnWrite::Put(Bytes::copy_from_slice(value)))
     }
 
@@ -283,7 +286,8 @@ impl Transaction {
         }
     }
 
-    /// Sets `key` to `value` in the default keyspace.
+    /// Sets `key` to `value` in the default keyspace. The keyspace's default expiry, if it has one,
+    /// counts from this call.
     ///
     /// # Errors
     /// `Invalid` for a key over 65,531 bytes, a value over 1 GiB, or if all writes of the transaction would not fit
@@ -423,6 +427,7 @@ impl Transaction {
                 keys,
                 ranges,
                 proof: None,
+                lasting: &[],
             };
             let receipt = engine.append_if(&write, None, &batch.keyspaces, &checks)?;
             if let Some(receipt) = receipt {
@@ -441,7 +446,7 @@ impl TxKeyspace<'_> {
         }
     }
 
-    /// Sets `key` to `value`.
+    /// Sets `key` to `value`. The keyspace's default expiry, if it has one, counts from this call.
     ///
     /// # Errors
     /// As for [`Transaction::put`]; `NotFound` if the keyspace had been dropped when the transaction began, `Invalid`

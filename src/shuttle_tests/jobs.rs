@@ -3,12 +3,13 @@
 
 use std::sync::{Arc, Mutex as StdMutex};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use shuttle::thread;
 use terrace_base::{ErrorKind, SeqNo};
 
 use super::{Hands, World, check, options, value};
-use crate::{Batch, Durability};
+use crate::{Batch, Durability, Expiry, KeyspaceOptions, Options};
 
 impl Hands {
     /// What the flush and the compaction thread do, once each.
@@ -158,6 +159,39 @@ fn opened_or_created() {
 #[test]
 fn a_keyspace_is_opened_or_created_beside_others_who_create_and_drop_it() {
     check(1500, opened_or_created);
+}
+
+fn first_expiry() {
+    let add = |_: &[u8], older: &[u8], newer: &[u8]| [older, newer].concat();
+    let options = |options: Options| {
+        let options = options.durability(Durability::Buffered);
+        options.merge_operator("add", add)
+    };
+    let mut world = World::new(options, 256 << 10);
+    let merging = KeyspaceOptions::new().merge_operator("add");
+    world.db.set_options(merging).unwrap();
+    world.thread(|hands| {
+        let far = Expiry::In(Duration::from_secs(1000));
+        hands.db.put_expiring("k", "base", far).unwrap();
+    });
+    for _ in 0..2 {
+        world.thread(|hands| {
+            hands.db.merge("k", "+").unwrap();
+            let mut batch = Batch::new();
+            batch.merge("k", "+").put("other", "1");
+            hands.db.write(batch).unwrap();
+        });
+    }
+    let db = world.db.clone();
+    world.join();
+    let entry = db.get_entry("k").unwrap().unwrap();
+    assert!(entry.value.starts_with(b"base"), "{entry:?}");
+    assert!(entry.expires_at.is_some(), "it holds for ever: {entry:?}");
+}
+
+#[test]
+fn a_merge_beside_the_first_value_that_expires_keeps_its_time() {
+    check(2000, first_expiry);
 }
 
 fn two_compactions() {

@@ -223,29 +223,33 @@ fn a_snapshot_sees_the_operands_of_its_time() {
     }
 }
 
-/// Operands on a value that expires are on nothing once it has, and that whenever they were combined.
+/// What is merged into a value that expires goes with it, and that whenever entries were combined.
+/// Then it begins anew.
 #[test]
-fn an_operand_outlives_the_value_that_it_was_put_on() {
+fn what_is_merged_into_a_value_that_expires_goes_with_it() {
     for (name, stage) in STAGES {
         let clock = Arc::new(ManualClock::new(START));
         let db = with_append().clock(clock.clone()).open_in_memory().unwrap();
         let lists = db.create_keyspace("lists", appending()).unwrap();
         lists.put("k", "older").unwrap();
-        let expiry = Expiry::At(UNIX_EPOCH + START + SECOND);
-        lists.put_expiring("k", "a", expiry).unwrap();
+        let end = UNIX_EPOCH + START + SECOND;
+        lists.put_expiring("k", "a", Expiry::At(end)).unwrap();
         lists.merge("k", "b").unwrap();
         stage(&db);
         let before = lists.snapshot();
         assert_eq!(value(&lists, "k").unwrap(), "ab", "{name}");
-        assert_eq!(lists.get_entry("k").unwrap().unwrap().expires_at, None);
+        let entry = lists.get_entry("k").unwrap().unwrap();
+        assert_eq!(entry.expires_at, Some(end), "{name}");
         clock.advance(SECOND);
+        assert_eq!(lists.get("k").unwrap(), None, "{name}");
         lists.merge("k", "c").unwrap();
         stage(&db);
-        assert_eq!(value(&lists, "k").unwrap(), "bc", "{name}");
+        assert_eq!(value(&lists, "k").unwrap(), "c", "{name}");
+        assert_eq!(lists.get_entry("k").unwrap().unwrap().expires_at, None);
         assert_eq!(before.get("k").unwrap().unwrap(), "ab", "{name}");
         drop(before);
         db.compact_all().unwrap();
-        assert_eq!(value(&lists, "k").unwrap(), "bc", "{name}");
+        assert_eq!(value(&lists, "k").unwrap(), "c", "{name}");
     }
 }
 

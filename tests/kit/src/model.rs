@@ -9,11 +9,26 @@ use terrace::{Bytes, SeqNo};
 
 use crate::digest;
 
+/// When a value expires. A write without an expiry of its own gets the default of its keyspace; a
+/// read-modify-write keeps what the entry has, and gets the default where there is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Expires {
+    /// It does not.
+    #[default]
+    Never,
+    /// At the time that [`expiry`](crate::expiry) says, which is far away.
+    Later,
+    /// By the default of its keyspace, [`AGES`](crate::AGES) after its write.
+    Default,
+}
+
 /// A value and the version that it must have, if that is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// The value.
     pub value: Bytes,
+    /// When it expires.
+    pub expires: Expires,
     /// The sequence number of its write.
     pub version: Option<SeqNo>,
 }
@@ -47,12 +62,12 @@ pub enum Change {
     Drop(String),
     /// A keyspace gets another name.
     Rename(String, String),
-    /// Keys are set, under one sequence number.
-    Ingest(String, Vec<(Bytes, Bytes)>),
+    /// Keys are set, under one sequence number; all of them expire alike.
+    Ingest(String, Vec<(Bytes, Bytes)>, Expires),
     /// A key is set.
-    Put(String, Bytes, Bytes),
-    /// A key's value, or nothing, is followed by more.
-    Merge(String, Bytes, Bytes),
+    Put(String, Bytes, Bytes, Expires),
+    /// A key's value is followed by more. Where there is none, a value is set that expires so.
+    Merge(String, Bytes, Bytes, Expires),
     /// A key is removed.
     Delete(String, Bytes),
     /// All keys from one on are removed, up to before another one if it is given.
@@ -96,18 +111,22 @@ impl State {
                     }
                     None => before,
                 },
-                Change::Ingest(name, entries) => {
+                Change::Ingest(name, entries, expires) => {
                     for (key, value) in entries {
-                        self.digest = self.set(name, key, Some(value));
+                        self.digest = self.set(name, key, Some((value, *expires)));
                     }
                     self.digest
                 }
-                Change::Put(name, key, value) => self.set(name, key, Some(value)),
-                Change::Merge(name, key, operand) => {
+                Change::Put(name, key, value, expires) => {
+                    self.set(name, key, Some((value, *expires)))
+                }
+                Change::Merge(name, key, operand, expires) => {
                     let older = self.keyspaces.get(name).and_then(|map| map.get(key));
-                    let older = older.map_or(&b""[..], |entry| &entry.value);
-                    let value = Bytes::from([older, operand].concat());
-                    self.set(name, key, Some(&value))
+                    let (value, expires) = match older {
+                        Some(entry) => ([&entry.value, &operand[..]].concat(), entry.expires),
+                        None => (operand.to_vec(), *expires),
+                    };
+                    self.set(name, key, Some((&value.into(), expires)))
                 }
                 Change::Delete(name, key) => self.set(name, key, None),
                 Change::DeleteRange(name, lower, upper) => {
@@ -125,22 +144,26 @@ impl State {
     }
 
     /// Sets or removes a key, and returns the digest that follows.
-    fn set(&mut self, name: &str, key: &Bytes, value: Option<&Bytes>) -> u64 {
+    fn set(&mut self, name: &str, key: &Bytes, value: Option<(&Bytes, Expires)>) -> u64 {
         let Some(map) = self.keyspaces.get_mut(name) else {
             return self.digest;
         };
         let map = Arc::make_mut(map);
         let entry = |value: &Bytes| digest::entry(name, key, value);
         let old = match value {
-            Some(value) => {
-                let (value, version) = (value.clone(), None);
-                map.insert(key.clone(), Entry { value, version })
+            Some((value, expires)) => {
+                let new = Entry {
+                    value: value.clone(),
+                    expires,
+                    version: None,
+                };
+                map.insert(key.clone(), new)
             }
             None => map.remove(key),
         };
         let (old, new) = (
             old.map_or(0, |old| entry(&old.value)),
-            value.map_or(0, entry),
+            value.map_or(0, |(value, _)| entry(value)),
         );
         self.digest.wrapping_sub(old).wrapping_add(new)
     }
@@ -150,8 +173,10 @@ impl State {
         let Some(last) = commit.last else { return };
         for (behind, change) in commit.changes.iter().rev().enumerate().rev() {
             let (name, keys) = match change {
-                Change::Put(name, key, _) | Change::Merge(name, key, _) => (name, vec![key]),
-                Change::Ingest(name, entries) => (name, entries.iter().map(|(k, _)| k).collect()),
+                Change::Put(name, key, ..) | Change::Merge(name, key, ..) => (name, vec![key]),
+                Change::Ingest(name, entries, _) => {
+                    (name, entries.iter().map(|(k, _)| k).collect())
+                }
                 _ => continue,
             };
             let Some(map) = self.keyspaces.get_mut(name) else {
@@ -211,8 +236,8 @@ impl Model {
         self.now.apply(&commit);
         for change in &commit.changes {
             match change {
-                Change::Put(name, key, _)
-                | Change::Merge(name, key, _)
+                Change::Put(name, key, ..)
+                | Change::Merge(name, key, ..)
                 | Change::Delete(name, key) => {
                     if !self.keys.contains_key(name) {
                         self.keys.insert(name.clone(), BTreeSet::new());
@@ -223,7 +248,7 @@ impl Model {
                         keys.insert(key.clone());
                     }
                 }
-                Change::Ingest(name, entries) => {
+                Change::Ingest(name, entries, _) => {
                     let keys = entries.iter().map(|(key, _)| key.clone());
                     self.keys.entry(name.clone()).or_default().extend(keys);
                 }
@@ -320,7 +345,12 @@ mod tests {
     fn put(key: usize, value: usize) -> Commit {
         let bytes = |n: usize| Bytes::from(n.to_string());
         Commit {
-            changes: vec![Change::Put("default".into(), bytes(key), bytes(value))],
+            changes: vec![Change::Put(
+                "default".into(),
+                bytes(key),
+                bytes(value),
+                Expires::Never,
+            )],
             last: None,
         }
     }

@@ -94,11 +94,16 @@ pub enum Action {
     DeleteRange(Option<Bytes>),
 }
 
+/// When values expire that do so in the far future.
+pub(crate) const LATER: Duration = Duration::from_secs(9_000_000_000);
+/// How long values hold by the default of a keyspace that has one.
+pub const AGES: Duration = Duration::from_secs(1 << 33);
+
 /// The time of a value that expires in the far future, or that has expired when it is written.
 pub fn expiry(at_once: bool) -> Expiry {
     Expiry::At(match at_once {
         true => SystemTime::UNIX_EPOCH,
-        false => SystemTime::UNIX_EPOCH + Duration::from_secs(9_000_000_000),
+        false => SystemTime::UNIX_EPOCH + LATER,
     })
 }
 

@@ -2,11 +2,12 @@
 
 use std::ops::Bound;
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use terrace::{Bytes, Cursor, Iter, Readable, Result};
 
-use crate::model::{Entry, Map};
-use crate::op::{End, Move, Range, Read};
+use crate::model::{Entry, Expires, Map};
+use crate::op::{End, LATER, Move, Range, Read};
 use crate::oracle::brief;
 use crate::trouble::{Outcome, Trouble, failed};
 
@@ -117,6 +118,15 @@ fn get<R: Readable>(db: &R, map: &Map, key: &Bytes) -> Outcome {
         got.as_ref().map(|entry| entry.value.clone()),
         value,
     )?;
+    if let (Some(got), Some(want)) = (&got, want) {
+        let after = got.expires_at.map(|at| at.duration_since(UNIX_EPOCH));
+        let expires = match after {
+            None => Expires::Never,
+            Some(Ok(LATER)) => Expires::Later,
+            Some(_) => Expires::Default, // It depends on when the write was.
+        };
+        same(|| format!("the expiry of {key:?}"), expires, want.expires)?;
+    }
     match (got, want.and_then(|entry| entry.version)) {
         (Some(got), Some(version)) => {
             same(|| format!("the version of {key:?}"), got.version, version)

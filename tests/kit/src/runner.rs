@@ -9,14 +9,14 @@ use terrace::{Batch, Db, Durability, ErrorKind, Keyspace, Options, SeqNo, Ticket
 
 use crate::KEYSPACES;
 use crate::crash::Allowed;
-use crate::model::{Change, Commit, Model};
+use crate::model::{Change, Commit, Expires, Model};
 use crate::op::{Action, How, Op, Write, expiry};
 use crate::oracle::Oracle;
 use crate::pins::Pins;
 use crate::progress::Progress;
 use crate::reads;
 use crate::scenario::{Mode, Scenario};
-use crate::spaces::with_operator;
+use crate::spaces::{default_of, with_operator};
 use crate::ticket::block_on;
 use crate::trouble::{Outcome, Trouble, failed};
 
@@ -291,7 +291,7 @@ impl Runner {
         if let Action::Merge(_) = &write.action {
             with_operator(&keyspace)?;
         }
-        self.begin(vec![change(write)]);
+        self.begin(vec![change(write, default_of(&keyspace))]);
         let last = match &write.action {
             Action::Put(value) => keyspace.put(&write.key, value.bytes()),
             Action::PutExpiring(value, at_once) => {
@@ -313,7 +313,8 @@ impl Runner {
         }
         let mut changes = Vec::with_capacity(writes.len());
         for write in writes {
-            changes.push(change(write));
+            let keyspace = self.handle(name_of(write.keyspace))?;
+            changes.push(change(write, default_of(&keyspace)));
             if write.keyspace % KEYSPACES.len() == 0 {
                 match &write.action {
                     Action::Put(value) => batch.put(&write.key, value.bytes()),
@@ -330,7 +331,6 @@ impl Runner {
                 };
                 continue;
             }
-            let keyspace = self.handle(name_of(write.keyspace))?;
             let mut part = batch.keyspace(&keyspace);
             match &write.action {
                 Action::Put(value) => part.put(&write.key, value.bytes()),
@@ -454,13 +454,13 @@ impl Runner {
     }
 }
 
-pub(crate) fn change(write: &Write) -> Change {
+/// What a write does to a keyspace with this default expiry.
+pub(crate) fn change(write: &Write, default: Expires) -> Change {
     let (name, key) = (name_of(write.keyspace).to_string(), write.key.clone());
     match &write.action {
-        Action::Put(value) | Action::PutExpiring(value, false) => {
-            Change::Put(name, key, value.bytes())
-        }
-        Action::Merge(operand) => Change::Merge(name, key, operand.bytes()),
+        Action::Put(value) => Change::Put(name, key, value.bytes(), default),
+        Action::PutExpiring(value, false) => Change::Put(name, key, value.bytes(), Expires::Later),
+        Action::Merge(operand) => Change::Merge(name, key, operand.bytes(), default),
         Action::PutExpiring(_, true) => Change::Delete(name, key),
         Action::Delete => Change::Delete(name, key),
         Action::DeleteRange(end) => Change::DeleteRange(name, key, end.clone()),

@@ -2,12 +2,11 @@
 //! and asked how large it is.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use terrace::{Bytes, Compression, ErrorKind, Keyspace, KeyspaceOptions};
 
-use crate::model::Change;
-use crate::op::{Range, Value};
+use crate::model::{Change, Expires};
+use crate::op::{AGES, Range, Value};
 use crate::runner::{Runner, expect, name_of};
 use crate::scenario::Mode;
 use crate::trouble::{Outcome, failed};
@@ -113,13 +112,12 @@ impl Runner {
         let Some(keyspace) = self.handles.get(name) else {
             return self.stale_handles();
         };
-        let ages = Duration::from_secs(1 << 33);
         let threshold = [None, Some(100), Some(600), Some(u64::MAX)];
         let compression = [None, None, Some(Compression::None), Some(Compression::Lz4)];
         let block_size = [None, None, Some(512), Some(1 << 16)];
         let options = keyspace
             .options()
-            .expiry((bits & 1 == 1).then_some(ages))
+            .expiry((bits & 1 == 1).then_some(AGES))
             .compaction_filter((bits & 2 == 2).then_some(KEEP_ALL))
             .blob_threshold(threshold[(bits >> 2) as usize % 4])
             .compression(compression[(bits >> 4) as usize % 4])
@@ -146,7 +144,8 @@ impl Runner {
         let any = !sorted.is_empty();
         if any {
             let entries = sorted.clone().into_iter().collect();
-            self.begin(vec![Change::Ingest(name.into(), entries)]);
+            let expires = default_of(&keyspace);
+            self.begin(vec![Change::Ingest(name.into(), entries, expires)]);
         }
         let last = match memory {
             None => keyspace.ingest(sorted),
@@ -189,6 +188,14 @@ impl Runner {
             .into());
         }
         Ok(())
+    }
+}
+
+/// When a write to the keyspace expires that does not say so.
+pub(crate) fn default_of(keyspace: &Keyspace) -> Expires {
+    match keyspace.options().expiry {
+        Some(_) => Expires::Default,
+        None => Expires::Never,
     }
 }
 

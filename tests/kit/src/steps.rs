@@ -7,10 +7,11 @@ use std::sync::Arc;
 use terrace::{Batch, Bytes, ErrorKind, SeqNo, Swap};
 
 use crate::KEYSPACES;
-use crate::model::Change;
+use crate::model::{Change, Expires};
 use crate::op::{Action, End, Read, Step, Write, expiry};
 use crate::reads;
 use crate::runner::{Runner, change, name_of};
+use crate::spaces::default_of;
 use crate::trouble::{Outcome, failed};
 
 /// What a step must do: the new values of keys, in order; and what it answers.
@@ -32,9 +33,9 @@ fn joined(value: Option<&Bytes>, more: &Bytes) -> Bytes {
     [old, more].concat().into()
 }
 
-fn set(name: &str, key: &Bytes, value: Option<Bytes>) -> Change {
+fn set(name: &str, key: &Bytes, value: Option<Bytes>, expires: Expires) -> Change {
     match value {
-        Some(value) => Change::Put(name.into(), key.clone(), value),
+        Some(value) => Change::Put(name.into(), key.clone(), value, expires),
         None => Change::Delete(name.into(), key.clone()),
     }
 }
@@ -62,7 +63,7 @@ impl Runner {
         let keyspace = self.handle(name)?;
         let map = self.model().now().map(name);
         let held = map.get(key).map(|entry| entry.value.clone());
-        let due = due(name, key, step, &map, held.as_ref());
+        let due = due(name, key, step, &map, default_of(&keyspace));
         drop(map); // Else the model would have to copy it.
         let writes = !due.changes.is_empty();
         if writes {
@@ -164,7 +165,7 @@ impl Runner {
                 failed("rollback_to", tx.rollback_to(&point))?;
                 continue;
             }
-            let change = change(write);
+            let change = change(write, default_of(keyspace));
             after.apply(&crate::Commit {
                 changes: vec![change.clone()],
                 last: None,
@@ -209,9 +210,12 @@ impl Runner {
     }
 }
 
-fn due(name: &str, key: &Bytes, step: &Step, map: &crate::Map, held: Option<&Bytes>) -> Due {
+fn due(name: &str, key: &Bytes, step: &Step, map: &crate::Map, default: Expires) -> Due {
+    let entry = map.get(key);
+    let held = entry.map(|entry| &entry.value);
+    let expires = entry.map_or(default, |entry| entry.expires);
     let to = |value: Option<Bytes>, answer: String| Due {
-        changes: vec![set(name, key, value)],
+        changes: vec![set(name, key, value, expires)],
         answer,
     };
     let nothing = |answer: String| Due {
@@ -245,7 +249,10 @@ fn due(name: &str, key: &Bytes, step: &Step, map: &crate::Map, held: Option<&Byt
             let popped = popped.map(|(key, entry)| (key.clone(), entry.value.clone()));
             Due {
                 answer: format!("{popped:?}"),
-                changes: popped.iter().map(|(key, _)| set(name, key, None)).collect(),
+                changes: popped
+                    .iter()
+                    .map(|(key, _)| set(name, key, None, default))
+                    .collect(),
             }
         }
         Step::Batch(false, _) => nothing(format!("{:?}", Some(&key[..]))),
@@ -255,7 +262,7 @@ fn due(name: &str, key: &Bytes, step: &Step, map: &crate::Map, held: Option<&Byt
             let steps = [None, Some(five.to_vec()), Some(two.to_vec()), Some(last)];
             Due {
                 changes: steps
-                    .map(|value| set(name, key, value.map(Bytes::from)))
+                    .map(|value| set(name, key, value.map(Bytes::from), default))
                     .into(),
                 answer: "done".into(),
             }
