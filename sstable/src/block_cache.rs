@@ -5,9 +5,10 @@
 //! the budget, the hand goes round, clears the mark of blocks that were used since its last visit, and drops
 //! those that were not. A block that is still read stays alive through its `Arc`.
 //!
-//! Invariants, under the ring's lock: a slot is filled if and only if the ring has its entry, or its
-//! table is gone; `used` is the sum of the entries' sizes. The blocks of a table that is dropped are freed at once;
-//! its entries leave the ring when half of the ring is such entries, or when the hand meets them.
+//! Invariants, under the ring's lock: each filled slot has one entry in the ring, and `used` is the sum of their sizes.
+//! An entry whose slot is empty, or whose table is gone, is *dead* and counts for nothing. A table that is dropped empties
+//! its slots, which frees its blocks; the dead entries leave the ring when half of the ring is dead, or when the hand meets
+//! them. Only the slot tells whether an entry is dead: a table can still be reached for a moment after it has emptied them.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -55,8 +56,31 @@ struct Entry {
 struct Ring {
     entries: Vec<Entry>,
     hand: usize,
-    /// Entries whose table is gone.
+    /// Entries whose slot was emptied by the table's end.
     dead: usize,
+}
+
+impl Slots {
+    /// Empties a slot; what was in it.
+    fn take(&self, block: u32) -> Option<Arc<CachedBlock>> {
+        self.blocks.get(block as usize)?.swap(None)
+    }
+
+    fn is_filled(&self, block: u32) -> bool {
+        let slot = self.blocks.get(block as usize);
+        slot.is_some_and(|slot| slot.load().is_some())
+    }
+
+    /// True if the block was used since this was asked last.
+    fn was_used(&self, block: u32) -> bool {
+        let slot = self.blocks.get(block as usize);
+        let cached = slot.map(|slot| slot.load());
+        cached.is_some_and(|cached| {
+            cached
+                .as_ref()
+                .is_some_and(|cached| cached.used.swap(false, Ordering::Relaxed))
+        })
+    }
 }
 
 /// Decoded blocks of all tables, within a budget of bytes.
@@ -115,10 +139,18 @@ impl BlockCache {
         self.shrink(&mut ring);
     }
 
+    fn give_back(&self, size: u64) {
+        let before = self.used.fetch_sub(size, Ordering::Relaxed);
+        debug_assert!(before >= size, "{size} bytes given back of {before}");
+    }
+
     /// Drops blocks until the rest is within the budget.
     fn shrink(&self, ring: &mut Ring) {
         if ring.dead * 2 > ring.entries.len() {
-            ring.entries.retain(|entry| entry.table.strong_count() > 0);
+            ring.entries.retain(|entry| {
+                let table = entry.table.upgrade();
+                table.is_some_and(|table| table.is_filled(entry.block))
+            });
             ring.dead = 0;
         }
         while self.used() > self.capacity.load(Ordering::Relaxed) {
@@ -128,23 +160,17 @@ impl BlockCache {
             let Some(entry) = ring.entries.get(ring.hand) else {
                 return;
             };
-            match entry.table.upgrade() {
-                Some(table) => {
-                    let Some(slot) = table.blocks.get(entry.block as usize) else {
-                        return;
-                    };
-                    let in_use = slot
-                        .load()
-                        .as_ref()
-                        .is_some_and(|cached| cached.used.swap(false, Ordering::Relaxed));
-                    if in_use {
-                        ring.hand += 1;
-                        continue;
-                    }
-                    slot.store(None);
-                    self.used.fetch_sub(entry.size, Ordering::Relaxed);
-                }
-                None => ring.dead = ring.dead.saturating_sub(1), // Its bytes were taken off already.
+            let table = entry.table.upgrade();
+            if table
+                .as_ref()
+                .is_some_and(|table| table.was_used(entry.block))
+            {
+                ring.hand += 1;
+                continue;
+            }
+            match table.and_then(|table| table.take(entry.block)) {
+                Some(_) => self.give_back(entry.size),
+                None => ring.dead = ring.dead.saturating_sub(1), // Its bytes were given back already.
             }
             ring.entries.swap_remove(ring.hand);
         }
@@ -194,15 +220,18 @@ impl TableCache {
 
 impl Drop for TableCache {
     fn drop(&mut self) {
-        // Under the lock nobody fills or clears a slot, so what is counted here is what the ring has. The
-        // slots themselves go with the last `Arc`, which is this one: others last no longer than the lock.
+        // Each slot is emptied under the lock, so that its bytes are given back once: the ring may reach the slots until
+        // the last `Arc` of them is gone, which is after the lock is released.
+        let mut freed = Vec::new();
         let mut ring = self.cache.lock();
-        for slot in &self.slots.blocks {
-            if let Some(cached) = slot.load().as_ref() {
-                self.cache.used.fetch_sub(cached.size(), Ordering::Relaxed);
+        for block in 0..self.slots.blocks.len() {
+            if let Some(cached) = self.slots.take(block as u32) {
+                self.cache.give_back(cached.size());
                 ring.dead += 1;
+                freed.push(cached);
             }
         }
+        drop(ring); // Memory is freed outside of the lock.
     }
 }
 

@@ -106,6 +106,59 @@ fn blocks_of_dropped_tables_go() {
     assert_eq!(value, &[7; 3000][..]);
 }
 
+/// Another thread that makes room may hold the slots of a table that is being dropped.
+#[test]
+fn a_table_dropped_while_room_is_made_gives_its_bytes_back_once() {
+    let cache = BlockCache::new(1 << 20);
+    let block = || Bytes::from(vec![1; 1000]);
+    for limit in [0, 1000, 3000] {
+        let (table, kept) = (TableCache::new(&cache, 8), TableCache::new(&cache, 8));
+        for i in 0..8 {
+            table.insert(i, block());
+            kept.insert(i, block());
+        }
+        let held = table.slots.clone(); // As `shrink` holds them.
+        drop(table);
+        assert_eq!(cache.used(), 8 * (1000 + OVERHEAD));
+        cache.set_capacity(limit);
+        assert!(cache.used() <= limit, "{}", cache.used());
+        drop(held);
+        cache.set_capacity(1 << 20);
+        drop(kept);
+        assert_eq!(cache.used(), 0);
+        // And it still takes blocks.
+        let next = TableCache::new(&cache, 8);
+        (0..8).for_each(|i| next.insert(i, block()));
+        assert_eq!(cache.used(), 8 * (1000 + OVERHEAD));
+        assert!((0..8).all(|i| next.get(i).is_some()));
+        drop(next);
+        assert_eq!(cache.used(), 0);
+    }
+    let ring = cache.lock();
+    assert!(ring.dead <= ring.entries.len());
+}
+
+#[test]
+fn tables_come_and_go_while_others_make_room() {
+    let cache = BlockCache::new(20 << 10);
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let cache = &cache;
+            scope.spawn(move || {
+                let mut random = Random(thread);
+                for _ in 0..2000 {
+                    let table = TableCache::new(cache, 8);
+                    for i in 0..8 {
+                        table.insert(i, Bytes::from(vec![1; 500 + random.below(500) as usize]));
+                    }
+                    assert!(cache.used() <= 21 << 10);
+                }
+            });
+        }
+    });
+    assert_eq!(cache.used(), 0);
+}
+
 #[test]
 fn two_threads_share_a_tiny_cache() {
     let (_, image) = build(&model(2000), &options(Compression::Lz4, 1024));
