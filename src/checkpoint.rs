@@ -16,6 +16,7 @@
 
 use std::path::Path;
 
+use terrace_base::error::is_missing;
 use terrace_base::vfs::{Fs, LockGuard};
 use terrace_base::{Error, ErrorKind, FileKind, FileNumber, Result};
 
@@ -28,6 +29,7 @@ impl Engine {
     pub(crate) fn checkpoint(&self, dir: &Path) -> Result<()> {
         self.check_writable()?;
         let fs = self.fs();
+        let dir = &fs.absolute(dir)?;
         let _lock = claim(fs, dir)?;
         let made = self.flush().and_then(|()| self.copy_into(dir));
         if made.is_err() {
@@ -79,7 +81,7 @@ fn claim(fs: &Fs, dir: &Path) -> Result<Box<dyn LockGuard>> {
 /// Removes what was made, as far as that goes: first `CURRENT`, without which the rest is no database.
 fn give_up(fs: &Fs, dir: &Path) {
     let remove = |file: FileKind| match fs.remove_file(&file.path(dir)) {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) if is_missing(&error) => Ok(()),
         removed => removed,
     };
     if remove(FileKind::Current).is_err() {

@@ -309,7 +309,7 @@ impl Db {
     /// `Closed`. Iterators and values that are alive go on reading what they hold. Closing twice is fine.
     ///
     /// # Errors
-    /// Those of the last sync and flush; `ReadOnly` if the log failed before, and writes that returned under `Buffered` or
+    /// Those of the last sync and flush; `Io` if the directory was removed, and all that was in it; `ReadOnly` if the log failed before, and writes that returned under `Buffered` or
     /// `Interval` may not be on disk. The database is closed all the same.
     pub fn close(&self) -> Result<()> {
         self.engine().close()
@@ -325,7 +325,7 @@ impl Engine {
         }
         self.background.stop();
         self.claims.wait_for_all();
-        let result = self.finish();
+        let result = self.finish().and_then(|()| self.check_present());
         self.views.open_pinned();
         let directory = lock(&self.directory_lock).take();
         drop(directory);
@@ -353,6 +353,13 @@ impl Engine {
             self.versions.mark_closed()?;
         }
         flushed.and(removed).and(given_up.map(|_| ()))
+    }
+
+    fn check_present(&self) -> Result<()> {
+        match self.options.read_only {
+            true => Ok(()), // Nothing was written.
+            false => self.files.check_present(),
+        }
     }
 
     fn flush_if_much(&self) -> Result<()> {

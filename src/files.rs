@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock};
 
 use crate::background::{Background, Task};
+use terrace_base::error::is_missing;
 use terrace_base::vfs::{Fs, OpenMode};
 use terrace_base::{Error, ErrorKind, FileKind, FileNumber, Result};
 use terrace_compaction::{BlobFile, BlobMeta, TableMeta, TableStore};
@@ -98,6 +99,21 @@ impl Files {
         Ok(())
     }
 
+    /// `Io` if the directory was removed, or somebody has taken `CURRENT` out of it: then nobody can open what is
+    /// written here.
+    pub(crate) fn check_present(&self) -> Result<()> {
+        let path = FileKind::Current.path(&self.dir);
+        match self.fs.metadata(&path)? {
+            Some(_) => Ok(()),
+            None => Err(Error::new(
+                ErrorKind::Io,
+                "the directory of the database, or the file CURRENT in it, was removed while it was open; what was \
+                 written is lost with it",
+            )
+            .in_file(&path, 0)),
+        }
+    }
+
     fn push_obsolete(&self, file: FileKind) {
         let mut obsolete = self.obsolete.lock().unwrap_or_else(|p| p.into_inner());
         obsolete.push(file);
@@ -156,7 +172,7 @@ impl Files {
     /// and lost nothing else.
     pub(crate) fn remove(&self, file: FileKind) -> Result<()> {
         match self.fs.remove_file(&file.path(&self.dir)) {
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            Err(error) if is_missing(&error) => Ok(()),
             result => result,
         }
     }

@@ -30,6 +30,7 @@ use std::path::Path;
 
 use terrace_base::checksum::checksum;
 use terrace_base::coding::{put_u32, put_u64};
+use terrace_base::error::is_missing;
 use terrace_base::vfs::{File, Fs, OpenMode};
 use terrace_base::{Decoder, Error, ErrorKind, FileKind, FileNumber, Result, mutant};
 use terrace_compaction::VersionEdit;
@@ -147,7 +148,7 @@ impl Manifest {
         let temporary = FileKind::CurrentTemporary.path(dir);
         // One that is there already may be a link to anything: it is not to be written through.
         match fs.remove_file(&temporary) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            Err(error) if !is_missing(&error) => return Err(error),
             _ => {}
         }
         let file = fs.open(&temporary, OpenMode::CreateNew)?;

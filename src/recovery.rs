@@ -1,5 +1,11 @@
 //! Opening a database: from a directory to an [`Engine`].
 //!
+//! The directory is held by a descriptor, and all files are reached from there (see [`Fs::hold`]): the process may change its
+//! working directory, and the directory its name. A file is taken for a leftover if it has a name of ours and the manifest
+//! does not list it. That suffices for a file to be this database's own: the lock is on a file in the very directory
+//! that is held, so no other database writes there, whatever path it was opened by. No id is compared: what a crash left
+//! half-written has none, and a checkpoint's tables have those of the first database.
+//!
 //! After a *clean* end (the log ends with its close frame, which names the last edit of a whole manifest, or the
 //! manifest ends with a mark) everything is known to be on disk. Nothing is written: what the log holds above the tables, at most 1 MiB
 //! unless the disk was full, is read into an image in memory.
@@ -80,7 +86,9 @@ pub(crate) fn open(options: Options, dir: &Path) -> Result<Arc<Engine>> {
     let options = options.resolved();
     let started = options.clock.monotonic();
     let fs = Fs::new(options.vfs.clone());
-    let lock = prepare_directory(&fs, dir, &options)?;
+    let dir = &fs.absolute(dir)?;
+    let fs = prepare_directory(&fs, dir, &options)?;
+    let lock = lock_directory(&fs, dir, &options)?;
     let mut opening = Opening::new(&options, &fs, dir)?;
     let found = match opening.find() {
         Err(error) if error.kind() == ErrorKind::NoSpace && opening.give_up_reserve()? => {
@@ -124,25 +132,28 @@ fn tell(dir: &Path, found: &Found, took: Duration) {
     }
 }
 
-/// Creates the directory if it may and must, and takes the lock.
-fn prepare_directory(fs: &Fs, dir: &Path, options: &Options) -> Result<Box<dyn LockGuard>> {
+/// Creates the directory if it may and must; the file system that holds it.
+fn prepare_directory(fs: &Fs, dir: &Path, options: &Options) -> Result<Fs> {
     let absent = || {
-        Error::new(
-            ErrorKind::NotFound,
-            "there is no database here, and none is to be created",
-        )
-        .in_file(dir, 0)
+        let text = "there is no database here, and none is to be created";
+        Error::new(ErrorKind::NotFound, text).in_file(dir, 0)
     };
     let create = options.create && !options.read_only;
     match fs.metadata(dir)? {
         Some(found) if !found.is_dir => {
             return Err(Error::invalid("the path is not a directory").in_file(dir, 0));
         }
-        Some(_) if create => {}
-        Some(_) if fs.metadata(&FileKind::Current.path(dir))?.is_some() => {}
+        Some(_) => {}
         None if create => fs.create_dir_all(dir)?,
-        _ => return Err(absent()),
+        None => return Err(absent()),
     }
+    let fs = fs.hold(dir)?;
+    let found = create || fs.metadata(&FileKind::Current.path(dir))?.is_some();
+    if found { Ok(fs) } else { Err(absent()) }
+}
+
+/// Takes the lock. It lies in the directory that `fs` holds, as all other files do: who has it is alone with them.
+fn lock_directory(fs: &Fs, dir: &Path, options: &Options) -> Result<Box<dyn LockGuard>> {
     let lock = FileKind::Lock.path(dir);
     if options.read_only && fs.metadata(&lock)?.is_none() {
         let text = "a reader must hold the file LOCK, which is missing; create it, empty, or open the database for writing once";

@@ -20,7 +20,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum ErrorKind {
     /// An argument is out of range or belongs elsewhere: fix the call. Nothing was written.
     Invalid,
-    /// The database, keyspace or file does not exist.
+    /// There is no such database or keyspace: create it.
     NotFound,
     /// The keyspace or target exists already.
     AlreadyExists,
@@ -89,13 +89,13 @@ impl Error {
         Error::new(ErrorKind::Unsupported, message)
     }
 
-    /// A failed system call `what` on `path`. No space, quota and file-size limits are `NoSpace`.
+    /// A failed system call `what` on `path`. No space, quota and file-size limits are `NoSpace`; all else is `Io`, a
+    /// missing file too (see [`is_missing`]): `NotFound` is what a caller asks for and can make anew.
     pub fn io(what: &str, path: &Path, source: io::Error) -> Error {
         let kind = match source.kind() {
             io::ErrorKind::StorageFull
             | io::ErrorKind::QuotaExceeded
             | io::ErrorKind::FileTooLarge => ErrorKind::NoSpace,
-            io::ErrorKind::NotFound => ErrorKind::NotFound,
             _ => ErrorKind::Io,
         };
         Error(Arc::new(Inner {
@@ -226,9 +226,26 @@ impl StdError for Error {
     }
 }
 
+/// True if a system call failed because nothing has the name.
+pub fn is_missing(error: &Error) -> bool {
+    system_kind(error) == Some(io::ErrorKind::NotFound)
+}
+
+/// True if a system call failed for want of memory, or of room for a memory map.
+pub fn is_out_of_memory(error: &Error) -> bool {
+    system_kind(error) == Some(io::ErrorKind::OutOfMemory)
+}
+
+/// What the system said, if it is what failed.
+fn system_kind(error: &Error) -> Option<io::ErrorKind> {
+    let source = error.0.source.as_ref()?;
+    Some(source.downcast_ref::<io::Error>()?.kind())
+}
+
 impl From<Error> for io::Error {
     fn from(error: Error) -> io::Error {
         let kind = match error.kind() {
+            ErrorKind::Io => system_kind(&error).unwrap_or(io::ErrorKind::Other),
             ErrorKind::Invalid => io::ErrorKind::InvalidInput,
             ErrorKind::NotFound => io::ErrorKind::NotFound,
             ErrorKind::AlreadyExists => io::ErrorKind::AlreadyExists,
@@ -260,6 +277,16 @@ mod tests {
         );
         assert!(wrapped.source().is_some());
         assert_eq!(size_of::<Error>(), size_of::<usize>());
+    }
+
+    #[test]
+    fn a_missing_file_is_a_failed_call_and_can_be_told() {
+        let missing = |kind: io::ErrorKind| Error::io("open", Path::new("a"), kind.into());
+        let error = missing(io::ErrorKind::NotFound);
+        assert!(is_missing(&error) && error.kind() == ErrorKind::Io);
+        assert_eq!(io::Error::from(error).kind(), io::ErrorKind::NotFound);
+        assert!(!is_missing(&missing(io::ErrorKind::PermissionDenied)));
+        assert!(!is_missing(&Error::new(ErrorKind::NotFound, "no keyspace")));
     }
 
     #[test]

@@ -80,10 +80,12 @@ pub(crate) fn salvage(options: Options, dir: &Path) -> Result<(Arc<Engine>, Salv
     }
     let options = options.resolved();
     let fs = Fs::new(options.vfs.clone());
+    let dir = &fs.absolute(dir)?;
     match fs.metadata(dir)? {
         Some(found) if found.is_dir => {}
         _ => return Err(nothing_here(dir)),
     }
+    let fs = fs.hold(dir)?;
     let lock = fs.lock(&FileKind::Lock.path(dir), true)?;
     let opening = Opening::new(&options, &fs, dir)?;
     let ours = |name: &&FileKind| !matches!(name, FileKind::Lock | FileKind::CurrentTemporary);

@@ -28,6 +28,7 @@ mod log_damage;
 mod logging;
 mod machine;
 mod merge;
+mod moved;
 mod opening;
 mod packing;
 mod policies;

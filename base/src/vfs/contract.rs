@@ -221,6 +221,16 @@ mod tests {
         for seed in 0..60 {
             let dir = tempfile::tempdir().unwrap();
             let os = transcript(&OsVfs, dir.path(), seed, 300);
+            // A held directory is that directory, also after it was moved and has a successor.
+            let home = tempfile::tempdir().unwrap();
+            let root = home.path().join("root");
+            OsVfs.create_dir(&root).unwrap();
+            if let Some(held) = OsVfs.hold(&root).unwrap() {
+                OsVfs.rename(&root, &home.path().join("moved")).unwrap();
+                OsVfs.create_dir(&root).unwrap();
+                assert_eq!(transcript(&*held, &root, seed, 300), os, "seed {seed}");
+                assert!(OsVfs.read_dir(&root).unwrap().is_empty());
+            }
             let fault = FaultVfs::new(MemVfs::crashable(seed));
             let vfs: [Arc<dyn Vfs>; 3] = [MemVfs::new(seed), MemVfs::crashable(seed), fault];
             for vfs in vfs {

@@ -91,6 +91,8 @@ pub enum Op {
     Metadata,
     /// `lock`
     Lock,
+    /// `hold`
+    Hold,
     /// `read_at`
     Read,
     /// `write_at`
@@ -350,6 +352,22 @@ impl Vfs for FaultVfs {
     fn random(&self) -> u64 {
         self.inner.random()
     }
+
+    fn most_open_files(&self) -> u64 {
+        self.inner.most_open_files()
+    }
+
+    fn absolute(&self, path: &Path) -> io::Result<PathBuf> {
+        self.inner.absolute(path)
+    }
+
+    fn hold(&self, dir: &Path) -> io::Result<Option<Arc<dyn Vfs>>> {
+        let held = self.plan.run(Op::Hold, dir, || self.inner.hold(dir))?;
+        Ok(held.map(|inner| -> Arc<dyn Vfs> {
+            let plan = self.plan.clone();
+            Arc::new(FaultVfs { inner, plan })
+        }))
+    }
 }
 
 #[derive(Debug)]
@@ -396,6 +414,14 @@ impl VfsFile for FaultFile {
 
     fn map(&self, len: u64) -> io::Result<Bytes> {
         self.plan.run(Op::Map, &self.path, || self.inner.map(len))
+    }
+
+    fn rest(&self) {
+        self.inner.rest();
+    }
+
+    fn keep(&self) -> io::Result<()> {
+        self.inner.keep()
     }
 
     fn lose_unsynced(&self) {

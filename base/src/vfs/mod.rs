@@ -14,10 +14,13 @@
 //!   nothing, and the engine makes none.
 //! - `rename` replaces its target as one unit: afterwards, and after any crash, the name has the old or the
 //!   new file.
+//! - In what [`Vfs::hold`] gives, paths below the directory go on meaning the same files when the process changes its
+//!   working directory, the directory is renamed, or another one gets its name.
 
 #[cfg(test)]
 mod contract;
 mod fault;
+mod handles;
 mod mem;
 mod os;
 
@@ -31,6 +34,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 pub use fault::{Call, Fault, FaultVfs, Op, Site};
+pub use handles::OpenFiles;
 pub use mem::{CrashPolicy, ImageKind, MemVfs, MutationHook};
 pub use os::{OsVfs, Process};
 
@@ -86,6 +90,19 @@ pub trait Vfs: fmt::Debug + Send + Sync {
     fn lock(&self, path: &Path, exclusive: bool) -> io::Result<Option<Box<dyn LockGuard>>>;
     /// A random number for salts, ids and seeds.
     fn random(&self) -> u64;
+    /// `path` in a form that does not depend on where the process is.
+    fn absolute(&self, path: &Path) -> io::Result<PathBuf> {
+        Ok(path.to_path_buf())
+    }
+    /// How many files the process may have open at once, as of now.
+    fn most_open_files(&self) -> u64 {
+        u64::MAX
+    }
+    /// This file system, but that `dir` and the paths below it mean the directory that has the name `dir` now,
+    /// wherever it is moved and whatever gets its name. `None` where a path always means the same. `dir` is absolute.
+    fn hold(&self, _dir: &Path) -> io::Result<Option<Arc<dyn Vfs>>> {
+        Ok(None)
+    }
 }
 
 /// An open file.
@@ -99,8 +116,15 @@ pub trait VfsFile: fmt::Debug + Send + Sync {
     fn sync_data(&self) -> io::Result<()>;
     /// The length in bytes.
     fn len(&self) -> io::Result<u64>;
-    /// The first `len` bytes as memory. The file is sealed: nobody writes it any more.
+    /// The first `len` bytes as memory. The file is sealed: nobody writes it any more. `OutOfMemory` if the process can
+    /// have no further map.
     fn map(&self, len: u64) -> io::Result<Bytes>;
+    /// Lets go of what the system keeps for it, if the next call can have it again.
+    fn rest(&self) {}
+    /// From now on it is read even if its name goes.
+    fn keep(&self) -> io::Result<()> {
+        Ok(())
+    }
     /// For tests: forgets the unsynced bytes, as a kernel may when it could not write them. A file system
     /// that cannot play this does nothing.
     #[doc(hidden)]
@@ -146,6 +170,21 @@ impl Fs {
     /// Wraps `vfs`.
     pub fn new(vfs: Arc<dyn Vfs>) -> Fs {
         Fs { vfs }
+    }
+
+    /// `path` in a form that does not depend on where the process is.
+    pub fn absolute(&self, path: &Path) -> Result<PathBuf> {
+        self.vfs
+            .absolute(path)
+            .map_err(|e| Error::io("find the absolute form of", path, e))
+    }
+
+    /// This file system, in which `dir`, an absolute path, goes on meaning the directory that it names now.
+    #[track_caller]
+    pub fn hold(&self, dir: &Path) -> Result<Fs> {
+        note(Location::caller());
+        let held = retry(|| self.vfs.hold(dir)).map_err(|e| Error::io("open", dir, e))?;
+        Ok(held.map_or_else(|| self.clone(), Fs::new))
     }
 
     /// Opens or creates a file.
@@ -272,6 +311,11 @@ impl Fs {
         }
     }
 
+    /// How many files the process may have open at once, as of now.
+    pub fn most_open_files(&self) -> u64 {
+        self.vfs.most_open_files()
+    }
+
     /// A random number for salts, ids and seeds.
     pub fn random(&self) -> u64 {
         self.vfs.random()
@@ -376,6 +420,18 @@ impl File {
     pub fn map(&self, len: u64) -> Result<Bytes> {
         note(Location::caller());
         retry(|| self.file.map(len)).map_err(|e| Error::io("map", &self.path, e))
+    }
+
+    /// From now on it is read even if its name goes: a file of [`OpenFiles`] stays open.
+    #[track_caller]
+    pub fn keep(&self) -> Result<()> {
+        note(Location::caller());
+        retry(|| self.file.keep()).map_err(|e| Error::io("open", &self.path, e))
+    }
+
+    /// It may not be read for a long time: a file of [`OpenFiles`] is closed until the next call.
+    pub fn rest(&self) {
+        self.file.rest();
     }
 
     /// The whole file.

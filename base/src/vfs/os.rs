@@ -5,13 +5,23 @@ use std::ffi::OsString;
 use std::fs;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
 use super::{LockGuard, Metadata, OpenMode, Vfs, VfsFile};
+
+#[cfg(unix)]
+mod place;
+#[cfg(not(unix))]
+#[path = "os/path.rs"]
+mod place;
+
+use place::BY_PATH;
+#[cfg(unix)]
+use place::Places;
 
 /// The operating system's file system.
 #[derive(Clone, Copy, Debug, Default)]
@@ -75,136 +85,142 @@ impl Drop for OsLock {
     }
 }
 
-fn options(mode: OpenMode) -> fs::OpenOptions {
-    let mut options = fs::OpenOptions::new();
-    options.read(true);
-    match mode {
-        OpenMode::Read => {}
-        OpenMode::ReadWrite => {
-            options.write(true);
+/// Takes the lock on an open file, unless it is held.
+fn locked(file: fs::File, exclusive: bool) -> io::Result<Option<Box<dyn LockGuard>>> {
+    let taken = match exclusive {
+        true => file.try_lock(),
+        false => file.try_lock_shared(),
+    };
+    match taken {
+        Ok(()) => {
+            let process = Process::this();
+            Ok(Some(Box::new(OsLock { file, process })))
         }
-        OpenMode::CreateNew => {
-            options.write(true).create_new(true);
-        }
-        OpenMode::CreateOrTruncate => {
-            options.write(true).create(true).truncate(true);
-        }
+        Err(fs::TryLockError::WouldBlock) => Ok(None),
+        Err(fs::TryLockError::Error(error)) => Err(error),
     }
-    private(&mut options);
-    options
 }
 
-#[cfg(unix)]
-fn private(options: &mut fs::OpenOptions) {
-    use std::os::unix::fs::OpenOptionsExt;
-    options.mode(0o600);
+fn random() -> u64 {
+    // Each `RandomState` is keyed by the system's randomness; hashing nothing reads the key out.
+    RandomState::new().build_hasher().finish()
 }
 
-#[cfg(not(unix))]
-fn private(_: &mut fs::OpenOptions) {}
+/// Maps of files that this process has, of all its databases.
+static MAPS: AtomicU64 = AtomicU64::new(0);
+
+/// A map, which is counted.
+struct Map(memmap2::Mmap);
+
+impl AsRef<[u8]> for Map {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Map {
+    fn drop(&mut self) {
+        MAPS.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// How many maps of files there may be: half of what Linux lets a process have, for the allocator and the threads' stacks
+/// take maps too, and a process without any left ends.
+fn most_maps() -> u64 {
+    static MOST: OnceLock<u64> = OnceLock::new();
+    *MOST.get_or_init(|| match cfg!(target_os = "linux") {
+        true => {
+            let text = fs::read_to_string("/proc/sys/vm/max_map_count").ok();
+            let limit = text.and_then(|text| text.trim().parse().ok());
+            limit.unwrap_or(DEFAULT_MAX_MAP_COUNT) / 2
+        }
+        false => u64::MAX, // Others do not count them.
+    })
+}
+
+/// What Linux has unless it was changed.
+const DEFAULT_MAX_MAP_COUNT: u64 = 65_530;
+
+/// Maps the file, unless there are `most` maps already.
+fn map_within(file: &OsFile, len: u64, most: u64) -> io::Result<Bytes> {
+    let actual = file.len()?;
+    if actual < len {
+        return Err(io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            format!("the file has {actual} bytes where {len} are to be mapped"),
+        ));
+    }
+    if len == 0 {
+        return Ok(Bytes::new());
+    }
+    let len = usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
+    if MAPS.load(Ordering::Relaxed) >= most {
+        let text = "the process has too many memory maps";
+        return Err(io::Error::new(io::ErrorKind::OutOfMemory, text));
+    }
+    // SAFETY: the map is read-only and the file is sealed: terrace writes a table once, syncs it, and
+    // from then on only unlinks it, which leaves the map's pages in place. The directory is ours by
+    // the lock; a process that changes a file behind our back is outside the promises, as the
+    // documentation of `IoMode` says.
+    let map = unsafe { memmap2::MmapOptions::new().len(len).map(&file.0)? };
+    MAPS.fetch_add(1, Ordering::Relaxed);
+    Ok(Bytes::from_owner(Map(map)))
+}
 
 impl Vfs for OsVfs {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn VfsFile>> {
-        // To open a pipe would wait for somebody to write to it.
-        if matches!(mode, OpenMode::Read | OpenMode::ReadWrite) {
-            let kind = fs::metadata(path)?.file_type();
-            if !kind.is_file() {
-                let error = match kind.is_dir() {
-                    true => io::ErrorKind::IsADirectory,
-                    false => io::ErrorKind::InvalidInput,
-                };
-                return Err(io::Error::new(error, "it is not a file"));
-            }
-        }
-        Ok(Arc::new(OsFile(options(mode).open(path)?)))
+        BY_PATH.open(path, mode)
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
-        let mut builder = fs::DirBuilder::new();
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::DirBuilderExt;
-            builder.mode(0o700);
-        }
-        builder.create(path)
+        BY_PATH.create_dir(path)
     }
 
     fn read_dir(&self, path: &Path) -> io::Result<Vec<OsString>> {
-        fs::read_dir(path)?
-            .map(|entry| Ok(entry?.file_name()))
-            .collect()
+        BY_PATH.read_dir(path)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        fs::rename(from, to)
+        BY_PATH.rename(from, to)
     }
 
     fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
-        fs::hard_link(from, to)
+        BY_PATH.hard_link(from, to)
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
-        fs::remove_file(path)
+        BY_PATH.remove_file(path)
     }
 
-    #[cfg(unix)]
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        fs::File::open(path)?.sync_all()
-    }
-
-    #[cfg(not(unix))]
-    fn sync_dir(&self, _: &Path) -> io::Result<()> {
-        Ok(()) // Elsewhere a directory cannot be opened as a file; names are journaled by the system.
+        BY_PATH.sync_dir(path)
     }
 
     fn metadata(&self, path: &Path) -> io::Result<Metadata> {
-        let found = fs::metadata(path)?;
-        #[cfg(unix)]
-        let links = std::os::unix::fs::MetadataExt::nlink(&found);
-        #[cfg(not(unix))]
-        let links = 1;
-        // A symbolic link is one more name for the file.
-        let links = links + u64::from(fs::symlink_metadata(path)?.is_symlink());
-        Ok(Metadata {
-            len: found.len(),
-            is_dir: found.is_dir(),
-            links,
-        })
+        BY_PATH.metadata(path)
     }
 
     fn lock(&self, path: &Path, exclusive: bool) -> io::Result<Option<Box<dyn LockGuard>>> {
-        let mut options = fs::OpenOptions::new();
-        options.read(true);
-        if exclusive {
-            options.write(true).create(true);
-        }
-        private(&mut options);
-        // A link could have a file made elsewhere.
-        if fs::symlink_metadata(path).is_ok_and(|found| !found.is_file()) {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "it is not a file",
-            ));
-        }
-        let file = options.open(path)?;
-        let taken = if exclusive {
-            file.try_lock()
-        } else {
-            file.try_lock_shared()
-        };
-        match taken {
-            Ok(()) => {
-                let process = Process::this();
-                Ok(Some(Box::new(OsLock { file, process })))
-            }
-            Err(fs::TryLockError::WouldBlock) => Ok(None),
-            Err(fs::TryLockError::Error(error)) => Err(error),
-        }
+        BY_PATH.lock(path, exclusive)
     }
 
     fn random(&self) -> u64 {
-        // Each `RandomState` is keyed by the system's randomness; hashing nothing reads the key out.
-        RandomState::new().build_hasher().finish()
+        random()
+    }
+
+    #[cfg(unix)]
+    fn most_open_files(&self) -> u64 {
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+        limit.current.unwrap_or(u64::MAX)
+    }
+
+    fn absolute(&self, path: &Path) -> io::Result<PathBuf> {
+        std::path::absolute(path)
+    }
+
+    #[cfg(unix)]
+    fn hold(&self, dir: &Path) -> io::Result<Option<Arc<dyn Vfs>>> {
+        Ok(Some(Arc::new(Places::hold(dir)?)))
     }
 }
 
@@ -238,23 +254,7 @@ impl VfsFile for OsFile {
     }
 
     fn map(&self, len: u64) -> io::Result<Bytes> {
-        let actual = self.len()?;
-        if actual < len {
-            return Err(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                format!("the file has {actual} bytes where {len} are to be mapped"),
-            ));
-        }
-        if len == 0 {
-            return Ok(Bytes::new());
-        }
-        let len = usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
-        // SAFETY: the map is read-only and the file is sealed: terrace writes a table once, syncs it, and
-        // from then on only unlinks it, which leaves the map's pages in place. The directory is ours by
-        // the lock; a process that changes a file behind our back is outside the promises, as the
-        // documentation of `IoMode` says.
-        let map = unsafe { memmap2::MmapOptions::new().len(len).map(&self.0)? };
-        Ok(Bytes::from_owner(map))
+        map_within(self, len, most_maps())
     }
 }
 
@@ -274,6 +274,9 @@ mod tests {
         assert_eq!(&file.map(8).unwrap()[..], b"\0\0\0hello");
         assert!(file.map(9).is_err());
         assert!(file.map(0).unwrap().is_empty());
+        let raw = OsFile(fs::File::open(&path).unwrap());
+        let error = map_within(&raw, 8, 0).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::OutOfMemory);
         assert_eq!(
             OsVfs.metadata(&path).unwrap(),
             Metadata {
@@ -294,5 +297,43 @@ mod tests {
         drop(held);
         assert!(OsVfs.lock(&lock, false).unwrap().is_some());
         assert_ne!(OsVfs.random(), OsVfs.random());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_held_directory_stays_the_same_under_another_name_and_in_the_way_of_a_new_one() {
+        let home = tempfile::tempdir().unwrap();
+        let (old, new) = (home.path().join("old"), home.path().join("new"));
+        OsVfs.create_dir(&old).unwrap();
+        let held = OsVfs.hold(&old).unwrap().unwrap();
+        held.open(&old.join("a"), OpenMode::CreateNew).unwrap();
+        OsVfs.rename(&old, &new).unwrap();
+        OsVfs.create_dir(&old).unwrap();
+
+        held.open(&old.join("b"), OpenMode::CreateNew).unwrap();
+        held.rename(&old.join("a"), &old.join("c")).unwrap();
+        held.hard_link(&old.join("c"), &home.path().join("out"))
+            .unwrap();
+        let guard = held.lock(&old.join("LOCK"), true).unwrap().unwrap();
+        assert!(OsVfs.lock(&new.join("LOCK"), true).unwrap().is_none());
+        let sorted = |vfs: &dyn Vfs, dir: &Path| {
+            let mut names = vfs.read_dir(dir).unwrap();
+            names.sort();
+            names
+        };
+        assert_eq!(sorted(&*held, &old), ["LOCK", "b", "c"]);
+        assert_eq!(sorted(&OsVfs, &new), ["LOCK", "b", "c"]);
+        assert!(sorted(&OsVfs, &old).is_empty());
+        assert_eq!(sorted(&*held, &old.join("../new")), ["LOCK", "b", "c"]);
+        assert_eq!(held.metadata(&home.path().join("out")).unwrap().links, 2);
+        held.sync_dir(&old).unwrap();
+
+        drop(guard);
+        fs::remove_dir_all(&new).unwrap();
+        let gone = |result: io::Result<()>| result.unwrap_err().kind() == io::ErrorKind::NotFound;
+        assert!(gone(
+            held.open(&old.join("d"), OpenMode::CreateNew).map(drop)
+        ));
+        assert!(gone(held.metadata(&old.join("b")).map(drop)));
     }
 }

@@ -197,6 +197,6 @@ fn damage_is_remembered_with_its_first_cause() {
     assert!(table.damaged());
     assert!(table.damage().unwrap().to_string().contains("first"));
     let missing = table.table().unwrap_err();
-    assert_eq!(missing.kind(), ErrorKind::NotFound);
+    assert_eq!(missing.kind(), ErrorKind::Io);
     assert_eq!(damaged_table(&missing), None);
 }

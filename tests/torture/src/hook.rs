@@ -5,7 +5,7 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -76,55 +76,79 @@ impl Trap {
 
 /// The operating system's file system, with a trap.
 #[derive(Clone, Debug)]
-pub(crate) struct TrapVfs(pub(crate) Arc<Trap>);
+pub(crate) struct TrapVfs {
+    trap: Arc<Trap>,
+    inner: Arc<dyn Vfs>,
+}
+
+impl TrapVfs {
+    pub(crate) fn new(trap: Arc<Trap>) -> TrapVfs {
+        let inner = Arc::new(OsVfs);
+        TrapVfs { trap, inner }
+    }
+}
 
 #[derive(Debug)]
 struct TrapFile(Arc<dyn VfsFile>, Arc<Trap>);
 
 impl Vfs for TrapVfs {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn VfsFile>> {
-        let open = || OsVfs.open(path, mode);
+        let open = || self.inner.open(path, mode);
         let file = match mode {
             OpenMode::Read | OpenMode::ReadWrite => open(),
-            OpenMode::CreateNew | OpenMode::CreateOrTruncate => self.0.around(open),
+            OpenMode::CreateNew | OpenMode::CreateOrTruncate => self.trap.around(open),
         }?;
-        Ok(Arc::new(TrapFile(file, self.0.clone())))
+        Ok(Arc::new(TrapFile(file, self.trap.clone())))
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
-        self.0.around(|| OsVfs.create_dir(path))
+        self.trap.around(|| self.inner.create_dir(path))
     }
 
     fn read_dir(&self, path: &Path) -> io::Result<Vec<OsString>> {
-        OsVfs.read_dir(path)
+        self.inner.read_dir(path)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.0.around(|| OsVfs.rename(from, to))
+        self.trap.around(|| self.inner.rename(from, to))
     }
 
     fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.0.around(|| OsVfs.hard_link(from, to))
+        self.trap.around(|| self.inner.hard_link(from, to))
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
-        self.0.around(|| OsVfs.remove_file(path))
+        self.trap.around(|| self.inner.remove_file(path))
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        self.0.around(|| OsVfs.sync_dir(path))
+        self.trap.around(|| self.inner.sync_dir(path))
     }
 
     fn metadata(&self, path: &Path) -> io::Result<Metadata> {
-        OsVfs.metadata(path)
+        self.inner.metadata(path)
     }
 
     fn lock(&self, path: &Path, exclusive: bool) -> io::Result<Option<Box<dyn LockGuard>>> {
-        OsVfs.lock(path, exclusive)
+        self.inner.lock(path, exclusive)
     }
 
     fn random(&self) -> u64 {
-        OsVfs.random()
+        self.inner.random()
+    }
+
+    fn most_open_files(&self) -> u64 {
+        self.inner.most_open_files()
+    }
+
+    fn absolute(&self, path: &Path) -> io::Result<PathBuf> {
+        self.inner.absolute(path)
+    }
+
+    fn hold(&self, dir: &Path) -> io::Result<Option<Arc<dyn Vfs>>> {
+        let trap = self.trap.clone();
+        let held = self.inner.hold(dir)?;
+        Ok(held.map(|inner| -> Arc<dyn Vfs> { Arc::new(TrapVfs { trap, inner }) }))
     }
 }
 

@@ -194,7 +194,9 @@ impl Writer {
             }),
             calls: AtomicU64::new(0),
         });
-        let options = scenario.options(options_seed).vfs(Arc::new(TrapVfs(trap)));
+        let options = scenario
+            .options(options_seed)
+            .vfs(Arc::new(TrapVfs::new(trap)));
         let db = options.open(&task.dir)?;
         self.say(Said::Opened);
         let ends: Vec<Result<(), Error>> = thread::scope(|scope| {

@@ -77,12 +77,13 @@ pub(super) fn long_paths(dir: &Path) -> Checked {
     }
     path.push("e".repeat(4060 - path.as_os_str().len()));
     works_in(&path)?;
-    // Too long, by the name, by the path, and by the files in it only.
+    // Too long, by the name and by the path.
     fails_in(&dir.join("n".repeat(256)), &[ErrorKind::Io])?;
     fails_in(&path.join("f".repeat(200)), &[ErrorKind::Io])?;
     let longest = path
         .parent()
         .unwrap()
         .join("g".repeat(4093 - path.parent().unwrap().as_os_str().len()));
-    fails_in(&longest, &[ErrorKind::Io, ErrorKind::NotFound])
+    // With a file's name behind it it would be too long, but files are reached from the directory.
+    works_in(&longest)
 }
