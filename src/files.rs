@@ -12,7 +12,7 @@ use std::sync::{Mutex, OnceLock};
 
 use crate::background::{Background, Task};
 use terrace_base::error::is_missing;
-use terrace_base::vfs::{Fs, OpenMode};
+use terrace_base::vfs::{File, Fs, OpenFiles, OpenMode};
 use terrace_base::{Error, ErrorKind, FileKind, FileNumber, Result};
 use terrace_compaction::{BlobFile, BlobMeta, TableMeta, TableStore};
 use terrace_sstable::{BLOB_HEADER_LEN, BlobReader, BlockCache, IoMode, Table};
@@ -24,6 +24,8 @@ pub(crate) struct Files {
     pub(crate) dir: PathBuf,
     io: IoMode,
     pub(crate) cache: Arc<BlockCache>,
+    /// The tables and blob files that are open: not all of them need be.
+    open: OpenFiles,
     obsolete: Mutex<Vec<FileKind>>,
     /// Held while files are removed, so that a second caller returns only when the first has removed what it took.
     removing: Mutex<()>,
@@ -37,6 +39,7 @@ impl Files {
     pub(crate) fn new(fs: Fs, dir: PathBuf, io: IoMode, cache: Arc<BlockCache>) -> Files {
         let (obsolete, frozen) = (Mutex::new(Vec::new()), AtomicBool::new(false));
         Files {
+            open: OpenFiles::new(most_open(fs.most_open_files())),
             fs,
             dir,
             io,
@@ -114,6 +117,10 @@ impl Files {
         }
     }
 
+    fn open_file(&self, file: FileKind) -> Result<File> {
+        self.open.open(&self.fs, &file.path(&self.dir))
+    }
+
     fn push_obsolete(&self, file: FileKind) {
         let mut obsolete = self.obsolete.lock().unwrap_or_else(|p| p.into_inner());
         obsolete.push(file);
@@ -178,10 +185,17 @@ impl Files {
     }
 }
 
+/// How many tables and blob files one database has open at most, of `limit` files that the process may: a quarter, so that a
+/// program with a few databases, its own files and connections has enough; never fewer than 8.
+fn most_open(limit: u64) -> usize {
+    usize::try_from(limit / 4)
+        .unwrap_or(usize::MAX)
+        .clamp(8, 1 << 20)
+}
+
 impl TableStore for Files {
     fn open(&self, meta: &TableMeta) -> Result<Table> {
-        let path = FileKind::Table(meta.number).path(&self.dir);
-        let file = self.fs.open(&path, OpenMode::Read)?;
+        let file = self.open_file(FileKind::Table(meta.number))?;
         Table::open(file, meta.info.id, meta.info.size, self.io, &self.cache)
     }
 
@@ -190,8 +204,7 @@ impl TableStore for Files {
     }
 
     fn open_blob(&self, meta: &BlobMeta) -> Result<BlobReader> {
-        let path = FileKind::Blob(meta.number).path(&self.dir);
-        BlobReader::open(self.fs.open(&path, OpenMode::Read)?, meta.id)
+        BlobReader::open(self.open_file(FileKind::Blob(meta.number))?, meta.id)
     }
 
     fn obsolete_blob(&self, number: FileNumber) {

@@ -45,6 +45,8 @@ use crate::sync::{Mutex, MutexGuard, lock};
 
 /// Values up to this length are written together with their heads.
 const JOINED: usize = 1 << 20;
+/// So many full files may be unsynced, and so open, before they are synced for that alone.
+const UNSYNCED: usize = 16;
 /// So many full files may wait for a flush to tell what in them is dead.
 const FILES_AHEAD: u64 = 4;
 
@@ -88,12 +90,20 @@ pub(crate) fn file_of<'b>(blobs: &'b BlobFiles, at: &BlobRef) -> Result<&'b Arc<
 #[derive(Debug)]
 struct Open {
     meta: BlobMeta,
-    file: File,
+    /// Closed once it is full, synced, and nobody writes to it.
+    file: Mutex<Option<File>>,
     listed: Arc<BlobFile>,
     /// Has been written to since it was last synced.
     dirty: AtomicBool,
     /// Who writes a value to it, or commits the reference to one.
     writers: AtomicU64,
+}
+
+impl Open {
+    fn file(&self) -> Result<File> {
+        let file = lock(&self.file).clone();
+        file.ok_or_else(|| Error::invalid("a full blob file was to be written to"))
+    }
 }
 
 #[derive(Debug)]
@@ -177,8 +187,9 @@ impl Blobs {
         }
         let files = std::mem::take(&mut *lock(&self.unsynced));
         for open in files {
+            let file = open.file(); // Before it looks as if it could be closed.
             open.dirty.store(false, Ordering::Release);
-            if let Err(error) = open.file.sync() {
+            if let Err(error) = file.and_then(|file| file.sync()) {
                 return Err(failed.insert(error).clone()); // Still dirty, so that everybody meets the failure.
             }
         }
@@ -209,6 +220,24 @@ impl Blobs {
         active.file.writers.fetch_add(1, Ordering::Acquire);
         active.file.listed.grown_to(end);
         Some((active.file.clone(), offset))
+    }
+
+    /// Closes the files that nobody will write to again, and syncs them first where they are many: a file that is not
+    /// synced must stay open, or an error of writing it back may go unnoticed.
+    fn close_full(&self) {
+        if lock(&self.unsynced).len() > UNSYNCED && self.sync().is_err() {
+            return; // The next sync of the log says so.
+        }
+        let active = lock(&self.active).as_ref().map(|a| a.file.meta.number);
+        for made in lock(&self.made).iter() {
+            let open = &made.file;
+            let done = Some(open.meta.number) != active
+                && open.writers.load(Ordering::Acquire) == 0
+                && !open.dirty.load(Ordering::Acquire);
+            if done {
+                *lock(&open.file) = None;
+            }
+        }
     }
 
     /// Nobody begins to write to `number` from now on.
@@ -262,7 +291,8 @@ impl Engine {
             false => value,
         };
         for part in [&head.bytes, rest] {
-            written = written.and_then(|()| open.file.write_all_at(part, at));
+            let file = written.and_then(|()| open.file());
+            written = file.and_then(|file| file.write_all_at(part, at));
             at += part.len() as u64;
         }
         if let Err(error) = written {
@@ -340,7 +370,7 @@ impl Engine {
         )?;
         let open = Arc::new(Open {
             meta,
-            file,
+            file: Mutex::new(Some(file)),
             listed: listed.clone(),
             dirty: AtomicBool::new(false),
             writers: AtomicU64::new(0),
@@ -354,6 +384,7 @@ impl Engine {
             file: open,
             end: BLOB_HEADER_LEN,
         });
+        self.blobs.close_full();
         if self.blobs.unflushed.load(Ordering::Relaxed) > FILES_AHEAD * self.blobs.target {
             self.flush_soon();
         }

@@ -237,6 +237,11 @@ impl BlobReader {
         })
     }
 
+    /// Sees to it that the file is read even if it loses its name.
+    pub fn keep(&self) -> Result<()> {
+        self.file.keep()
+    }
+
     fn wrong_header(header: &[u8]) -> Error {
         let version = || {
             let mut d = Decoder::new(header);

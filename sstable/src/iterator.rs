@@ -82,6 +82,14 @@ impl Scan {
     }
 }
 
+impl Drop for TableIter {
+    fn drop(&mut self) {
+        if self.scan.is_some() {
+            self.table.rest();
+        }
+    }
+}
+
 impl TableIter {
     pub(crate) fn new(table: Arc<Table>, scan: bool) -> TableIter {
         TableIter {

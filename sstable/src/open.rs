@@ -4,7 +4,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 use terrace_base::checksum::checksum;
-use terrace_base::error::{Error, Result};
+use terrace_base::error::{Error, Result, is_out_of_memory};
 use terrace_base::mutant;
 use terrace_base::vfs::File;
 
@@ -76,7 +76,7 @@ pub(crate) fn open(source: Source, id: u64, size: u64, io: IoMode) -> Result<Par
     let index = section(format::POINT_INDEX)?;
     let memory = match (&source, io) {
         (Source::Image(image), _) => Some(image.clone()),
-        (Source::File(file), IoMode::Mmap) => Some(file.map(size)?),
+        (Source::File(file), IoMode::Mmap) => map(file, size)?,
         (Source::File(_), IoMode::Pread) => None,
     };
     let index = match index {
@@ -106,6 +106,19 @@ pub(crate) fn open(source: Source, id: u64, size: u64, io: IoMode) -> Result<Par
             Source::Image(_) => None,
         },
     })
+}
+
+/// Maps a table, and lets its descriptor go: only whole scans need one from now on. Without room for a further map the
+/// table is read by system calls instead.
+fn map(file: &File, size: u64) -> Result<Option<Bytes>> {
+    match file.map(size) {
+        Ok(map) => {
+            file.rest();
+            Ok(Some(map))
+        }
+        Err(error) if is_out_of_memory(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// The random number that a file of `size` bytes has by its footer; none if the footer does not verify.

@@ -1,7 +1,8 @@
 //! An open table.
 //!
 //! Opening reads the footer, the fences, the point index and the properties, by `pread` and against their
-//! checksums; only then is the file mapped. Data blocks are read as they are needed:
+//! checksums; only then is the file mapped, and its descriptor let go. Where the process can have no further map, the table
+//! is read by `pread` whatever was asked for. Data blocks are read as they are needed:
 //!
 //! ```text
 //!             raw block                          packed block
@@ -278,6 +279,21 @@ impl Table {
     /// The file, unless the table is an image.
     pub(crate) fn file(&self) -> Option<&File> {
         self.file.as_ref()
+    }
+
+    /// Sees to it that the table is read even if its file loses its name.
+    pub fn keep(&self) -> Result<()> {
+        match (&self.memory, &self.file) {
+            (None, Some(file)) => file.keep(),
+            _ => Ok(()), // A map needs no file.
+        }
+    }
+
+    /// After a scan: a table that is mapped needs no descriptor.
+    pub(crate) fn rest(&self) {
+        if let (Some(_), Some(file)) = (&self.memory, &self.file) {
+            file.rest();
+        }
     }
 
     /// Adds path and place of block `i` to an error.

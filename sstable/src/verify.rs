@@ -47,6 +47,7 @@ pub(crate) fn verify(table: &Table) -> Result<()> {
         };
         add().map_err(|error| table.at_block(i, error))?;
     }
+    table.rest();
     sums.agree(table).map_err(|error| table.at_block(0, error))
 }
 

@@ -21,6 +21,7 @@ mod ingest;
 mod isolation;
 mod keyspace_packing;
 mod known_bugs;
+mod limits;
 mod links;
 mod liveness;
 mod log_damage;
