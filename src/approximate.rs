@@ -36,7 +36,8 @@ use std::sync::Arc;
 use terrace_base::{
     DeletedRange, InternalIterator, KeyRef, KeyspaceId, RangeSet, Result, SeqNo, UserKey, ValueKind,
 };
-use terrace_sstable::{BlobRef, Stretch, Table, TableInfo};
+use terrace_compaction::TableRef;
+use terrace_sstable::{BlobRef, Stretch, TableInfo};
 
 use crate::bounds::{KeyBounds, half_open};
 use crate::events::damage;
@@ -126,7 +127,9 @@ impl Estimate<'_> {
         for run in &view.sealed {
             match &run.form {
                 Form::List(list) => self.add_list(list)?,
-                Form::Image(table) => self.add_table(table.info(), || Ok(table))?,
+                Form::Image(table) => {
+                    self.add_table(table.info(), || Ok(TableRef::Kept(table)))?;
+                }
             }
         }
         for run in view.version.runs() {
@@ -148,7 +151,7 @@ impl Estimate<'_> {
     fn add_table<'t>(
         &mut self,
         info: &TableInfo,
-        table: impl FnOnce() -> Result<&'t Arc<Table>>,
+        table: impl FnOnce() -> Result<TableRef<'t>>,
     ) -> Result<()> {
         let first = UserKey::new(self.keyspace, self.lower);
         let (smallest, largest) = (info.smallest.as_ref(), info.largest.as_ref());

@@ -291,7 +291,7 @@ fn hidden_in(version: &Version, range: &DeletedRange) -> Result<Option<(usize, F
             continue;
         }
         let whole = info.max_seq < range.seq && range.covers_keys(first, last);
-        if !whole && !file.damaged() && !holds_hidden(file.table()?, range)? {
+        if !whole && !file.damaged() && !holds_hidden(&*file.table()?, range)? {
             continue;
         }
         if level > 0 && !file.damaged() {

@@ -14,8 +14,10 @@ use crate::background::{Background, Task};
 use terrace_base::error::is_missing;
 use terrace_base::vfs::{File, Fs, OpenFiles, OpenMode};
 use terrace_base::{Error, ErrorKind, FileKind, FileNumber, Result};
-use terrace_compaction::{BlobFile, BlobMeta, TableMeta, TableStore};
+use terrace_compaction::{BlobFile, BlobMeta, Opened, TableMeta, TableStore};
 use terrace_sstable::{BLOB_HEADER_LEN, BlobReader, BlockCache, IoMode, Table};
+
+use crate::lent::Lent;
 
 /// The files of one database's tables.
 #[derive(Debug)]
@@ -26,6 +28,8 @@ pub(crate) struct Files {
     pub(crate) cache: Arc<BlockCache>,
     /// The tables and blob files that are open: not all of them need be.
     open: OpenFiles,
+    /// Open tables that may be closed again.
+    lent: Lent,
     obsolete: Mutex<Vec<FileKind>>,
     /// Held while files are removed, so that a second caller returns only when the first has removed what it took.
     removing: Mutex<()>,
@@ -40,6 +44,7 @@ impl Files {
         let (obsolete, frozen) = (Mutex::new(Vec::new()), AtomicBool::new(false));
         Files {
             open: OpenFiles::new(most_open(fs.most_open_files())),
+            lent: Lent::default(),
             fs,
             dir,
             io,
@@ -102,8 +107,8 @@ impl Files {
         Ok(())
     }
 
-    /// `Io` if the directory was removed, or somebody has taken `CURRENT` out of it: then nobody can open what is
-    /// written here.
+    /// `Io` if the directory was removed, or `CURRENT` in it: then what is written here
+    /// cannot be opened again.
     pub(crate) fn check_present(&self) -> Result<()> {
         let path = FileKind::Current.path(&self.dir);
         match self.fs.metadata(&path)? {
@@ -185,8 +190,9 @@ impl Files {
     }
 }
 
-/// How many tables and blob files one database has open at most, of `limit` files that the process may: a quarter, so that a
-/// program with a few databases, its own files and connections has enough; never fewer than 8.
+/// How many tables and blob files one database has open at most, of `limit` files that the process
+/// may: a quarter, so that a program with a few databases, its own files and connections has
+/// enough; never fewer than 8.
 fn most_open(limit: u64) -> usize {
     usize::try_from(limit / 4)
         .unwrap_or(usize::MAX)
@@ -199,7 +205,32 @@ impl TableStore for Files {
         Table::open(file, meta.info.id, meta.info.size, self.io, &self.cache)
     }
 
+    fn acquire(&self, meta: &TableMeta) -> Result<Opened> {
+        // Another reader may have had it opened a moment ago.
+        if let Some(table) = self.lent.get(meta.number) {
+            return Ok(Opened::Lent(table));
+        }
+        let capacity = self.cache.capacity();
+        let (kept, lent) = (capacity / 8 * 3, capacity / 2);
+        let wanted = Table::memory_of(&meta.info, self.io);
+        if self.cache.charged().saturating_add(wanted) <= kept {
+            return Ok(Opened::Kept(Arc::new(self.open(meta)?)));
+        }
+        let file = self.open_file(FileKind::Table(meta.number))?;
+        let (id, size) = (meta.info.id, meta.info.size);
+        let table = Table::open_lean(file, id, size, self.io, &self.cache)?;
+        let table = Arc::new(table);
+        let is_full = || self.cache.charged() > lent;
+        self.lent.insert(meta.number, table.clone(), is_full);
+        Ok(Opened::Lent(table))
+    }
+
+    fn lent(&self, number: FileNumber) -> Option<Arc<Table>> {
+        self.lent.get(number)
+    }
+
     fn obsolete(&self, number: FileNumber) {
+        self.lent.remove(number); // Some systems keep the space of an open file.
         self.push_obsolete(FileKind::Table(number));
     }
 

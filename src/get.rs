@@ -16,6 +16,7 @@ use bytes::Bytes;
 use terrace_base::hash::key_hash;
 use terrace_base::key::{EXPIRY_LEN, split_expiry};
 use terrace_base::{Error, Result, SeqNo, UserKey, ValueKind};
+use terrace_compaction::{TableFile, TableRef};
 use terrace_sstable::{Found, Table, Value};
 
 use crate::blob::Want;
@@ -276,16 +277,45 @@ impl View {
                     found => return found,
                 }
             }
+            let Some(table) = candidate.kept() else {
+                let before = round.get(..count).unwrap_or(&[]);
+                match self.found_in_closed(before, candidate, key, hash, at) {
+                    Ok(None) => count = 0,
+                    found => return found,
+                }
+                continue;
+            };
             if let Some(slot) = round.get_mut(count) {
-                *slot = Some(
-                    candidate
-                        .table()
-                        .inspect_err(|e| self.version.note_damage(e))?,
-                );
+                *slot = Some(table);
                 count += 1;
             }
         }
         self.first_found(round.get(..count).unwrap_or(&[]), key, hash, at)
+    }
+
+    /// What the first of `before`, or else the table `file`, says of `key`. That table is not open yet,
+    /// or only lent, and then it may be closed on return.
+    #[cold]
+    fn found_in_closed<'v>(
+        &'v self,
+        before: &[Option<&'v Table>],
+        file: &'v TableFile,
+        key: &UserKey<'_>,
+        hash: u64,
+        at: SeqNo,
+    ) -> Result<Option<Found<'v>>> {
+        match self.first_found(before, key, hash, at) {
+            Ok(None) => {}
+            found => return found,
+        }
+        let table = file.table();
+        match table.inspect_err(|e| self.version.note_damage(e))? {
+            TableRef::Kept(table) => self.first_found(&[Some(table)], key, hash, at),
+            TableRef::Lent(table) => {
+                let found = self.first_found(&[Some(&table)], key, hash, at)?;
+                Ok(found.map(Found::into_owned))
+            }
+        }
     }
 
     /// What the first of `tables` that has `key` says of it. It is handed on whole: an answer of ten words that is

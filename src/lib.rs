@@ -69,6 +69,7 @@ mod iter;
 mod keyspace;
 mod keyspace_changes;
 mod keyspace_options;
+mod lent;
 mod manifest;
 mod memtable;
 mod operations;

@@ -142,9 +142,12 @@ impl Options {
         self
     }
 
-    /// Bytes of anonymous memory to use: a quarter for writes (at most 256 MiB), the rest for caches and
-    /// indexes. By default a quarter of the machine's memory or of the control group's limit, at most 1 GiB.
-    /// Below 4 MiB opening fails with `Invalid`.
+    /// Bytes of anonymous memory to use: a quarter for writes (at most 256 MiB), half as much for
+    /// jobs at work, the rest for cached blocks and open tables. What open tables hold of their
+    /// indexes is at most half of that rest, beside those that are being read: with
+    /// [`IoMode::Pread`] and data of more than some fifty times this, a read may have to open its
+    /// table first. By default a quarter of the machine's memory or of the control group's limit,
+    /// at most 1 GiB. Below 4 MiB opening fails with `Invalid`.
     pub fn memory(mut self, bytes: u64) -> Options {
         self.memory = Some(bytes);
         self

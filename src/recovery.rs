@@ -1,9 +1,10 @@
 //! Opening a database: from a directory to an [`Engine`].
 //!
-//! The directory is held by a descriptor, and all files are reached from there (see [`Fs::hold`]): the process may change its
-//! working directory, and the directory its name. A file is taken for a leftover if it has a name of ours and the manifest
-//! does not list it. That suffices for a file to be this database's own: the lock is on a file in the very directory
-//! that is held, so no other database writes there, whatever path it was opened by. No id is compared: what a crash left
+//! The directory is held by a descriptor, and all files are reached from there (see [`Fs::hold`]):
+//! the process may change its working directory, and the directory its name. A file is taken for a
+//! leftover if it has a name of ours and the manifest does not list it. That suffices for a file to
+//! be this database's own: the lock is on a file in the very directory that is held, so no other
+//! database writes there, whatever path it was opened by. No id is compared: what a crash left
 //! half-written has none, and a checkpoint's tables have those of the first database.
 //!
 //! After a *clean* end (the log ends with its close frame, which names the last edit of a whole manifest, or the
@@ -152,7 +153,8 @@ fn prepare_directory(fs: &Fs, dir: &Path, options: &Options) -> Result<Fs> {
     if found { Ok(fs) } else { Err(absent()) }
 }
 
-/// Takes the lock. It lies in the directory that `fs` holds, as all other files do: who has it is alone with them.
+/// Takes the lock. It lies in the directory that `fs` holds, as all other files do: who has it is
+/// alone with them.
 fn lock_directory(fs: &Fs, dir: &Path, options: &Options) -> Result<Box<dyn LockGuard>> {
     let lock = FileKind::Lock.path(dir);
     if options.read_only && fs.metadata(&lock)?.is_none() {

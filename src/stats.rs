@@ -57,6 +57,8 @@ pub struct Stats {
     pub bytes_collected: u64,
     /// Bytes of decoded blocks in the cache.
     pub cache_bytes: u64,
+    /// Bytes of memory that open tables take beside their blocks.
+    pub open_table_bytes: u64,
     /// Operations written since the open.
     pub writes: u64,
     /// Bytes of keys and values written since the open, with their framing.
@@ -183,6 +185,7 @@ impl Engine {
             bytes_stored: load(&self.counters.stored),
             bytes_collected: load(&self.counters.collected),
             cache_bytes: self.files.cache.used(),
+            open_table_bytes: self.files.cache.charged(),
             writes: load(&self.counters.writes),
             bytes_written: load(&self.counters.bytes),
             bytes_flushed: load(&self.counters.flushed),

@@ -11,6 +11,7 @@ use std::sync::{Arc, Weak};
 
 use terrace_base::SeqNo;
 use terrace_compaction::Version;
+use terrace_sstable::BlobReader;
 
 use crate::memtable::{List, MemRun};
 use crate::pacer::Pacer;
@@ -106,12 +107,12 @@ impl Views {
         }
         for view in pinned {
             for (_, _, table) in view.version.tables() {
-                if table.table().is_err() {
+                if table.keep_open().is_err() {
                     continue; // The reader meets the error, if it gets there.
                 }
             }
             for blob in view.version.blobs().values() {
-                if blob.reader().is_err() {
+                if blob.reader().and_then(BlobReader::keep).is_err() {
                     continue;
                 }
             }

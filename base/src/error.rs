@@ -89,8 +89,9 @@ impl Error {
         Error::new(ErrorKind::Unsupported, message)
     }
 
-    /// A failed system call `what` on `path`. No space, quota and file-size limits are `NoSpace`; all else is `Io`, a
-    /// missing file too (see [`is_missing`]): `NotFound` is what a caller asks for and can make anew.
+    /// A failed system call `what` on `path`. No space, quota and file-size limits are `NoSpace`;
+    /// all else is `Io`, a missing file too (see [`is_missing`]): `NotFound` is what a caller asks
+    /// for and can make anew.
     pub fn io(what: &str, path: &Path, source: io::Error) -> Error {
         let kind = match source.kind() {
             io::ErrorKind::StorageFull

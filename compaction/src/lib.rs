@@ -51,5 +51,5 @@ pub use picker::{
 pub use run::Run;
 pub use run_iter::RunIter;
 pub use stripes::Stripes;
-pub use table_file::{TableFile, TableMeta, TableStore, damaged_table};
+pub use table_file::{Opened, TableFile, TableMeta, TableRef, TableStore, damaged_table};
 pub use version::{BlobFiles, LEVELS, Level, Version};

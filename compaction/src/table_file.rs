@@ -1,10 +1,12 @@
 //! One table of the tree: what the manifest knows of it, and its file once somebody needs it.
 //!
-//! A [`TableFile`] is shared by every [`Version`](crate::Version) that lists the table. It opens its file
-//! on first use. Once an edit that removed the table is durable, the engine marks it obsolete; the file
-//! goes when the last Version, iterator or value that needs it has let go.
+//! A [`TableFile`] is shared by every [`Version`](crate::Version) that lists the table. It opens
+//! its file on first use and keeps it open, or the store lends it: see [`TableRef`]. Once an edit
+//! that removed the table is durable, the engine marks it obsolete; the file goes when the last
+//! Version, iterator or value that needs it has let go.
 
 use std::fmt;
+use std::ops::Deref;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -23,10 +25,49 @@ pub struct TableMeta {
     pub info: TableInfo,
 }
 
+/// A table that was opened for the tree.
+#[derive(Debug)]
+pub enum Opened {
+    /// It stays open for as long as it is in the tree.
+    Kept(Arc<Table>),
+    /// The store may close it once no reader has it.
+    Lent(Arc<Table>),
+}
+
+/// An open table: kept by its [`TableFile`], or lent by the store to one reader.
+#[derive(Debug)]
+pub enum TableRef<'a> {
+    /// It stays open for as long as it is in the tree.
+    Kept(&'a Arc<Table>),
+    /// It is open for as long as this lives.
+    Lent(Arc<Table>),
+}
+
+impl Deref for TableRef<'_> {
+    type Target = Arc<Table>;
+
+    #[inline]
+    fn deref(&self) -> &Arc<Table> {
+        match self {
+            TableRef::Kept(table) => table,
+            TableRef::Lent(table) => table,
+        }
+    }
+}
+
 /// What opens tables and gets rid of their files. The engine implements it.
 pub trait TableStore: fmt::Debug + Send + Sync {
     /// Opens the file of `meta`.
     fn open(&self, meta: &TableMeta) -> Result<Table>;
+    /// Opens the file of `meta` for the tree. A store that bounds what is open lends a table that
+    /// exceeds its bound.
+    fn acquire(&self, meta: &TableMeta) -> Result<Opened> {
+        self.open(meta).map(|table| Opened::Kept(Arc::new(table)))
+    }
+    /// The table `number`, if it is lent already.
+    fn lent(&self, _number: FileNumber) -> Option<Arc<Table>> {
+        None
+    }
     /// The last reference to an obsolete table has gone: its file may be removed.
     fn obsolete(&self, number: FileNumber);
     /// Opens the blob file `meta`. A store that has none need not.
@@ -78,29 +119,49 @@ impl TableFile {
         &self.meta.info
     }
 
+    /// The table, if it is open to stay so.
+    #[inline]
+    pub fn kept(&self) -> Option<&Table> {
+        Some(self.table.get()?)
+    }
+
     /// The open table. The first caller opens it; a failure is not remembered.
     #[inline]
-    pub fn table(&self) -> Result<&Arc<Table>> {
+    pub fn table(&self) -> Result<TableRef<'_>> {
         match self.table.get() {
-            Some(table) => Ok(table),
+            Some(table) => Ok(TableRef::Kept(table)),
             None => self.open(),
         }
     }
 
     #[cold]
-    fn open(&self) -> Result<&Arc<Table>> {
-        let guard = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.table.get().is_none() {
-            let table = self
-                .store
-                .open(&self.meta)
-                .map_err(|error| self.name(error))?;
-            self.table.get_or_init(|| Arc::new(table));
+    fn open(&self) -> Result<TableRef<'_>> {
+        if let Some(table) = self.store.lent(self.meta.number) {
+            return Ok(TableRef::Lent(table));
         }
-        drop(guard);
-        self.table
-            .get()
-            .ok_or_else(|| Error::invalid("a table was closed while it was opened"))
+        let _opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(table) = self.table.get() {
+            return Ok(TableRef::Kept(table)); // Another reader was faster.
+        }
+        let opened = self.store.acquire(&self.meta);
+        match opened.map_err(|error| self.name(error))? {
+            Opened::Kept(table) => Ok(TableRef::Kept(self.table.get_or_init(|| table))),
+            Opened::Lent(table) => Ok(TableRef::Lent(table)),
+        }
+    }
+
+    /// Opens the table to stay open, whatever the store's bound is, and to be read even if its file
+    /// is removed.
+    pub fn keep_open(&self) -> Result<()> {
+        let table = match self.table.get() {
+            Some(table) => table,
+            None => {
+                let table = self.store.open(&self.meta);
+                let table = table.map_err(|error| self.name(error))?;
+                self.table.get_or_init(|| Arc::new(table))
+            }
+        };
+        table.keep()
     }
 
     /// What a read of the table ran into. Damage always names its file, and sets the table aside.

@@ -45,7 +45,7 @@ use crate::sync::{Mutex, MutexGuard, lock};
 
 /// Values up to this length are written together with their heads.
 const JOINED: usize = 1 << 20;
-/// So many full files may be unsynced, and so open, before they are synced for that alone.
+/// How many full files may be unsynced, and so open, before they are synced for that alone.
 const UNSYNCED: usize = 16;
 /// So many full files may wait for a flush to tell what in them is dead.
 const FILES_AHEAD: u64 = 4;
@@ -90,7 +90,7 @@ pub(crate) fn file_of<'b>(blobs: &'b BlobFiles, at: &BlobRef) -> Result<&'b Arc<
 #[derive(Debug)]
 struct Open {
     meta: BlobMeta,
-    /// Closed once it is full, synced, and nobody writes to it.
+    /// Closed once it is full, synced, and without a writer.
     file: Mutex<Option<File>>,
     listed: Arc<BlobFile>,
     /// Has been written to since it was last synced.
@@ -222,8 +222,8 @@ impl Blobs {
         Some((active.file.clone(), offset))
     }
 
-    /// Closes the files that nobody will write to again, and syncs them first where they are many: a file that is not
-    /// synced must stay open, or an error of writing it back may go unnoticed.
+    /// Closes the files that are not written to again, and syncs them first where they are many:
+    /// a file that is not synced must stay open, or an error of writing it back may go unnoticed.
     fn close_full(&self) {
         if lock(&self.unsynced).len() > UNSYNCED && self.sync().is_err() {
             return; // The next sync of the log says so.

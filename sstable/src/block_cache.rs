@@ -5,10 +5,11 @@
 //! the budget, the hand goes round, clears the mark of blocks that were used since its last visit, and drops
 //! those that were not. A block that is still read stays alive through its `Arc`.
 //!
-//! Invariants, under the ring's lock: each filled slot has one entry in the ring, and `used` is the sum of their sizes.
-//! An entry whose slot is empty, or whose table is gone, is *dead* and counts for nothing. A table that is dropped empties
-//! its slots, which frees its blocks; the dead entries leave the ring when half of the ring is dead, or when the hand meets
-//! them. Only the slot tells whether an entry is dead: a table can still be reached for a moment after it has emptied them.
+//! Invariants, under the ring's lock: each filled slot has one entry in the ring, and `used` is the
+//! sum of their sizes. An entry whose slot is empty, or whose table is gone, is *dead* and counts
+//! for nothing. A table that is dropped empties its slots, which frees its blocks; the dead entries
+//! leave the ring when half of the ring is dead, or when the hand meets them. Only the slot tells
+//! whether an entry is dead: a table can still be reached for a moment after it has emptied them.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -83,12 +84,15 @@ impl Slots {
     }
 }
 
-/// Decoded blocks of all tables, within a budget of bytes.
+/// Decoded blocks of all tables, within a budget of bytes that they share with what open tables
+/// hold themselves.
 #[derive(Debug)]
 pub struct BlockCache {
     capacity: AtomicU64,
     /// Sum of the sizes in the ring. Written under its lock.
     used: AtomicU64,
+    /// What open tables hold beside their blocks.
+    charged: AtomicU64,
     ring: Mutex<Ring>,
 }
 
@@ -98,11 +102,36 @@ impl BlockCache {
         Arc::new(BlockCache {
             capacity: AtomicU64::new(capacity_bytes),
             used: AtomicU64::new(0),
+            charged: AtomicU64::new(0),
             ring: Mutex::default(),
         })
     }
 
-    /// Bytes held now.
+    /// What blocks and open tables may take together, in bytes.
+    pub fn capacity(&self) -> u64 {
+        self.capacity.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that open tables hold beside their blocks: fences and point indexes that do not lie in
+    /// a map, and what is noted of each block.
+    pub fn charged(&self) -> u64 {
+        self.charged.load(Ordering::Relaxed)
+    }
+
+    /// What blocks may take now.
+    fn budget(&self) -> u64 {
+        self.capacity().saturating_sub(self.charged())
+    }
+
+    /// Takes `bytes` from what blocks may use, for as long as the charge lives.
+    pub(crate) fn charge(self: &Arc<BlockCache>, bytes: u64) -> Charge {
+        self.charged.fetch_add(bytes, Ordering::Relaxed);
+        self.shrink(&mut self.lock());
+        let cache = Arc::clone(self);
+        Charge { cache, bytes }
+    }
+
+    /// Bytes of blocks held now.
     pub fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
     }
@@ -119,7 +148,7 @@ impl BlockCache {
 
     fn insert(&self, table: &Arc<Slots>, block: u32, cached: Arc<CachedBlock>) {
         let size = cached.size();
-        if size > self.capacity.load(Ordering::Relaxed) / 4 {
+        if size > self.budget() / 4 {
             return; // One block shall not drive out the rest.
         }
         let Some(slot) = table.blocks.get(block as usize) else {
@@ -153,7 +182,7 @@ impl BlockCache {
             });
             ring.dead = 0;
         }
-        while self.used() > self.capacity.load(Ordering::Relaxed) {
+        while self.used() > self.budget() {
             if ring.hand >= ring.entries.len() {
                 ring.hand = 0;
             }
@@ -174,6 +203,19 @@ impl BlockCache {
             }
             ring.entries.swap_remove(ring.hand);
         }
+    }
+}
+
+/// Memory of an open table, taken from what blocks may use.
+#[derive(Debug)]
+pub(crate) struct Charge {
+    cache: Arc<BlockCache>,
+    bytes: u64,
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.cache.charged.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -220,8 +262,9 @@ impl TableCache {
 
 impl Drop for TableCache {
     fn drop(&mut self) {
-        // Each slot is emptied under the lock, so that its bytes are given back once: the ring may reach the slots until
-        // the last `Arc` of them is gone, which is after the lock is released.
+        // Each slot is emptied under the lock, so that its bytes are given back once: the ring may
+        // reach the slots until the last `Arc` of them is gone, which is after the lock is
+        // released.
         let mut freed = Vec::new();
         let mut ring = self.cache.lock();
         for block in 0..self.slots.blocks.len() {

@@ -19,6 +19,7 @@
 use std::cmp::Ordering;
 use std::ops::Range;
 
+use bytes::Bytes;
 use terrace_base::coding::{Decoder, put_u32, put_u64};
 use terrace_base::error::{Error, Result};
 use terrace_base::key::{KeyspaceId, UserKey, head_of};
@@ -39,20 +40,16 @@ pub(crate) struct BlockMeta {
     pub flags: u8,
 }
 
-/// The fences of a table.
+/// Gathers the fences of a table that is being written.
 #[derive(Debug, Default)]
-pub(crate) struct Fences {
-    prefix: usize,
-    heads: Vec<u64>,
+pub(crate) struct FenceBuilder {
     starts: Vec<u32>,
     key_starts: Vec<u32>,
     metas: Vec<BlockMeta>,
     keys: Vec<u8>,
 }
 
-impl Fences {
-    // ---- Writing.
-
+impl FenceBuilder {
     /// Adds the block with this header that ends at `end`.
     pub fn push(
         &mut self,
@@ -61,29 +58,48 @@ impl Fences {
         tombstones: u16,
         end: u64,
     ) -> Result<()> {
-        let too_long = |_| Error::invalid("the table is too long");
-        if self.starts.is_empty() {
-            self.starts.push(0);
-            self.key_starts.push(0);
-        }
-        put_user_key(&mut self.keys, UserKey::new(header.keyspace, first_key));
-        self.starts.push(u32::try_from(end / 8).map_err(too_long)?);
-        self.key_starts
-            .push(u32::try_from(self.keys.len()).map_err(too_long)?);
-        self.metas.push(BlockMeta {
+        let user = UserKey::new(header.keyspace, first_key);
+        let meta = BlockMeta {
             keyspace: header.keyspace,
             entries: header.count,
             tombstones,
             kind: header.kind,
             flags: header.flags,
-        });
+        };
+        self.push_meta(user, meta, end)
+    }
+
+    /// Adds the block that begins with `user`, is as `meta` says, and ends at `end`.
+    pub fn push_meta(&mut self, user: UserKey<'_>, meta: BlockMeta, end: u64) -> Result<()> {
+        let too_long = |_| Error::invalid("the table is too long");
+        if self.starts.is_empty() {
+            self.starts.push(0);
+            self.key_starts.push(0);
+        }
+        put_user_key(&mut self.keys, user);
+        self.starts.push(u32::try_from(end / 8).map_err(too_long)?);
+        self.key_starts
+            .push(u32::try_from(self.keys.len()).map_err(too_long)?);
+        self.metas.push(meta);
         Ok(())
+    }
+
+    /// How many blocks there are.
+    pub fn len(&self) -> usize {
+        self.metas.len()
+    }
+
+    fn full_key(&self, i: usize) -> &[u8] {
+        let (start, end) = (self.key_starts.get(i), self.key_starts.get(i + 1));
+        let bounds = start.zip(end).map(|(s, e)| *s as usize..*e as usize);
+        let key = bounds.and_then(|bounds| self.keys.get(bounds));
+        key.unwrap_or_default()
     }
 
     /// The payload of the section.
     pub fn encode(&self) -> Vec<u8> {
         let count = self.len();
-        let last = self.full_key(count.wrapping_sub(1));
+        let last = self.full_key(count.saturating_sub(1));
         let prefix = block::common_prefix(self.full_key(0), last);
         let mut out = Vec::with_capacity(8 + 22 * count + 8 + self.keys.len());
         put_u32(&mut out, count as u32);
@@ -91,8 +107,10 @@ impl Fences {
         for i in 0..count {
             put_u64(&mut out, head_behind(self.full_key(i), prefix));
         }
-        for start in self.starts.iter().chain(&self.key_starts) {
-            put_u32(&mut out, *start);
+        // Without blocks the columns have their first number all the same.
+        for column in [&self.starts, &self.key_starts] {
+            let column = if count == 0 { &[0][..] } else { column };
+            column.iter().for_each(|start| put_u32(&mut out, *start));
         }
         for meta in &self.metas {
             out.extend_from_slice(&meta.entries.to_le_bytes());
@@ -110,57 +128,78 @@ impl Fences {
     pub fn encoded_len(&self) -> u64 {
         (22 * self.metas.len() + self.keys.len()) as u64
     }
+}
 
-    // ---- Reading.
+/// The fences of an open table, read in place: as slices of the section, which lies in the table's
+/// map or in memory.
+#[derive(Debug)]
+pub(crate) struct Fences {
+    count: usize,
+    prefix: usize,
+    heads: Bytes,
+    starts: Bytes,
+    key_starts: Bytes,
+    entries: Bytes,
+    tombstones: Bytes,
+    kinds: Bytes,
+    flags: Bytes,
+    keys: Bytes,
+    /// That of the first block.
+    keyspace: KeyspaceId,
+    /// That of each block, unless all have the same.
+    keyspaces: Option<Box<[KeyspaceId]>>,
+    /// Bytes of the section if it lies in memory of its own.
+    owned: u64,
+}
 
-    /// Reads the section of a table whose blocks end at `data_end`.
-    pub fn decode(payload: &[u8], data_end: u64) -> Result<Fences> {
-        let mut decoder = Decoder::new(payload);
+impl Fences {
+    /// Reads the section of a table whose blocks end at `data_end`. With `in_place` the section is
+    /// a part of something that stays anyway, as a map does.
+    pub fn decode(section: &Bytes, data_end: u64, in_place: bool) -> Result<Fences> {
+        let mut decoder = Decoder::new(section);
         let (count, prefix) = (decoder.u32()? as usize, decoder.u32()? as usize);
-        let column = |width: usize, extra: usize| {
-            count
+        let mut column = |width: usize, extra: usize| {
+            let len = count
                 .checked_add(extra)
                 .and_then(|n| n.checked_mul(width))
-                .ok_or_else(|| Error::corruption("the fences are too many"))
+                .ok_or_else(|| Error::corruption("the fences are too many"))?;
+            Ok(section.slice_ref(decoder.bytes(len)?))
         };
-        let heads = numbers(decoder.bytes(column(8, 0)?)?, u64::from_le_bytes);
-        let starts = numbers(decoder.bytes(column(4, 1)?)?, u32::from_le_bytes);
-        let key_starts = numbers(decoder.bytes(column(4, 1)?)?, u32::from_le_bytes);
-        let entries = decoder.bytes(column(2, 0)?)?.as_chunks::<2>().0;
-        let tombstones = decoder.bytes(column(2, 0)?)?.as_chunks::<2>().0;
-        let kinds = decoder.bytes(count)?;
-        let flags = decoder.bytes(count)?;
-        let keys_len = key_starts.last().copied().unwrap_or_default() as usize;
-        let keys = decoder.bytes(keys_len)?.to_vec();
-        let metas = entries.iter().zip(tombstones).zip(kinds.iter().zip(flags));
-        let metas = metas.map(|((entries, tombstones), (kind, flags))| BlockMeta {
-            keyspace: KeyspaceId(0), // `check` fills it in.
-            entries: u16::from_le_bytes(*entries),
-            tombstones: u16::from_le_bytes(*tombstones),
-            kind: *kind,
-            flags: *flags,
-        });
         let mut fences = Fences {
+            count,
             prefix,
-            heads,
-            starts,
-            key_starts,
-            metas: metas.collect(),
-            keys,
+            heads: column(8, 0)?,
+            starts: column(4, 1)?,
+            key_starts: column(4, 1)?,
+            entries: column(2, 0)?,
+            tombstones: column(2, 0)?,
+            kinds: column(1, 0)?,
+            flags: column(1, 0)?,
+            keys: Bytes::new(),
+            keyspace: KeyspaceId(0),
+            keyspaces: None,
+            owned: if in_place { 0 } else { section.len() as u64 },
         };
+        let keys_len = number(&fences.key_starts, count).unwrap_or_default();
+        fences.keys = section.slice_ref(decoder.bytes(keys_len as usize)?);
         fences.check(data_end)?;
         Ok(fences)
     }
 
-    /// Checks order and bounds, and sets each block's keyspace.
+    /// Checks order and bounds, and notes the keyspaces.
     fn check(&mut self, data_end: u64) -> Result<()> {
         let wrong = |what: &str| Error::corruption(format!("among the fences, {what}"));
-        let rising = |column: &[u32]| column.is_sorted_by(|a, b| a < b);
-        let last = u64::from(self.starts.last().copied().unwrap_or_default());
-        if self.starts.first() != Some(&0) || last * 8 != data_end || !rising(&self.starts) {
+        let rising = |column: &[u8]| {
+            let numbers = column.as_chunks::<4>().0.iter();
+            numbers
+                .map(|n| u32::from_le_bytes(*n))
+                .is_sorted_by(|a, b| a < b)
+        };
+        let last = u64::from(number(&self.starts, self.count).unwrap_or_default());
+        if number(&self.starts, 0) != Some(0) || last * 8 != data_end || !rising(&self.starts) {
             return Err(wrong("the blocks do not tile the data"));
         }
-        if self.key_starts.first() != Some(&0) || !rising(&self.key_starts) {
+        if number(&self.key_starts, 0) != Some(0) || !rising(&self.key_starts) {
             return Err(wrong("the keys do not lie end to end"));
         }
         let prefix = self
@@ -168,19 +207,17 @@ impl Fences {
             .get(..self.prefix)
             .ok_or_else(|| wrong("the common prefix is longer than a key"))?;
         let mut keyspaces = Vec::with_capacity(self.len());
-        for (i, meta) in self.metas.iter().enumerate() {
+        let mut before: Option<&[u8]> = None;
+        for (i, meta) in self.metas().enumerate() {
             let key = self.full_key(i);
             let user = split_user_key(key)?;
-            if !key.starts_with(prefix)
-                || self.heads.get(i) != Some(&head_behind(key, prefix.len()))
-            {
+            let head = head_behind(key, prefix.len());
+            if !key.starts_with(prefix) || self.heads().get(i) != Some(&head.to_le_bytes()) {
                 return Err(wrong("a head is not its key's"));
             }
             let continues = meta.flags & block::CONTINUES != 0;
-            let order = match i.checked_sub(1) {
-                Some(before) => self.full_key(before).cmp(key),
-                None => Ordering::Less,
-            };
+            let order = before.map_or(Ordering::Less, |before| before.cmp(key));
+            before = Some(key);
             if order == Ordering::Greater || (order == Ordering::Equal) != continues {
                 return Err(wrong("the keys are out of order"));
             }
@@ -189,34 +226,87 @@ impl Fences {
             }
             keyspaces.push(user.keyspace);
         }
-        for (meta, keyspace) in self.metas.iter_mut().zip(keyspaces) {
-            meta.keyspace = keyspace;
+        self.keyspace = keyspaces.first().copied().unwrap_or(KeyspaceId(0));
+        if keyspaces.last() != Some(&self.keyspace) && !keyspaces.is_empty() {
+            self.keyspaces = Some(keyspaces.into());
         }
         Ok(())
+    }
+
+    fn heads(&self) -> &[[u8; 8]] {
+        self.heads.as_chunks().0
     }
 
     /// How many blocks there are.
     #[inline]
     pub fn len(&self) -> usize {
-        self.metas.len()
+        self.count
     }
 
     /// What is known of block `i`.
-    #[inline]
-    pub fn meta(&self, i: usize) -> Option<&BlockMeta> {
-        self.metas.get(i)
+    pub fn meta(&self, i: usize) -> Option<BlockMeta> {
+        Some(BlockMeta {
+            keyspace: self.keyspace(i),
+            entries: short(&self.entries, i)?,
+            tombstones: self.tombstones(i)?,
+            kind: self.kind(i)?,
+            flags: *self.flags.get(i)?,
+        })
     }
 
-    pub fn metas(&self) -> &[BlockMeta] {
-        &self.metas
+    /// True if block `i` is as `header` says.
+    pub fn is(&self, i: usize, header: &Header) -> bool {
+        short(&self.entries, i) == Some(header.count)
+            && self.kind(i) == Some(header.kind)
+            && self.flags.get(i) == Some(&header.flags)
+            && self.keyspace(i) == header.keyspace
+    }
+
+    /// How many tombstones block `i` has.
+    pub fn tombstones(&self, i: usize) -> Option<u16> {
+        short(&self.tombstones, i)
+    }
+
+    /// What is known of each block.
+    pub fn metas(&self) -> impl Iterator<Item = BlockMeta> {
+        (0..self.count).filter_map(|i| self.meta(i))
+    }
+
+    /// How many entries and tombstones all blocks have.
+    pub fn totals(&self) -> (u64, u64) {
+        let sum = |column: &[u8]| {
+            let numbers = column.as_chunks().0.iter();
+            numbers.map(|n| u64::from(u16::from_le_bytes(*n))).sum()
+        };
+        (sum(&self.entries), sum(&self.tombstones))
+    }
+
+    /// How each block is packed.
+    pub fn kinds(&self) -> &[u8] {
+        &self.kinds
+    }
+
+    /// How block `i` is packed.
+    #[inline]
+    pub fn kind(&self, i: usize) -> Option<u8> {
+        self.kinds.get(i).copied()
+    }
+
+    /// The keyspace of block `i`; of one that is not there, that of some other.
+    #[inline]
+    pub fn keyspace(&self, i: usize) -> KeyspaceId {
+        match &self.keyspaces {
+            Some(keyspaces) => keyspaces.get(i).copied().unwrap_or(KeyspaceId(0)),
+            None => self.keyspace,
+        }
     }
 
     /// Where block `i` lies in the file.
     #[inline]
     pub fn range(&self, i: usize) -> Option<Range<usize>> {
-        let start = *self.starts.get(i)? as usize * 8;
-        let end = *self.starts.get(i + 1)? as usize * 8;
-        Some(start..end)
+        let rest = self.starts.get(i.checked_mul(4)?..)?;
+        let both = u64::from_le_bytes(*rest.first_chunk()?);
+        Some((both as u32) as usize * 8..(both >> 32) as usize * 8)
     }
 
     /// The first user key of block `i`.
@@ -225,16 +315,13 @@ impl Fences {
     }
 
     fn full_key(&self, i: usize) -> &[u8] {
-        let bounds = (
-            self.key_starts.get(i),
-            self.key_starts.get(i.wrapping_add(1)),
+        let (start, end) = (
+            number(&self.key_starts, i),
+            number(&self.key_starts, i.wrapping_add(1)),
         );
-        let (Some(start), Some(end)) = bounds else {
-            return &[];
-        };
-        self.keys
-            .get(*start as usize..*end as usize)
-            .unwrap_or_default()
+        let bounds = start.zip(end).map(|(s, e)| s as usize..e as usize);
+        let key = bounds.and_then(|bounds| self.keys.get(bounds));
+        key.unwrap_or_default()
     }
 
     /// The blocks in which the newest version of `key` can be: one, or all that hold nothing else than
@@ -265,14 +352,14 @@ impl Fences {
         lower: &[u8],
         upper: Option<&[u8]>,
     ) -> Range<usize> {
-        let of_it = |i: usize| self.meta(i).is_some_and(|meta| meta.keyspace == keyspace);
+        let of_it = |i: usize| i < self.count && self.keyspace(i) == keyspace;
         let mut start = self.locate(UserKey::new(keyspace, lower)).start;
         if !of_it(start) {
             start += 1; // The block before is another keyspace's.
         }
         let end = match upper {
             Some(upper) => self.lower_bound(UserKey::new(keyspace, upper)),
-            None => self.metas.partition_point(|meta| meta.keyspace <= keyspace),
+            None => first_without(0..self.count, |i| self.keyspace(i) <= keyspace),
         };
         start..end.max(start)
     }
@@ -286,7 +373,7 @@ impl Fences {
     /// looked at only where heads are equal.
     fn search(&self, key: UserKey<'_>) -> Result<usize, usize> {
         let keyspace = key.keyspace.0.to_be_bytes();
-        let shared = self.full_key(0).get(..self.prefix).unwrap_or_default();
+        let shared = self.keys.get(..self.prefix).unwrap_or_default();
         let wanted = match self.prefix.checked_sub(4) {
             Some(in_key) => {
                 let (id, rest) = shared.split_at_checked(4).unwrap_or_default();
@@ -306,8 +393,10 @@ impl Fences {
                 }
             }
         };
-        let first = self.heads.partition_point(|head| *head < wanted);
-        let ties = self.heads.get(first..).unwrap_or_default();
+        let heads = self.heads();
+        let first = heads.partition_point(|head| u64::from_le_bytes(*head) < wanted);
+        let ties = heads.get(first..).unwrap_or_default();
+        let wanted = wanted.to_le_bytes();
         if ties.first() != Some(&wanted) {
             return Err(first);
         }
@@ -319,10 +408,10 @@ impl Fences {
         }
     }
 
-    /// Bytes of memory held.
+    /// Bytes of anonymous memory held.
     pub fn memory(&self) -> u64 {
-        let fixed = size_of::<u64>() + 2 * size_of::<u32>() + size_of::<BlockMeta>();
-        (self.len() * fixed + self.keys.len()) as u64
+        let keyspaces = self.keyspaces.as_ref().map_or(0, |all| size_of_val(&**all));
+        self.owned + keyspaces as u64
     }
 }
 
@@ -339,13 +428,17 @@ fn first_without(range: Range<usize>, has: impl Fn(usize) -> bool) -> usize {
     low
 }
 
-fn numbers<T, const N: usize>(column: &[u8], parse: impl Fn([u8; N]) -> T) -> Vec<T> {
-    column
-        .as_chunks::<N>()
-        .0
-        .iter()
-        .map(|n| parse(*n))
-        .collect()
+#[inline]
+fn short(column: &[u8], i: usize) -> Option<u16> {
+    let bytes = column.as_chunks().0.get(i)?;
+    Some(u16::from_le_bytes(*bytes))
+}
+
+/// Number `i` of a column.
+#[inline]
+fn number(column: &[u8], i: usize) -> Option<u32> {
+    let bytes = column.as_chunks().0.get(i)?;
+    Some(u32::from_le_bytes(*bytes))
 }
 
 fn head_behind(key: &[u8], prefix: usize) -> u64 {

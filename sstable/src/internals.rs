@@ -7,7 +7,7 @@ use terrace_base::key::{KeyRef, OwnedKey, OwnedUserKey, SeqNo, UserKey};
 use terrace_base::{Error, Result};
 
 use crate::block::{BlockBuilder, Header, LZ4, Packer, RawBlock, key_of, unpack};
-use crate::fence::Fences;
+use crate::fence::{FenceBuilder, Fences};
 use crate::format::{decode_footer, encode_footer};
 use crate::options::Compression;
 use crate::point_index::{IndexBuilder, PointIndex};
@@ -32,12 +32,18 @@ impl FenceKeys {
     /// # Errors
     /// If it does not decode.
     pub fn decode(payload: &[u8], data_end: u64) -> Result<FenceKeys> {
-        Fences::decode(payload, data_end).map(FenceKeys)
+        let section = Bytes::copy_from_slice(payload);
+        Fences::decode(&section, data_end, false).map(FenceKeys)
     }
 
     /// The payload of the section.
     pub fn encode(&self) -> Vec<u8> {
-        self.0.encode()
+        let mut builder = FenceBuilder::default();
+        for (i, meta) in self.0.metas().enumerate() {
+            let end = self.0.range(i).map_or(0, |range| range.end as u64);
+            builder.push_meta(self.0.key(i), meta, end).ok();
+        }
+        builder.encode()
     }
 
     /// How many there are.

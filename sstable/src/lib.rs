@@ -32,6 +32,7 @@ pub mod internals;
 mod iterator;
 mod open;
 mod options;
+mod paged_index;
 mod point_index;
 mod properties;
 mod reader;

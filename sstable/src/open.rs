@@ -12,6 +12,7 @@ use crate::block;
 use crate::fence::Fences;
 use crate::format::{self, Footer, MAX_FOOTER_LEN, decode_footer};
 use crate::options::IoMode;
+use crate::paged_index::PagedIndex;
 use crate::point_index::PointIndex;
 use crate::properties::{self, TableInfo};
 use crate::reader::IN_MEMORY;
@@ -21,6 +22,8 @@ pub(crate) struct Parts {
     pub info: TableInfo,
     pub fences: Fences,
     pub index: Option<PointIndex>,
+    /// In place of an index.
+    pub paged: Option<PagedIndex>,
     /// The map or the image.
     pub memory: Option<Bytes>,
     /// `None` for an image.
@@ -59,36 +62,46 @@ pub(crate) fn read_file(file: &File, offset: u64, len: u64) -> Result<Bytes> {
     Ok(bytes.into())
 }
 
-/// Opens the table `id` of `size` bytes.
-pub(crate) fn open(source: Source, id: u64, size: u64, io: IoMode) -> Result<Parts> {
+/// Opens the table `id` of `size` bytes. With `lean` a point index that does not lie in a map stays
+/// in the file.
+pub(crate) fn open(source: Source, id: u64, size: u64, io: IoMode, lean: bool) -> Result<Parts> {
     let tail_len = size.min(MAX_FOOTER_LEN as u64);
     let tail = source.read(size - tail_len, tail_len)?;
     let footer = decode_footer(&tail, id, size)
         .map_err(|error| error.in_file(source.path(), size - tail_len))?;
     let section = |tag| read_section(&source, &footer, id, tag);
     let (fences_at, fences) = section(format::FENCES)?.ok_or_else(|| missing(&source))?;
-    let fences = Fences::decode(&fences, footer.data_end)
-        .map_err(|error| error.in_file(source.path(), fences_at))?;
-    let (info_at, info) = section(format::PROPERTIES)?.ok_or_else(|| missing(&source))?;
-    let info = properties::decode(&info, id, size)
-        .and_then(|info| agree(&info, &fences).map(|()| info))
-        .map_err(|error| error.in_file(source.path(), info_at))?;
+    let (info_at, properties) = section(format::PROPERTIES)?.ok_or_else(|| missing(&source))?;
     let index = section(format::POINT_INDEX)?;
     let memory = match (&source, io) {
         (Source::Image(image), _) => Some(image.clone()),
         (Source::File(file), IoMode::Mmap) => map(file, size)?,
         (Source::File(_), IoMode::Pread) => None,
     };
-    let index = match index {
+    // What was read is let go where the same lies in memory anyway.
+    let placed = |at: u64, read: &Bytes| -> Option<Bytes> {
+        let memory = memory.as_ref()?;
+        let part = memory.get(at as usize..at as usize + read.len())?;
+        Some(memory.slice_ref(part))
+    };
+    let in_place = placed(fences_at, &fences);
+    let section = in_place.as_ref().unwrap_or(&fences);
+    let fences = Fences::decode(section, footer.data_end, in_place.is_some())
+        .map_err(|error| error.in_file(source.path(), fences_at))?;
+    let info = properties::decode(&properties, id, size)
+        .and_then(|info| agree(&info, &fences).map(|()| info))
+        .map_err(|error| error.in_file(source.path(), info_at))?;
+    let stays = lean && memory.is_none();
+    let paged = index.as_ref().filter(|_| stays).map(|(at, read)| {
+        PagedIndex::new(read, *at, fences.len()).map_err(|e| e.in_file(source.path(), *at))
+    });
+    let paged = paged.transpose()?;
+    let index = match index.filter(|_| !stays) {
         Some((at, read)) => {
-            let mapped = match (&source, &memory) {
-                (Source::File(_), Some(map)) => map.get(at as usize..at as usize + read.len()),
-                _ => None,
+            let in_place = match &source {
+                Source::File(_) => placed(at, &read),
+                Source::Image(_) => None, // Its buckets are not whole cache lines.
             };
-            let in_place = memory
-                .as_ref()
-                .zip(mapped)
-                .map(|(map, part)| map.slice_ref(part));
             let section = in_place.as_ref().unwrap_or(&read);
             let index = PointIndex::decode(section, fences.len(), in_place.is_some())
                 .map_err(|error| error.in_file(source.path(), at))?;
@@ -100,6 +113,7 @@ pub(crate) fn open(source: Source, id: u64, size: u64, io: IoMode) -> Result<Par
         info,
         fences,
         index,
+        paged,
         memory,
         file: match source {
             Source::File(file) => Some(file),
@@ -108,8 +122,8 @@ pub(crate) fn open(source: Source, id: u64, size: u64, io: IoMode) -> Result<Par
     })
 }
 
-/// Maps a table, and lets its descriptor go: only whole scans need one from now on. Without room for a further map the
-/// table is read by system calls instead.
+/// Maps a table, and lets its descriptor go: only whole scans need one from now on. Without room
+/// for a further map the table is read by system calls instead.
 fn map(file: &File, size: u64) -> Result<Option<Bytes>> {
     match file.map(size) {
         Ok(map) => {
@@ -153,13 +167,10 @@ fn read_section(
 
 /// Checks that properties and fences tell the same.
 fn agree(info: &TableInfo, fences: &Fences) -> Result<()> {
-    let metas = fences.metas();
-    let entries: u64 = metas.iter().map(|meta| u64::from(meta.entries)).sum();
-    let tombstones: u64 = metas.iter().map(|meta| u64::from(meta.tombstones)).sum();
+    let (entries, tombstones) = fences.totals();
     let kind = info.compression as u8; // Blocks have the number of their compression as their kind.
-    let strange = metas
-        .iter()
-        .any(|meta| meta.kind != block::RAW && meta.kind != kind);
+    let mut kinds = fences.kinds().iter();
+    let strange = kinds.any(|found| *found != block::RAW && *found != kind);
     if info.blocks != fences.len() as u64
         || info.entries != entries
         || info.tombstones != tombstones

@@ -47,8 +47,9 @@ pub(crate) fn no_zstd() -> Error {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum IoMode {
     /// Through a memory map: the fastest where the data fits into memory. If the disk cannot read a
-    /// page, or another process shortens the file, the operating system kills the process with SIGBUS;
-    /// no wrong answer is given. Where the process can have no further map, tables are read as by `Pread`.
+    /// page, or another process shortens the file, the operating system kills the process with
+    /// SIGBUS; no wrong answer is given. Where the process can have no further map, tables are read
+    /// as by `Pread`.
     #[default]
     Mmap,
     /// By system calls, through the block cache: for data beyond memory and for failing disks. What cannot

@@ -30,16 +30,16 @@ use terrace_base::hash::seeded;
 use terrace_base::mutant;
 use terrace_base::prefetch::prefetch;
 
-const SLOTS: usize = 15;
-const BUCKET_LEN: usize = (SLOTS + 1) * size_of::<u32>();
-const HEADER_LEN: usize = BUCKET_LEN;
+pub(crate) const SLOTS: usize = 15;
+pub(crate) const BUCKET_LEN: usize = (SLOTS + 1) * size_of::<u32>();
+pub(crate) const HEADER_LEN: usize = BUCKET_LEN;
 const _: () = assert!(BUCKET_LEN == 64);
 /// Keys in 2 buckets.
 const FILL_OF_TWO: usize = 25;
 /// How often there are more buckets, by an eighth of those at first.
 const GROWTHS: usize = 2;
 /// How many buckets a key may be looked for in.
-const MAX_PROBES: usize = 32;
+pub(crate) const MAX_PROBES: usize = 32;
 
 /// Bits of a location that name a record within its block.
 pub(crate) const RECORD_BITS: u32 = 10;
@@ -48,19 +48,19 @@ pub(crate) const MAX_BLOCKS: usize = 8192;
 const MAX_LOCATION_BITS: u32 = RECORD_BITS + MAX_BLOCKS.trailing_zeros();
 
 #[inline]
-fn home(hash: u64, buckets: usize) -> usize {
+pub(crate) fn home(hash: u64, buckets: usize) -> usize {
     ((u128::from(hash) * buckets as u128) >> 64) as usize
 }
 
 /// The fingerprint in its place above the location.
 #[inline]
-fn tag(hash: u64, location_bits: u32) -> u32 {
+pub(crate) fn tag(hash: u64, location_bits: u32) -> u32 {
     let fingerprint = (hash as u32) & (u32::MAX >> location_bits);
     fingerprint.max(1) << location_bits
 }
 
 #[inline]
-fn overflow_bit(hash: u64) -> u32 {
+pub(crate) fn overflow_bit(hash: u64) -> u32 {
     1 << ((hash >> 32) & 31)
 }
 
@@ -232,6 +232,11 @@ impl PointIndex {
         }
     }
 
+    /// The seed, how many bits a location has, and how many buckets there are.
+    pub fn shape(&self) -> (u64, u32, usize) {
+        (self.seed, self.location_bits, self.count)
+    }
+
     /// Bytes of anonymous memory held.
     pub fn memory(&self) -> u64 {
         match &self.buckets {
@@ -243,7 +248,7 @@ impl PointIndex {
 
 /// Bit i is set if slot i has the fingerprint. Written so that it compiles to vector instructions.
 #[inline]
-fn matches(bucket: &[u8; BUCKET_LEN], tag: u32, mask: u32) -> u32 {
+pub(crate) fn matches(bucket: &[u8; BUCKET_LEN], tag: u32, mask: u32) -> u32 {
     let mut found = 0;
     for (i, word) in bucket.as_chunks::<4>().0.iter().enumerate() {
         let equal = u32::from_le_bytes(*word) & mask == tag;
@@ -253,7 +258,7 @@ fn matches(bucket: &[u8; BUCKET_LEN], tag: u32, mask: u32) -> u32 {
 }
 
 #[inline]
-fn word(bucket: &[u8; BUCKET_LEN], i: usize) -> u32 {
+pub(crate) fn word(bucket: &[u8; BUCKET_LEN], i: usize) -> u32 {
     bucket
         .as_chunks::<4>()
         .0

@@ -1,8 +1,9 @@
 //! An open table.
 //!
-//! Opening reads the footer, the fences, the point index and the properties, by `pread` and against their
-//! checksums; only then is the file mapped, and its descriptor let go. Where the process can have no further map, the table
-//! is read by `pread` whatever was asked for. Data blocks are read as they are needed:
+//! Opening reads the footer, the fences, the point index and the properties, by `pread` and against
+//! their checksums; only then is the file mapped, and its descriptor let go. Where the process can
+//! have no further map, the table is read by `pread` whatever was asked for. Data blocks are read
+//! as they are needed:
 //!
 //! ```text
 //!             raw block                          packed block
@@ -31,11 +32,12 @@ use terrace_base::prefetch::prefetch;
 use terrace_base::vfs::File;
 
 use crate::block::{self, Header, RawBlock, Record, unpack};
-use crate::block_cache::{BlockCache, TableCache};
+use crate::block_cache::{BlockCache, Charge, TableCache};
 use crate::fence::Fences;
 use crate::iterator::TableIter;
 use crate::open::{self, Parts, Source, read_file};
-use crate::options::IoMode;
+use crate::options::{Compression, IoMode};
+use crate::paged_index::PagedIndex;
 use crate::point_index::PointIndex;
 use crate::properties::TableInfo;
 use crate::value::{BlockRef, Found, Value};
@@ -46,6 +48,8 @@ pub struct Table {
     info: TableInfo,
     fences: Fences,
     index: Option<PointIndex>,
+    /// In place of an index, where that is to take little memory.
+    paged: Option<Box<PagedIndex>>,
     /// The map or the image.
     memory: Option<Bytes>,
     /// `None` for an image.
@@ -58,6 +62,8 @@ pub struct Table {
     verified: Box<[AtomicU64]>,
     /// `None` where all blocks are read in place.
     cache: Option<TableCache>,
+    /// What it takes of the cache's budget; nothing for an image, which its owner counts.
+    charge: Option<Charge>,
 }
 
 /// What errors call a table that has no file.
@@ -72,21 +78,58 @@ impl Table {
         io: IoMode,
         cache: &Arc<BlockCache>,
     ) -> Result<Table> {
+        Table::open_file(file, id, size, io, cache, false)
+    }
+
+    /// Opens `file` with as little in memory as can be: reads of single keys take a read of
+    /// the file more.
+    pub fn open_lean(
+        file: File,
+        id: u64,
+        size: u64,
+        io: IoMode,
+        cache: &Arc<BlockCache>,
+    ) -> Result<Table> {
+        Table::open_file(file, id, size, io, cache, true)
+    }
+
+    /// About how much memory a table takes that is open and not lean, in bytes.
+    pub fn memory_of(info: &TableInfo, io: IoMode) -> u64 {
+        let key_len = info.smallest.as_ref().bytes.len() as u64;
+        let indexed = match io {
+            IoMode::Mmap => 0,
+            IoMode::Pread => info.entries * 16 / 3 + info.blocks * (26 + key_len),
+        };
+        let slots = match (io, info.compression) {
+            (IoMode::Mmap, Compression::None) => 0,
+            _ => info.blocks * size_of::<usize>() as u64,
+        };
+        size_of::<Table>() as u64 + indexed + slots + info.blocks / 8
+    }
+
+    fn open_file(
+        file: File,
+        id: u64,
+        size: u64,
+        io: IoMode,
+        cache: &Arc<BlockCache>,
+        lean: bool,
+    ) -> Result<Table> {
         let found = file.len()?;
         if found != size {
             let message = format!("the table has {found} bytes, not {size}");
             return Err(Error::corruption(message).in_file(file.path(), found.min(size)));
         }
-        Ok(Table::new(
-            open::open(Source::File(file), id, size, io)?,
-            cache,
-        ))
+        let parts = open::open(Source::File(file), id, size, io, lean)?;
+        let mut table = Table::new(parts, cache);
+        table.charge = Some(cache.charge(table.memory()));
+        Ok(table)
     }
 
     /// Opens the table in `bytes`.
     pub fn open_image(bytes: Bytes, id: u64, cache: &Arc<BlockCache>) -> Result<Table> {
         let size = bytes.len() as u64;
-        let parts = open::open(Source::Image(bytes), id, size, IoMode::Mmap)?;
+        let parts = open::open(Source::Image(bytes), id, size, IoMode::Mmap, false)?;
         Ok(Table::new(parts, cache))
     }
 
@@ -95,10 +138,11 @@ impl Table {
             info,
             fences,
             index,
+            paged,
             memory,
             file,
         } = parts;
-        let all_raw = fences.metas().iter().all(|meta| meta.kind == block::RAW);
+        let all_raw = fences.kinds().iter().all(|kind| *kind == block::RAW);
         let cached = memory.is_none() || !all_raw;
         let words = fences.len().div_ceil(64);
         Table {
@@ -108,9 +152,11 @@ impl Table {
             info,
             fences,
             index,
+            paged: paged.map(Box::new),
             memory,
             file,
             all_raw,
+            charge: None,
         }
     }
 
@@ -121,11 +167,7 @@ impl Table {
 
     /// The keyspaces that it has entries of.
     pub fn keyspaces(&self) -> BTreeSet<KeyspaceId> {
-        self.fences
-            .metas()
-            .iter()
-            .map(|meta| meta.keyspace)
-            .collect()
+        self.fences.metas().map(|meta| meta.keyspace).collect()
     }
 
     /// Starts loading what [`Table::get`] will look at first. `hash` is
@@ -142,7 +184,7 @@ impl Table {
     #[inline]
     pub fn get(&self, key: &UserKey<'_>, hash: u64, at: SeqNo) -> Result<Option<Found<'_>>> {
         let Some(index) = &self.index else {
-            return self.get_by_fences(*key, at);
+            return self.get_unindexed(key, hash, at);
         };
         for (block, pos) in index.probe(hash) {
             let reference = self.block(block)?;
@@ -165,15 +207,21 @@ impl Table {
         Ok(None)
     }
 
+    #[cold]
+    fn get_unindexed(&self, key: &UserKey<'_>, hash: u64, at: SeqNo) -> Result<Option<Found<'_>>> {
+        match &self.paged {
+            Some(index) => self.get_by_pages(index, key, hash, at),
+            None => self.get_by_fences(*key, at),
+        }
+    }
+
     /// True if block `i` is of the keyspace of `key`.
     #[inline]
-    fn is_in(&self, i: usize, key: UserKey<'_>) -> bool {
+    pub(crate) fn is_in(&self, i: usize, key: UserKey<'_>) -> bool {
         if self.one_keyspace {
             return key.keyspace == self.info.smallest.keyspace;
         }
-        self.fences
-            .meta(i)
-            .is_some_and(|meta| meta.keyspace == key.keyspace)
+        i < self.fences.len() && self.fences.keyspace(i) == key.keyspace
     }
 
     /// True if a version of `key` is at this place, a block and a byte in it.
@@ -184,7 +232,7 @@ impl Table {
     }
 
     #[cold]
-    fn get_by_fences(&self, key: UserKey<'_>, at: SeqNo) -> Result<Option<Found<'_>>> {
+    pub(crate) fn get_by_fences(&self, key: UserKey<'_>, at: SeqNo) -> Result<Option<Found<'_>>> {
         let blocks = self.fences.locate(key);
         let mut i = self.block_of_version(&blocks, at)?;
         while i < blocks.end && self.is_in(i, key) {
@@ -231,9 +279,13 @@ impl Table {
         if key < self.info.smallest.as_ref() || key > self.info.largest.as_ref() {
             return false;
         }
-        match &self.index {
-            Some(index) => index.probe(hash).next().is_some(),
-            None => true,
+        match (&self.index, &self.paged) {
+            (Some(index), _) => index.probe(hash).next().is_some(),
+            // A page that cannot be read says nothing.
+            (None, Some(index)) => self
+                .probe_pages(index, hash)
+                .map_or(true, |p| !p.is_empty()),
+            (None, None) => true,
         }
     }
 
@@ -255,9 +307,10 @@ impl Table {
             _ => 0,
         };
         let index = self.index.as_ref().map_or(0, PointIndex::memory);
+        let paged = self.paged.as_ref().map_or(0, |index| index.memory());
         let slots = self.cache.as_ref().map_or(0, TableCache::memory);
         let fixed = size_of::<Table>() + size_of_val(&*self.verified);
-        image + index + slots + self.fences.memory() + fixed as u64
+        image + index + paged + slots + self.fences.memory() + fixed as u64
     }
 
     /// Checks everything: every block by `pread`, counts and bounds against the properties, and that the
@@ -322,11 +375,7 @@ impl Table {
 
     #[inline]
     fn is_raw(&self, i: usize) -> bool {
-        self.all_raw
-            || self
-                .fences
-                .meta(i)
-                .is_some_and(|meta| meta.kind == block::RAW)
+        self.all_raw || self.fences.kind(i) == Some(block::RAW)
     }
 
     #[inline]
@@ -415,13 +464,7 @@ impl Table {
         let check = || {
             block::check_crc(stored, self.info.id, offset)?;
             let header = Header::decode(stored)?;
-            let fits = self.fences.meta(i).is_some_and(|meta| {
-                meta.entries == header.count
-                    && meta.kind == header.kind
-                    && meta.flags == header.flags
-                    && meta.keyspace == header.keyspace
-            });
-            match fits {
+            match self.fences.is(i, &header) {
                 true => Ok(header),
                 false => Err(Error::corruption("a block is not what its fence says")),
             }
@@ -436,10 +479,7 @@ impl Table {
             let tombstones = block.validate()?;
             let first = block.record(0).map(|record| record.key);
             let fits = first == Some(self.fences.key(i).bytes)
-                && self
-                    .fences
-                    .meta(i)
-                    .is_some_and(|meta| meta.tombstones == tombstones)
+                && self.fences.tombstones(i) == Some(tombstones)
                 && block.header().count == stored.count;
             match fits {
                 true => Ok(()),

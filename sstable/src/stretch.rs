@@ -45,7 +45,7 @@ impl Table {
             bytes: (bytes * u128::from(self.info().size)).div_ceil(all) as u64,
             ..Stretch::default()
         };
-        for meta in fences.metas().get(blocks).unwrap_or_default() {
+        for meta in blocks.filter_map(|i| fences.meta(i)) {
             stretch.entries += u64::from(meta.entries);
             stretch.tombstones += u64::from(meta.tombstones);
         }

@@ -29,7 +29,7 @@ fn table(compression: Compression) -> Arc<Table> {
 fn a_stretch_holds_what_lies_between_two_keys_and_less_than_two_blocks_more() {
     for compression in compressions() {
         let table = table(compression);
-        let largest = table.fences().metas().iter().map(|meta| meta.entries);
+        let largest = table.fences().metas().map(|meta| meta.entries);
         let (largest, mut exact) = (u64::from(largest.max().unwrap()), 0);
         for keyspace in 0..9 {
             for lower in 0..122u8 {

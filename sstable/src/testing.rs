@@ -76,7 +76,8 @@ pub(crate) fn open_image(image: &[u8]) -> terrace_base::Result<Arc<Table>> {
     Table::open_image(Bytes::copy_from_slice(image), ID, &cache).map(Arc::new)
 }
 
-/// The table in `image`, opened in memory and from a file in both modes.
+/// The table in `image`, opened in memory, from a file in both modes, and with its index left
+/// there.
 pub(crate) fn open_all(image: &[u8]) -> Vec<Arc<Table>> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("t.sst");
@@ -87,6 +88,9 @@ pub(crate) fn open_all(image: &[u8]) -> Vec<Arc<Table>> {
         open_image(image).unwrap(),
         Arc::new(open(IoMode::Mmap)),
         Arc::new(open(IoMode::Pread)),
+        Arc::new(
+            Table::open_lean(file.clone(), ID, image.len() as u64, IoMode::Pread, &cache).unwrap(),
+        ),
     ]
 }
 

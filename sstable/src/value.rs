@@ -24,6 +24,15 @@ pub struct Found<'t> {
     pub value: Value<'t>,
 }
 
+impl Found<'_> {
+    /// A copy of it that needs the table no longer.
+    pub fn into_owned(self) -> Found<'static> {
+        let (seq, kind) = (self.seq, self.kind);
+        let value = Value::owned(self.value.into_bytes());
+        Found { seq, kind, value }
+    }
+}
+
 /// A block in raw form and what holds it.
 pub(crate) enum BlockRef<'t> {
     /// A part of the table's map or image.

@@ -17,7 +17,7 @@ use terrace_base::key::{
 
 use crate::blob::BlobRef;
 use crate::block::{self, BlockBuilder, Packer};
-use crate::fence::{Fences, MAX_DATA_LEN};
+use crate::fence::{FenceBuilder, MAX_DATA_LEN};
 use crate::format::{self, Section, encode_footer, seal_section};
 use crate::options::Compression;
 use crate::point_index::IndexBuilder;
@@ -55,7 +55,7 @@ pub struct TableWriter<S: Sink> {
     sink: S,
     options: WriterOptions,
     block: BlockBuilder,
-    fences: Fences,
+    fences: FenceBuilder,
     index: IndexBuilder,
     packer: Option<Packer>,
     /// The raw form of the block being cut.
@@ -85,7 +85,7 @@ impl<S: Sink> TableWriter<S> {
         let mut writer = TableWriter {
             sink,
             block: BlockBuilder::default(),
-            fences: Fences::default(),
+            fences: FenceBuilder::default(),
             index: IndexBuilder::new(options.seed),
             packer: Packer::new(options.compression),
             options,

@@ -142,6 +142,70 @@ fn without_room_for_a_map_tables_are_read_all_the_same() {
     db.close().unwrap();
 }
 
+/// What open tables and cached blocks may take together, of 4 MiB.
+const SHARED: u64 = (4 << 20) - (1 << 20) * 3 / 2;
+
+/// With tables whose indexes alone are larger than that memory, what is held of them stays within
+/// its share.
+#[test]
+fn open_tables_stay_within_memory() {
+    const MANY: u64 = 400_000;
+    let name = |i: u64| format!("{i:012}");
+    for io in [IoMode::Pread, IoMode::Mmap] {
+        let options = Options::new()
+            .memory(4 << 20)
+            .io(io)
+            .vfs(MemVfs::new(1))
+            .tune(|tuning| tuning.table_bytes = 128 << 10);
+        let db = options.open("/db").unwrap();
+        db.ingest((0..MANY).map(|i| (name(i), name(i * 7))))
+            .unwrap();
+        db.compact_all().unwrap();
+        let within = |what: &str| {
+            let stats = db.stats();
+            let (tables, blocks) = (stats.open_table_bytes, stats.cache_bytes);
+            let text = format!("{io:?}, {what}: {tables} of tables, {blocks} of blocks");
+            assert!(tables <= SHARED / 2 + (256 << 10), "{text}");
+            assert!(tables + blocks <= SHARED, "{text}");
+        };
+        assert!(tables(&db) > 20);
+        for i in (0..MANY).step_by(97) {
+            let i = i * 31 % MANY;
+            assert_eq!(db.get(name(i)).unwrap().unwrap(), name(i * 7));
+            assert!(db.get(format!("{i:012}x")).unwrap().is_none());
+            if i.is_multiple_of(50) {
+                within("gets");
+            }
+        }
+        assert_eq!(db.iter().map(Result::unwrap).count() as u64, MANY);
+        within("a scan");
+        let found = db.iter().rev().nth(300_000).unwrap().unwrap();
+        assert_eq!(found.0, name(MANY - 1 - 300_000));
+        assert!(db.approximate_count(name(5)..name(100_005)).unwrap() >= 100_000);
+        // A value outlives the table that it was read of.
+        let kept: Vec<_> = (0..MANY)
+            .step_by(9973)
+            .map(|i| db.get(name(i)).unwrap())
+            .collect();
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let db = &db;
+                scope.spawn(move || {
+                    for i in 0..500 {
+                        let i = (i * 7919 + thread * 1013) % MANY;
+                        assert_eq!(db.get(name(i)).unwrap().unwrap(), name(i * 7));
+                    }
+                });
+            }
+        });
+        within("threads");
+        for (n, value) in kept.into_iter().enumerate() {
+            assert_eq!(value.unwrap(), name(n as u64 * 9973 * 7));
+        }
+        db.close().unwrap();
+    }
+}
+
 /// What an iterator pins it reads, also when the database is closed and its files are removed.
 #[cfg(unix)]
 #[test]

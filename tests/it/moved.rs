@@ -8,8 +8,8 @@ use terrace::{Db, Durability, ErrorKind, IoMode, Options};
 /// The directory that another process is to work in.
 const CHILD: &str = "TERRACE_MOVED";
 
-/// Runs `task` alone in another process, which may change its working directory; gives it an empty directory. `name`
-/// is that of the test.
+/// Runs `task` alone in another process, which may change its working directory; gives it an empty
+/// directory. `name` is that of the test.
 fn in_another_process(name: &str, task: fn(&Path)) {
     if let Ok(dir) = std::env::var(CHILD) {
         return task(Path::new(&dir));

@@ -1,9 +1,10 @@
 //! Files that are open only while they are read: as many at once as the process may have.
 //!
-//! A tree of n tables does not hold n descriptors. A file from [`OpenFiles`] is opened by its first read and stays open until
-//! the bound is reached: then one that was not read lately is closed (CLOCK), and opened again by its next read. A table that
-//! has been mapped lets its descriptor go at once. If the process has no descriptor left all the same, because its user needs
-//! them, every file here that is not in use is closed and the call is tried again.
+//! A tree of n tables does not hold n descriptors. A file from [`OpenFiles`] is opened by its first
+//! read and stays open until the bound is reached: then one that was not read lately is closed
+//! (CLOCK), and opened again by its next read. A table that has been mapped lets its descriptor go
+//! at once. If the process has no descriptor left even so, because its user needs them, every
+//! file here that is not in use is closed and the call is tried again.
 //!
 //! ```text
 //! bound 3     a* b* c      * read since the hand was last there
@@ -11,8 +12,9 @@
 //! read c      c* b  d*     a is closed
 //! ```
 //!
-//! A file is found again by its name. So this is for files whose name stays theirs for as long as they are read, as those of
-//! a database are: numbers are not given out twice, and a file is removed after its last reader.
+//! A file is found again by its name. So this is for files whose name stays theirs for as long as
+//! they are read, as those of a database are: numbers are not given out twice, and a file is
+//! removed after its last reader.
 //!
 //! Locks: a file's own, then the ring's; under the ring's lock other files' are only tried.
 
@@ -26,7 +28,8 @@ use bytes::Bytes;
 use super::{File, Fs, OpenMode, Vfs, VfsFile, retry};
 use crate::error::{Error, Result};
 
-/// `EMFILE` and `ENFILE`: the process, or the system, has no descriptor left. They have no `io::ErrorKind`.
+/// `EMFILE` and `ENFILE`: the process, or the system, has no descriptor left. They have no
+/// `io::ErrorKind`.
 const NO_DESCRIPTOR: [i32; 2] = [24, 23];
 
 /// Keeps the number of open files within a bound. Cheap to clone.
@@ -109,7 +112,8 @@ impl OpenFiles {
 }
 
 impl Shared {
-    /// Closes files until there is room for one more, or, with `all`, every one that is not being read.
+    /// Closes files until there is room for one more, or, with `all`, every one that is not being
+    /// read.
     fn make_room(&self, all: bool) {
         let mut ring = lock(&self.ring);
         if ring.files.len() > 2 * self.most {

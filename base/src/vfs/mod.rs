@@ -14,8 +14,8 @@
 //!   nothing, and the engine makes none.
 //! - `rename` replaces its target as one unit: afterwards, and after any crash, the name has the old or the
 //!   new file.
-//! - In what [`Vfs::hold`] gives, paths below the directory go on meaning the same files when the process changes its
-//!   working directory, the directory is renamed, or another one gets its name.
+//! - In what [`Vfs::hold`] gives, paths below the directory go on meaning the same files when the
+//!   process changes its working directory, the directory is renamed, or another one gets its name.
 
 #[cfg(test)]
 mod contract;
@@ -98,8 +98,9 @@ pub trait Vfs: fmt::Debug + Send + Sync {
     fn most_open_files(&self) -> u64 {
         u64::MAX
     }
-    /// This file system, but that `dir` and the paths below it mean the directory that has the name `dir` now,
-    /// wherever it is moved and whatever gets its name. `None` where a path always means the same. `dir` is absolute.
+    /// This file system, but that `dir` and the paths below it mean the directory that has the name
+    /// `dir` now, wherever it is moved and whatever gets its name. `None` where a path always means
+    /// the same. `dir` is absolute.
     fn hold(&self, _dir: &Path) -> io::Result<Option<Arc<dyn Vfs>>> {
         Ok(None)
     }
@@ -116,8 +117,8 @@ pub trait VfsFile: fmt::Debug + Send + Sync {
     fn sync_data(&self) -> io::Result<()>;
     /// The length in bytes.
     fn len(&self) -> io::Result<u64>;
-    /// The first `len` bytes as memory. The file is sealed: nobody writes it any more. `OutOfMemory` if the process can
-    /// have no further map.
+    /// The first `len` bytes as memory. The file is sealed: nobody writes it any more.
+    /// `OutOfMemory` if the process can have no further map.
     fn map(&self, len: u64) -> io::Result<Bytes>;
     /// Lets go of what the system keeps for it, if the next call can have it again.
     fn rest(&self) {}
@@ -179,7 +180,8 @@ impl Fs {
             .map_err(|e| Error::io("find the absolute form of", path, e))
     }
 
-    /// This file system, in which `dir`, an absolute path, goes on meaning the directory that it names now.
+    /// This file system, in which `dir`, an absolute path, goes on meaning the directory that it
+    /// names now.
     #[track_caller]
     pub fn hold(&self, dir: &Path) -> Result<Fs> {
         note(Location::caller());

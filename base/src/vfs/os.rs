@@ -124,8 +124,8 @@ impl Drop for Map {
     }
 }
 
-/// How many maps of files there may be: half of what Linux lets a process have, for the allocator and the threads' stacks
-/// take maps too, and a process without any left ends.
+/// How many maps of files there may be: half of what Linux lets a process have, for the allocator
+/// and the threads' stacks take maps too, and a process without any left ends.
 fn most_maps() -> u64 {
     static MOST: OnceLock<u64> = OnceLock::new();
     *MOST.get_or_init(|| match cfg!(target_os = "linux") {
@@ -158,10 +158,10 @@ fn map_within(file: &OsFile, len: u64, most: u64) -> io::Result<Bytes> {
         let text = "the process has too many memory maps";
         return Err(io::Error::new(io::ErrorKind::OutOfMemory, text));
     }
-    // SAFETY: the map is read-only and the file is sealed: terrace writes a table once, syncs it, and
-    // from then on only unlinks it, which leaves the map's pages in place. The directory is ours by
-    // the lock; a process that changes a file behind our back is outside the promises, as the
-    // documentation of `IoMode` says.
+    // SAFETY: the map is read-only and the file is sealed: terrace writes a table once, syncs it,
+    // and from then on only unlinks it, which leaves the map's pages in place. The directory is
+    // ours by the lock; a process that changes a file behind our back is outside the promises, as
+    // the documentation of `IoMode` says.
     let map = unsafe { memmap2::MmapOptions::new().len(len).map(&file.0)? };
     MAPS.fetch_add(1, Ordering::Relaxed);
     Ok(Bytes::from_owner(Map(map)))

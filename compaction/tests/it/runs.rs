@@ -173,7 +173,10 @@ fn a_table_opens_once_and_its_file_goes_with_the_last_reference() {
     let table = tree.version.tables().next().unwrap().2.clone();
     let number = table.number();
     let name = format!("{number}.sst");
-    assert!(Arc::ptr_eq(table.table().unwrap(), table.table().unwrap()));
+    assert!(Arc::ptr_eq(
+        &table.table().unwrap(),
+        &table.table().unwrap()
+    ));
     let edit = VersionEdit::parse(&format!("remove L6 {number}")).unwrap();
     let before = tree.version.clone();
     tree.install(&edit);

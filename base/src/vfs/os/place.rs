@@ -1,10 +1,11 @@
 //! Calls on a name below a directory's descriptor.
 //!
-//! A path means something else once the process has changed its working directory or somebody has renamed a directory
-//! in it: a database that opened its files by path would then make, take over and delete files of another one. So an
-//! open database holds a descriptor of its directory ([`Places`]), and every path below is resolved from there, by the
-//! `openat` family of calls. The lock is taken on a file of the same directory, so that of two databases at work no one
-//! can reach a file of the other, whatever their paths look like.
+//! A path means something else once the process has changed its working directory or a
+//! directory in it was renamed: a database that opened its files by path would then make, take over
+//! and delete files of another one. So an open database holds a descriptor of its directory
+//! ([`Places`]), and every path below is resolved from there, by the `openat` family of calls. The
+//! lock is taken on a file of the same directory, so that of two databases at work no one can reach
+//! a file of the other, whatever their paths look like.
 //!
 //! ```text
 //! held     /srv/db  is descriptor 5
@@ -162,7 +163,7 @@ impl Place<'_> {
     }
 
     fn open(&self, mode: OpenMode) -> io::Result<Arc<dyn VfsFile>> {
-        // To open a pipe would wait for somebody to write to it.
+        // To open a pipe would wait for a writer.
         if matches!(mode, OpenMode::Read | OpenMode::ReadWrite) {
             let kind = self.kind(AtFlags::empty())?;
             if !kind.is_file() {
