@@ -13,12 +13,14 @@ mod common;
 
 use std::hint::black_box;
 use std::path::Path;
+use std::sync::Arc;
 
 use common::{KEYS, Key, Values};
 use terrace::internals::MemList;
 use terrace::{Compression, Cursor, Db, Durability, Options};
 use terrace_base::hash::key_hash;
-use terrace_base::{InternalIterator, SeqNo};
+use terrace_base::{FileNumber, InternalIterator, SeqNo};
+use terrace_compaction::{AddedTable, RemovedTable, TableMeta, TableStore, Version, VersionEdit};
 use terrace_sstable::Table;
 use terrace_wal::Log;
 
@@ -38,6 +40,68 @@ fn steps(iter: &mut impl InternalIterator, n: usize, name: &str) {
         iter.next().unwrap();
     }
     assert!(iter.valid());
+}
+
+/// A tree of many tables without files, and edits that replace one table of it, as a merge does.
+pub struct Edits {
+    version: Version,
+    store: Arc<dyn TableStore>,
+    tables: u64,
+}
+
+#[derive(Debug)]
+struct NoFiles;
+
+impl TableStore for NoFiles {
+    fn open(&self, _: &TableMeta) -> terrace_base::Result<Table> {
+        Err(terrace_base::Error::invalid("there are no files here"))
+    }
+    fn obsolete(&self, _: FileNumber) {}
+}
+
+fn added(number: u64, at: u64) -> AddedTable {
+    let text = format!("{number:06}:[key{at:09}a#1-key{at:09}z#2](size=32M)");
+    AddedTable {
+        level: 6,
+        run: 0,
+        meta: TableMeta::parse(&text).unwrap(),
+    }
+}
+
+impl Edits {
+    fn new(tables: u64) -> Edits {
+        let store: Arc<dyn TableStore> = Arc::new(NoFiles);
+        let edit = VersionEdit {
+            added: (0..tables).map(|n| added(n + 1, n)).collect(),
+            ..VersionEdit::default()
+        };
+        Edits {
+            version: Version::empty().apply(&edit, &store).unwrap(),
+            store,
+            tables,
+        }
+    }
+
+    /// `name` keeps the compiler from making one function of several kernels.
+    #[inline(always)]
+    fn run(&mut self, n: usize, name: &str) {
+        black_box(name);
+        for i in 0..n as u64 {
+            let at = i * 7919 % self.tables;
+            let new = added(self.tables + i + 1, at);
+            let first = new.meta.info.smallest.as_ref();
+            let old = self.version.level(6).runs[0].find(first).unwrap().number();
+            let edit = VersionEdit {
+                removed: vec![RemovedTable {
+                    level: 6,
+                    number: old,
+                }],
+                added: vec![new],
+                ..VersionEdit::default()
+            };
+            self.version = self.version.apply(&edit, &self.store).unwrap();
+        }
+    }
 }
 
 /// What is counted. No closure and no other function may stand here: the script counts from entry to exit of whatever
@@ -123,6 +187,16 @@ mod kernel {
         for seq in 1..=n as u64 {
             log.append(1, SeqNo::new(seq), &[payload]).unwrap();
         }
+    }
+
+    #[inline(never)]
+    pub fn edit_256_tables(edits: &mut Edits, n: usize) {
+        edits.run(n, "edit_256_tables");
+    }
+
+    #[inline(never)]
+    pub fn edit_10k_tables(edits: &mut Edits, n: usize) {
+        edits.run(n, "edit_10k_tables");
     }
 
     #[inline(never)]
@@ -231,6 +305,11 @@ fn kernels(keys: &[Key], probes: &[Key], absent: &[Key], values: &Values, dir: &
     merged.first().unwrap();
     merge16_next(&mut merged, N);
     count("merge16_next", N);
+
+    edit_256_tables(&mut Edits::new(256), 500);
+    count("edit_256_tables", 500);
+    edit_10k_tables(&mut Edits::new(10_000), 500);
+    count("edit_10k_tables", 500);
 
     let mut log = common::log(dir, 8 << 20);
     log_append(&mut log, &[0x5A; 130], N);

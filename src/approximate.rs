@@ -134,7 +134,7 @@ impl Estimate<'_> {
         }
         for run in view.version.runs() {
             let places = run.overlapping(first, last);
-            for table in run.tables().get(places).unwrap_or_default() {
+            for table in run.tables().part(places).into_iter().flat_map(|t| t.iter()) {
                 self.add_table(table.info(), || table.table())?;
             }
         }

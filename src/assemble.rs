@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use terrace_base::vfs::{LockGuard, Process};
 use terrace_base::{Error, Result, SeqNo};
-use terrace_compaction::KeyspaceRecord;
 use terrace_wal::Log;
 
 use crate::background::Background;
@@ -50,10 +49,9 @@ pub(crate) fn assemble(
         published: _,
         log_had: _,
     } = found;
-    let records: Vec<KeyspaceRecord> = state.keyspaces.values().cloned().collect();
     let catalogue = Arc::new(Catalogue::new(
         id,
-        records.iter(),
+        state.keyspaces.values().map(|record| &**record),
         state.next_keyspace,
         &state.dropped,
         policies.clone(),

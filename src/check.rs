@@ -179,9 +179,9 @@ impl View {
         }
         found = deleted(self.version.deleted());
         for run in self.version.runs() {
-            let tables = run.tables().get(run.overlapping(smallest, largest));
+            let tables = run.tables().part(run.overlapping(smallest, largest));
             let newer = |file: &&Arc<_>| TableFile::info(file).max_seq > since;
-            for file in tables.unwrap_or(&[]).iter().filter(newer) {
+            for file in tables.into_iter().flat_map(|t| t.iter()).filter(newer) {
                 if found.is_some() {
                     return Ok(found);
                 }

@@ -18,7 +18,7 @@ use std::path::Path;
 
 use terrace_base::error::is_missing;
 use terrace_base::vfs::{Fs, LockGuard};
-use terrace_base::{Error, ErrorKind, FileKind, FileNumber, Result};
+use terrace_base::{Error, ErrorKind, FileKind, FileNumber, PersistentMap, Result};
 
 use crate::engine::Engine;
 use crate::manifest::Manifest;
@@ -44,7 +44,7 @@ impl Engine {
         let _closing = lock(&self.closing);
         self.check_open()?;
         let mut state = self.versions.lock().state.clone();
-        state.segments.clear();
+        state.segments = PersistentMap::new();
         let number = FileNumber(state.file_ceiling);
         state.file_ceiling += 1;
         let tables = state.version.tables();

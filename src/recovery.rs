@@ -316,10 +316,12 @@ impl<'a> Opening<'a> {
 
     /// Reads manifest and log, and decides how the database ended.
     pub(crate) fn existing(&self) -> Result<Found> {
-        let mut state = ManifestState::new();
+        let mut edits = ManifestState::new().replay();
         let read = manifest::read(&self.files.fs, self.dir(), &mut |edit| {
-            state.apply(edit, &self.store)
+            edits.apply(edit, &self.store)
         })?;
+        let path = FileKind::Manifest(read.number).path(self.dir());
+        let mut state = edits.finish().map_err(|e| e.in_file(&path, 0))?;
         self.check_newest(&read)?;
         for (_, _, table) in state.version.tables() {
             self.files.check_listed(table.meta())?;

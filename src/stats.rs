@@ -149,7 +149,7 @@ impl Engine {
                 .level(n)
                 .runs
                 .iter()
-                .flat_map(|run| run.tables())
+                .flat_map(|run| run.tables().iter())
             {
                 let info = &table.meta().info;
                 stats.tables += 1;

@@ -5,12 +5,14 @@
 //! further edit is made, and the database becomes read-only. Only where the file cannot grow on a full disk nothing was
 //! appended: that edit is `NoSpace`, and may be tried again.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use terrace_base::{Error, ErrorKind, FileKind, FileNumber, KeyspaceId, Result, SeqNo, mutant};
+use terrace_base::{
+    Error, ErrorKind, FileKind, FileNumber, KeyspaceId, PersistentMap, Result, SeqNo, mutant,
+};
 use terrace_compaction::{
-    Flushed, KeyspaceRecord, SegmentRecord, TableStore, Version, VersionEdit,
+    Flushed, KeyspaceRecord, SegmentRecord, TableStore, Version, VersionBuilder, VersionEdit,
 };
 use terrace_wal::SegmentMeta;
 
@@ -24,13 +26,13 @@ pub(crate) const FILE_NUMBERS: u64 = 1 << 62;
 /// File numbers that one edit sets aside.
 const NUMBERS_AHEAD: u64 = 256;
 
-/// What the edits so far add up to.
+/// What the edits so far add up to. A copy costs next to nothing: it shares what no edit changes.
 #[derive(Clone, Debug)]
 pub(crate) struct ManifestState {
     pub(crate) version: Arc<Version>,
-    pub(crate) segments: BTreeMap<FileNumber, SegmentRecord>,
+    pub(crate) segments: PersistentMap<FileNumber, SegmentRecord>,
     pub(crate) flushed: Flushed,
-    pub(crate) keyspaces: BTreeMap<KeyspaceId, KeyspaceRecord>,
+    pub(crate) keyspaces: PersistentMap<KeyspaceId, Arc<KeyspaceRecord>>,
     /// Keyspaces dropped at a sequence number whose entries tables may still hold.
     pub(crate) dropped: Vec<(KeyspaceId, SeqNo)>,
     pub(crate) next_keyspace: u32,
@@ -44,12 +46,12 @@ impl ManifestState {
     pub(crate) fn new() -> ManifestState {
         ManifestState {
             version: Arc::new(Version::empty()),
-            segments: BTreeMap::new(),
+            segments: PersistentMap::new(),
             flushed: Flushed {
                 lsn: 0,
                 seq: SeqNo::ZERO,
             },
-            keyspaces: BTreeMap::new(),
+            keyspaces: PersistentMap::new(),
             dropped: Vec::new(),
             next_keyspace: 1,
             file_ceiling: 1,
@@ -60,6 +62,19 @@ impl ManifestState {
 
     pub(crate) fn apply(&mut self, edit: &VersionEdit, store: &Arc<dyn TableStore>) -> Result<()> {
         self.version = Arc::new(self.version.apply(edit, store)?);
+        self.apply_rest(edit)
+    }
+
+    /// Begins to apply edits one after another, as a manifest is read.
+    pub(crate) fn replay(self) -> StateReplay {
+        StateReplay {
+            tree: VersionBuilder::new(&self.version),
+            state: self,
+        }
+    }
+
+    /// Applies all that an edit says beside the tree.
+    fn apply_rest(&mut self, edit: &VersionEdit) -> Result<()> {
         for segment in &edit.segments_added {
             self.segments.insert(segment.number, *segment);
         }
@@ -83,6 +98,7 @@ impl ManifestState {
         }
         for record in &edit.keyspaces_created {
             self.next_keyspace = self.next_keyspace.max(record.id.0.saturating_add(1));
+            let record = Arc::new(record.clone());
             if self.keyspaces.insert(record.id, record.clone()).is_some() {
                 return Err(Error::corruption(format!(
                     "keyspace {} is created twice",
@@ -117,17 +133,21 @@ impl ManifestState {
 
     /// What is known of a keyspace that is to change. Nobody created the default one: it is listed once it has options.
     pub(crate) fn keyspace(&mut self, id: KeyspaceId) -> Result<&mut KeyspaceRecord> {
-        if id == KeyspaceId(0) {
-            return Ok(self.keyspaces.entry(id).or_insert_with(|| KeyspaceRecord {
+        if id == KeyspaceId(0) && !self.keyspaces.contains_key(&id) {
+            let record = KeyspaceRecord {
                 id,
                 name: DEFAULT_NAME.into(),
                 created: SeqNo::ZERO,
                 options: Vec::new(),
-            }));
+            };
+            self.keyspaces.insert(id, Arc::new(record));
         }
-        self.keyspaces.get_mut(&id).ok_or_else(|| {
-            Error::corruption(format!("keyspace {} is changed, but not listed", id.0))
-        })
+        self.keyspaces
+            .get_mut(&id)
+            .map(Arc::make_mut)
+            .ok_or_else(|| {
+                Error::corruption(format!("keyspace {} is changed, but not listed", id.0))
+            })
     }
 
     /// One edit that makes this state out of nothing. Dropped keyspaces that no table can hold an entry of
@@ -143,7 +163,7 @@ impl ManifestState {
             segments_added: self.segments.values().copied().collect(),
             flushed: Some(self.flushed),
             file_ceiling: Some(self.file_ceiling),
-            keyspaces_created: self.keyspaces.values().cloned().collect(),
+            keyspaces_created: self.keyspaces.values().map(|r| (**r).clone()).collect(),
             keyspaces_dropped: self
                 .dropped
                 .iter()
@@ -155,6 +175,26 @@ impl ManifestState {
             clock: Some(self.clock),
             ..self.version.as_edit()
         }
+    }
+}
+
+/// A [`ManifestState`] while edits are applied to it. The tree is put together once, at the end.
+#[derive(Debug)]
+pub(crate) struct StateReplay {
+    /// All but the tree.
+    state: ManifestState,
+    tree: VersionBuilder,
+}
+
+impl StateReplay {
+    pub(crate) fn apply(&mut self, edit: &VersionEdit, store: &Arc<dyn TableStore>) -> Result<()> {
+        self.tree.apply(edit, store)?;
+        self.state.apply_rest(edit)
+    }
+
+    pub(crate) fn finish(mut self) -> Result<ManifestState> {
+        self.state.version = Arc::new(self.tree.finish()?);
+        Ok(self.state)
     }
 }
 

@@ -6,6 +6,7 @@
 //! - [`coding`], [`checksum`], [`hash`]: how numbers, checksums and hashes look on disk
 //! - [`error`]: the one error type, and [`filename`]: the names of the files of a database
 //! - [`iterator`] and [`merging`]: the seam between sources of entries and those who read them
+//! - [`persistent`]: a sorted map whose copies share what they have in common
 //! - [`vfs`] and [`clock`]: the only ways to the file system and to time
 //! - [`mutant`](mod@mutant): deliberate bugs, for testing the tests
 #![deny(unsafe_code)]
@@ -20,6 +21,7 @@ pub mod iterator;
 pub mod key;
 pub mod merging;
 pub mod mutant;
+pub mod persistent;
 pub mod prefetch;
 pub mod range_set;
 pub mod vfs;
@@ -32,4 +34,5 @@ pub use iterator::InternalIterator;
 pub use key::{KeyRef, KeyspaceId, OwnedKey, OwnedUserKey, SeqNo, UserKey, ValueKind};
 pub use merging::MergingIterator;
 pub use mutant::mutant;
+pub use persistent::PersistentMap;
 pub use range_set::{DeletedRange, RangeSet};

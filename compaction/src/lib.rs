@@ -22,6 +22,7 @@
 #![forbid(unsafe_code)]
 
 mod blob_file;
+mod builder;
 mod edit;
 mod edit_text;
 mod fold;
@@ -30,6 +31,7 @@ mod job;
 mod packing;
 mod picker;
 mod run;
+mod run_edit;
 mod run_iter;
 mod stripes;
 mod table_file;
@@ -37,6 +39,7 @@ mod text;
 mod version;
 
 pub use blob_file::{BlobFile, BlobMeta};
+pub use builder::VersionBuilder;
 pub use edit::{
     AddedTable, Flushed, KeyspaceRecord, MovedTable, RemovedTable, SegmentRecord, VersionEdit,
 };
@@ -48,7 +51,7 @@ pub use picker::{
     Among, Compaction, CompactionKind, KeyRange, OlderRuns, PickOptions, Targets, debt, pick,
     pick_range, rewrite_in_place, targets,
 };
-pub use run::Run;
+pub use run::{Run, Tables};
 pub use run_iter::RunIter;
 pub use stripes::Stripes;
 pub use table_file::{Opened, TableFile, TableMeta, TableRef, TableStore, damaged_table};

@@ -1,4 +1,8 @@
 //! A run: tables that are disjoint by user key, in order. One key lies in one table of it at most.
+//!
+//! The tables lie in *chunks* of at most [`CHUNK`]. A run never changes, and an edit makes the next from it: chunks that
+//! the edit does not touch are shared by both, so that an edit of one table in a run of 16,000 copies 128 tables
+//! and the list of chunks (`run_edit.rs`).
 
 use std::fmt;
 use std::ops::Range;
@@ -8,12 +12,79 @@ use terrace_base::{SeqNo, UserKey};
 
 use crate::table_file::TableFile;
 
+/// Tables of a full chunk.
+pub(crate) const CHUNK: usize = 128;
+
+/// Adjacent tables of a run.
+pub(crate) struct Chunk {
+    /// Never empty, sorted by smallest key.
+    pub(crate) tables: Vec<Arc<TableFile>>,
+    /// The head of each table's largest key: a search reads these, side by side, and one table.
+    heads: Vec<u128>,
+    size: u64,
+    min_seq: SeqNo,
+    max_seq: SeqNo,
+}
+
+impl Chunk {
+    /// The chunk of `tables`, which are sorted by smallest key.
+    pub(crate) fn new(tables: Vec<Arc<TableFile>>) -> Chunk {
+        let infos = || tables.iter().map(|table| table.info());
+        Chunk {
+            heads: infos().map(|info| info.largest.as_ref().head()).collect(),
+            size: infos().map(|info| info.size).sum(),
+            min_seq: infos()
+                .map(|info| info.min_seq)
+                .min()
+                .unwrap_or(SeqNo::ZERO),
+            max_seq: infos()
+                .map(|info| info.max_seq)
+                .max()
+                .unwrap_or(SeqNo::ZERO),
+            tables,
+        }
+    }
+
+    #[inline]
+    fn lower_bound(&self, key: UserKey<'_>, head: u128) -> usize {
+        first_reaching(&self.heads, head, |i| {
+            self.tables
+                .get(i)
+                .is_some_and(|table| table.info().largest.as_ref() < key)
+        })
+    }
+}
+
+/// The first place of `heads`, which rise, whose key is at or above the one with this `head`. Where heads tie,
+/// `is_below` compares the keys themselves.
+#[inline]
+fn first_reaching(heads: &[u128], head: u128, is_below: impl Fn(usize) -> bool) -> usize {
+    let i = heads.partition_point(|&largest| largest < head);
+    if heads.get(i) != Some(&head) {
+        return i;
+    }
+    // Keys that share their first 8 bytes: few, unless keys share long prefixes.
+    let ties = heads.iter().skip(i).take_while(|&&h| h == head).count();
+    let (mut from, mut to) = (i, i + ties);
+    while from < to {
+        let middle = from.midpoint(to);
+        match is_below(middle) {
+            true => from = middle + 1,
+            false => to = middle,
+        }
+    }
+    from
+}
+
 /// Tables disjoint by user key, sorted.
 pub struct Run {
     id: u64,
-    tables: Vec<Arc<TableFile>>,
-    /// The head of each table's largest key: a search reads these, side by side, and one table.
+    chunks: Vec<Arc<Chunk>>,
+    /// The head of each chunk's last key.
     heads: Vec<u128>,
+    /// How many tables lie before each chunk.
+    starts: Vec<usize>,
+    len: usize,
     size: u64,
     min_seq: SeqNo,
     max_seq: SeqNo,
@@ -24,23 +95,40 @@ impl Run {
     /// [`Version`](crate::Version) that takes it.
     pub(crate) fn new(id: u64, mut tables: Vec<Arc<TableFile>>) -> Run {
         tables.sort_by(|a, b| a.info().smallest.cmp(&b.info().smallest));
-        let heads = tables
-            .iter()
-            .map(|table| table.info().largest.as_ref().head())
-            .collect();
-        let seqs = |pick: fn(&TableFile) -> SeqNo| tables.iter().map(move |table| pick(table));
+        let chunks = tables.chunks(CHUNK);
+        let chunks = chunks.map(|tables| Arc::new(Chunk::new(tables.to_vec())));
+        Run::of_chunks(id, chunks.collect())
+    }
+
+    pub(crate) fn of_chunks(id: u64, chunks: Vec<Arc<Chunk>>) -> Run {
+        let last_head = |chunk: &Arc<Chunk>| chunk.heads.last().copied().unwrap_or(0);
+        let mut len = 0;
+        let starts = chunks.iter().map(|chunk| {
+            len += chunk.tables.len();
+            len - chunk.tables.len()
+        });
         Run {
             id,
-            size: tables.iter().map(|table| table.info().size).sum(),
-            min_seq: seqs(|table| table.info().min_seq)
+            starts: starts.collect(),
+            len,
+            heads: chunks.iter().map(last_head).collect(),
+            size: chunks.iter().map(|chunk| chunk.size).sum(),
+            min_seq: chunks
+                .iter()
+                .map(|chunk| chunk.min_seq)
                 .min()
                 .unwrap_or(SeqNo::ZERO),
-            max_seq: seqs(|table| table.info().max_seq)
+            max_seq: chunks
+                .iter()
+                .map(|chunk| chunk.max_seq)
                 .max()
                 .unwrap_or(SeqNo::ZERO),
-            heads,
-            tables,
+            chunks,
         }
+    }
+
+    pub(crate) fn chunks(&self) -> &[Arc<Chunk>] {
+        &self.chunks
     }
 
     /// Names the run within its level; in level 0 a newer run has a larger one.
@@ -51,8 +139,12 @@ impl Run {
 
     /// The tables, by rising key. Never empty.
     #[inline]
-    pub fn tables(&self) -> &[Arc<TableFile>] {
-        &self.tables
+    pub fn tables(&self) -> Tables<'_> {
+        Tables {
+            run: Some(self),
+            start: 0,
+            end: self.len,
+        }
     }
 
     /// Bytes of all tables.
@@ -73,52 +165,162 @@ impl Run {
 
     /// The first and the last user key.
     pub fn bounds(&self) -> Option<(UserKey<'_>, UserKey<'_>)> {
-        let (first, last) = (self.tables.first()?, self.tables.last()?);
+        let (first, last) = (self.tables().first()?, self.tables().last()?);
         Some((first.info().smallest.as_ref(), last.info().largest.as_ref()))
+    }
+
+    /// The first chunk that ends at or after `key`.
+    #[inline]
+    fn chunk_of(&self, key: UserKey<'_>, head: u128) -> usize {
+        if self.chunks.len() == 1 {
+            return 0; // Its own search finds out whether the run ends before the key.
+        }
+        first_reaching(&self.heads, head, |i| {
+            let last = self.chunks.get(i).and_then(|chunk| chunk.tables.last());
+            last.is_some_and(|table| table.info().largest.as_ref() < key)
+        })
     }
 
     /// The place of the first table that ends at or after `key`.
     #[inline]
     pub fn lower_bound(&self, key: UserKey<'_>) -> usize {
         let head = key.head();
-        let mut i = self.heads.partition_point(|&largest| largest < head);
-        // Tables whose last keys share the head: few, unless keys share long prefixes.
-        if self.heads.get(i) == Some(&head) {
-            // Keys that share their first 8 bytes: the keys themselves decide.
-            let ties = self.heads.iter().skip(i).take_while(|&&h| h == head);
-            let ties = self.tables.get(i..i + ties.count()).unwrap_or(&[]);
-            i += ties.partition_point(|table| table.info().largest.as_ref() < key);
+        let i = self.chunk_of(key, head);
+        match (self.chunks.get(i), self.starts.get(i)) {
+            (Some(chunk), Some(start)) => start + chunk.lower_bound(key, head),
+            _ => self.len,
         }
-        i
     }
 
     /// The one table that may hold `key`.
     #[inline]
     pub fn find(&self, key: UserKey<'_>) -> Option<&Arc<TableFile>> {
-        self.tables
-            .get(self.lower_bound(key))
+        let head = key.head();
+        let chunk = self.chunks.get(self.chunk_of(key, head))?;
+        chunk
+            .tables
+            .get(chunk.lower_bound(key, head))
             .filter(|table| table.info().smallest.as_ref() <= key)
     }
 
     /// True if a table shares a key with the closed range from `smallest` to `largest`.
     pub fn touches(&self, smallest: UserKey<'_>, largest: UserKey<'_>) -> bool {
-        let first = self.tables.get(self.lower_bound(smallest));
+        let first = self.tables().get(self.lower_bound(smallest));
         first.is_some_and(|table| table.info().smallest.as_ref() <= largest)
     }
 
     /// The places of the tables that share a key with the closed range from `smallest` to `largest`.
     pub fn overlapping(&self, smallest: UserKey<'_>, largest: UserKey<'_>) -> Range<usize> {
         let start = self.lower_bound(smallest);
-        let rest = self.tables.get(start..).unwrap_or(&[]);
-        let count = rest.partition_point(|table| table.info().smallest.as_ref() <= largest);
-        start..start + count
+        let starts_in = |table: &Arc<TableFile>| table.info().smallest.as_ref() <= largest;
+        let chunks = self.chunks.partition_point(|chunk| {
+            let first = chunk.tables.first();
+            first.is_some_and(starts_in)
+        });
+        let i = chunks.saturating_sub(1);
+        let end = match (self.chunks.get(i), self.starts.get(i)) {
+            (Some(chunk), Some(before)) => before + chunk.tables.partition_point(starts_in),
+            _ => 0,
+        };
+        start..end.max(start)
+    }
+}
+
+/// Adjacent tables of a run.
+#[derive(Clone, Copy)]
+pub struct Tables<'a> {
+    /// `None` if there are none.
+    run: Option<&'a Run>,
+    start: usize,
+    end: usize,
+}
+
+impl<'a> Tables<'a> {
+    /// No tables.
+    pub(crate) const NONE: Tables<'static> = Tables {
+        run: None,
+        start: 0,
+        end: 0,
+    };
+
+    /// How many.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.end - self.start
+    }
+
+    /// True if there is none.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    /// Table `i` of these.
+    pub fn get(&self, i: usize) -> Option<&'a Arc<TableFile>> {
+        let at = self.start.checked_add(i).filter(|at| *at < self.end)?;
+        let run = self.run?;
+        let chunk = run
+            .starts
+            .partition_point(|start| *start <= at)
+            .checked_sub(1)?;
+        let start = run.starts.get(chunk)?;
+        run.chunks.get(chunk)?.tables.get(at - start)
+    }
+
+    /// The tables at the places `range` of these; `None` if one of them is not there.
+    pub fn part(&self, range: Range<usize>) -> Option<Tables<'a>> {
+        (range.start <= range.end && range.end <= self.len()).then(|| Tables {
+            run: self.run,
+            start: self.start + range.start,
+            end: self.start + range.end,
+        })
+    }
+
+    /// The first table.
+    pub fn first(&self) -> Option<&'a Arc<TableFile>> {
+        self.get(0)
+    }
+
+    /// The last table.
+    pub fn last(&self) -> Option<&'a Arc<TableFile>> {
+        self.get(self.len().checked_sub(1)?)
+    }
+
+    /// All, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &'a Arc<TableFile>> + Clone + use<'a> {
+        let (start, end) = (self.start, self.end);
+        let starts = self.run.map_or(&[][..], |run| &run.starts);
+        let first = starts.partition_point(|s| *s <= start).saturating_sub(1);
+        let chunks = self.run.map_or(&[][..], |run| &run.chunks);
+        let before = starts.get(first).copied().unwrap_or(0);
+        let chunks = chunks.get(first..).unwrap_or(&[]).iter();
+        chunks
+            .flat_map(|chunk| &chunk.tables)
+            .skip(start.saturating_sub(before))
+            .take(end - start)
+    }
+
+    /// References of their own to all of them.
+    pub fn to_vec(&self) -> Vec<Arc<TableFile>> {
+        self.iter().cloned().collect()
+    }
+
+    /// Bytes of all.
+    pub fn bytes(&self) -> u64 {
+        self.iter().map(|table| table.info().size).sum()
+    }
+}
+
+impl fmt::Debug for Tables<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
     }
 }
 
 impl fmt::Debug for Run {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "run {}:", self.id)?;
-        for table in &self.tables {
+        for table in self.tables().iter() {
             write!(f, " {table:?}")?;
         }
         Ok(())

@@ -2,7 +2,7 @@
 //!
 //! # Invariants
 //!
-//! [`Version::check_order`] checks all of them after every edit:
+//! [`Version::check_order`] checks all of them. After an edit they are checked of what it changed (`builder.rs`):
 //!
 //! 1. The tables of a run are disjoint by user key.
 //! 2. A level below 0 has one run at most.
@@ -25,16 +25,17 @@
 //! million keys is one line here, a table moves without it, and no table needs bounds for what is not in it.
 //! Each stays until no table holds an entry that it hides.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use terrace_base::{DeletedRange, Error, FileNumber, RangeSet, Result};
+use terrace_base::{Error, FileNumber, PersistentMap, RangeSet, Result};
 
 use crate::blob_file::BlobFile;
+use crate::builder::VersionBuilder;
 use crate::edit::{AddedTable, VersionEdit};
 use crate::edit_text::RangeLine;
-use crate::run::Run;
+use crate::run::{Chunk, Run};
 use crate::table_file::{TableFile, TableMeta, TableStore, damaged_table};
 
 /// How many levels the tree has. Tables flow from level 0 to the last.
@@ -59,21 +60,37 @@ impl Level {
     }
 }
 
-/// The tables of the tree at one instant.
+/// The tables of the tree at one instant. The next version shares with it all that an edit does not change.
 #[derive(Clone, Default)]
 pub struct Version {
-    levels: [Level; LEVELS],
+    pub(crate) levels: [Level; LEVELS],
     /// The runs of all levels: a get goes through these, and most levels have none.
-    newest_first: Vec<Arc<Run>>,
-    deleted: Arc<RangeSet>,
-    blobs: Arc<BlobFiles>,
+    pub(crate) newest_first: Vec<Arc<Run>>,
+    /// Where each table is.
+    pub(crate) places: PersistentMap<FileNumber, Place>,
+    pub(crate) deleted: Arc<RangeSet>,
+    pub(crate) blobs: Arc<BlobFiles>,
+    /// What tables use of the blob files; a file that none refers to is not in here.
+    pub(crate) blob_uses: PersistentMap<FileNumber, BlobUse>,
 }
 
 /// The blob files of a tree.
-pub type BlobFiles = BTreeMap<FileNumber, Arc<BlobFile>>;
+pub type BlobFiles = PersistentMap<FileNumber, Arc<BlobFile>>;
 
-/// A level taken apart for a change: run ids with their tables.
-type OpenLevel = BTreeMap<u64, Vec<Arc<TableFile>>>;
+/// Where a table is.
+#[derive(Clone)]
+pub(crate) struct Place {
+    pub(crate) level: usize,
+    pub(crate) run: u64,
+    pub(crate) table: Arc<TableFile>,
+}
+
+/// How much of a blob file tables refer to.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct BlobUse {
+    pub(crate) tables: u64,
+    pub(crate) bytes: u64,
+}
 
 static NO_LEVEL: Level = Level { runs: Vec::new() };
 
@@ -115,13 +132,9 @@ impl Version {
 
     /// Bytes that the tables refer to in each blob file; those with none included.
     pub fn blob_bytes(&self) -> BTreeMap<FileNumber, u64> {
-        let mut bytes: BTreeMap<_, _> = self.blobs.keys().map(|number| (*number, 0)).collect();
-        for (_, _, table) in self.tables() {
-            for (file, used) in &table.info().blobs {
-                *bytes.entry(*file).or_default() += used;
-            }
-        }
-        bytes
+        let used = |number| self.blob_uses.get(number).map_or(0, |used| used.bytes);
+        let numbers = self.blobs.keys();
+        numbers.map(|number| (*number, used(number))).collect()
     }
 
     /// Every run with its level, newest first.
@@ -138,11 +151,19 @@ impl Version {
             .flat_map(|(n, run)| run.tables().iter().map(move |table| (n, run.id(), table)))
     }
 
+    /// True if there is no table.
+    pub fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
     /// The table `number`, for example to mark it obsolete once the edit that removed it is durable.
     pub fn table(&self, number: FileNumber) -> Option<&Arc<TableFile>> {
-        self.tables()
-            .map(|(_, _, table)| table)
-            .find(|table| table.number() == number)
+        self.places.get(&number).map(|place| &place.table)
+    }
+
+    /// The level of the table `number`.
+    pub fn level_of(&self, number: FileNumber) -> Option<usize> {
+        self.places.get(&number).map(|place| place.level)
     }
 
     /// Sets the table aside that `error` found damaged, if it is about one of these.
@@ -166,58 +187,52 @@ impl Version {
     /// The Version after `edit`, checked. Tables that stay are shared; new ones open through `store`.
     /// Nothing is marked obsolete: that follows when the edit is durable.
     pub fn apply(&self, edit: &VersionEdit, store: &Arc<dyn TableStore>) -> Result<Version> {
-        let next = self.apply_unchecked([edit], store)?;
-        next.check_order()?;
-        Ok(next)
+        self.apply_all([edit], store)
     }
 
-    /// The Version after all `edits`, checked once at the end: how a manifest is replayed.
+    /// The Version after all `edits`, checked once at the end.
     pub fn apply_all<'a>(
         &self,
         edits: impl IntoIterator<Item = &'a VersionEdit>,
         store: &Arc<dyn TableStore>,
     ) -> Result<Version> {
-        let next = self.apply_unchecked(edits, store)?;
-        next.check_order()?;
-        Ok(next)
-    }
-
-    fn apply_unchecked<'a>(
-        &self,
-        edits: impl IntoIterator<Item = &'a VersionEdit>,
-        store: &Arc<dyn TableStore>,
-    ) -> Result<Version> {
-        let mut builder = Builder::new(self);
+        let mut builder = VersionBuilder::new(self);
         for edit in edits {
             builder.apply(edit, store)?;
         }
-        Ok(builder.finish())
+        builder.finish()
     }
 
     /// An error unless the invariants at the top of this file hold.
     pub fn check_order(&self) -> Result<()> {
-        let mut numbers = HashSet::new();
         for (n, level) in self.levels.iter().enumerate() {
-            if n > 0 && level.runs.len() > 1 {
-                let runs = level.runs.len();
-                return Err(broken(format!(
-                    "level {n} has {runs} runs where one may be"
-                )));
-            }
             for run in &level.runs {
-                check_run(n, run, &mut numbers)?;
-                self.check_blobs(run)?;
+                check_chunks(n, run, 0..run.chunks().len())?;
             }
-            check_ages(n, &level.runs)?;
+            self.check_level(n, |_| true)?;
         }
-        Ok(())
+        self.check_blobs(self.blob_uses.keys().copied())
     }
 
-    fn check_blobs(&self, run: &Run) -> Result<()> {
-        let mut used = run.tables().iter().flat_map(|table| &table.info().blobs);
-        match used.find(|(number, _)| !self.blobs.contains_key(number)) {
+    /// An error unless level `n` has as many runs as it may, of which those that are `new` keep order with all.
+    pub(crate) fn check_level(&self, n: usize, new: impl Fn(u64) -> bool) -> Result<()> {
+        let runs = &self.level(n).runs;
+        if n > 0 && runs.len() > 1 {
+            let runs = runs.len();
+            return Err(broken(format!(
+                "level {n} has {runs} runs where one may be"
+            )));
+        }
+        check_ages(n, runs, new)
+    }
+
+    /// An error if tables refer to one of the blob files `numbers`, and it is not listed.
+    pub(crate) fn check_blobs(&self, numbers: impl IntoIterator<Item = FileNumber>) -> Result<()> {
+        let unlisted =
+            |n: &FileNumber| self.blob_uses.contains_key(n) && !self.blobs.contains_key(n);
+        match numbers.into_iter().find(unlisted) {
             None => Ok(()),
-            Some((number, _)) => Err(broken(format!(
+            Some(number) => Err(broken(format!(
                 "a table refers to blob file {number}, which is not listed"
             ))),
         }
@@ -270,187 +285,67 @@ impl Version {
     }
 }
 
-/// A Version taken apart where edits touch it.
-struct Builder<'a> {
-    base: &'a Version,
-    open: [Option<OpenLevel>; LEVELS],
-    /// The range deletes, if they change.
-    ranges: Option<Vec<Arc<DeletedRange>>>,
-    /// The blob files, if they change.
-    blobs: Option<BlobFiles>,
-}
-
-impl<'a> Builder<'a> {
-    fn new(base: &'a Version) -> Builder<'a> {
-        Builder {
-            base,
-            open: Default::default(),
-            ranges: None,
-            blobs: None,
-        }
-    }
-
-    fn level(&mut self, n: usize) -> Result<&mut OpenLevel> {
-        let level = self.base.level(n);
-        let open = self
-            .open
-            .get_mut(n)
-            .ok_or_else(|| broken(format!("an edit names level {n} of {LEVELS}")))?;
-        Ok(open.get_or_insert_with(|| {
-            let tables = |run: &Arc<Run>| (run.id(), run.tables().to_vec());
-            level.runs.iter().map(tables).collect()
-        }))
-    }
-
-    /// Takes a set of tables out of level `n`; all must be there.
-    fn take(&mut self, n: usize, numbers: &[FileNumber]) -> Result<Vec<Arc<TableFile>>> {
-        let mut wanted: HashSet<FileNumber> = numbers.iter().copied().collect();
-        let mut taken = Vec::with_capacity(wanted.len());
-        for tables in self.level(n)?.values_mut() {
-            tables.retain(|table| {
-                let found = wanted.remove(&table.number());
-                if found {
-                    taken.push(Arc::clone(table));
-                }
-                !found
-            });
-        }
-        match wanted.iter().min() {
-            None => Ok(taken),
-            Some(number) => Err(broken(format!(
-                "an edit takes table {number} out of level {n}, where it is not"
-            ))),
-        }
-    }
-
-    /// First what goes, then what moves, then what comes.
-    fn apply(&mut self, edit: &VersionEdit, store: &Arc<dyn TableStore>) -> Result<()> {
-        for level in 0..LEVELS {
-            let of_level = edit.removed.iter().filter(|removed| removed.level == level);
-            let numbers: Vec<FileNumber> = of_level.map(|removed| removed.number).collect();
-            if !numbers.is_empty() {
-                self.take(level, &numbers)?;
-            }
-        }
-        if let Some(removed) = edit.removed.iter().find(|removed| removed.level >= LEVELS) {
-            self.level(removed.level)?;
-        }
-        for moved in &edit.moved {
-            let tables = self.take(moved.from_level, &[moved.number])?;
-            let level = self.level(moved.to_level)?;
-            level.entry(moved.run).or_default().extend(tables);
-        }
-        for added in &edit.added {
-            let table = TableFile::new(added.meta.clone(), Arc::clone(store));
-            let level = self.level(added.level)?;
-            level.entry(added.run).or_default().push(table);
-        }
-        self.apply_blobs(edit, store)?;
-        self.apply_ranges(edit)
-    }
-
-    fn apply_blobs(&mut self, edit: &VersionEdit, store: &Arc<dyn TableStore>) -> Result<()> {
-        if edit.blobs_added.is_empty() && edit.blobs_removed.is_empty() {
-            return Ok(());
-        }
-        let base = self.base;
-        let blobs = self.blobs.get_or_insert_with(|| (*base.blobs).clone());
-        for number in &edit.blobs_removed {
-            if blobs.remove(number).is_none() {
-                return Err(broken(format!(
-                    "blob file {number} is removed, but not listed"
-                )));
-            }
-        }
-        for meta in &edit.blobs_added {
-            let file = BlobFile::new(*meta, Arc::clone(store));
-            if blobs.insert(meta.number, file).is_some() {
-                return Err(broken(format!("blob file {} is listed twice", meta.number)));
-            }
-        }
-        Ok(())
-    }
-
-    fn apply_ranges(&mut self, edit: &VersionEdit) -> Result<()> {
-        if edit.ranges_deleted.is_empty() && edit.ranges_forgotten.is_empty() {
-            return Ok(());
-        }
-        let base = self.base;
-        let ranges = self
-            .ranges
-            .get_or_insert_with(|| base.deleted.ranges().to_vec());
-        for seq in &edit.ranges_forgotten {
-            let at = ranges.iter().position(|range| range.seq == *seq);
-            let at = at.ok_or_else(|| {
-                broken(format!(
-                    "an edit forgets a range delete at {seq}; there is none"
-                ))
-            })?;
-            ranges.remove(at);
-        }
-        ranges.extend(edit.ranges_deleted.iter().cloned().map(Arc::new));
-        Ok(())
-    }
-
-    fn finish(self) -> Version {
-        let mut next = self.base.clone();
-        if let Some(ranges) = self.ranges {
-            next.deleted = Arc::new(RangeSet::new(ranges));
-        }
-        if let Some(blobs) = self.blobs {
-            next.blobs = Arc::new(blobs);
-        }
-        for (open, level) in self.open.into_iter().zip(&mut next.levels) {
-            let Some(open) = open else { continue };
-            // Newest first: the ids of level 0 rise with time.
-            let runs = open.into_iter().rev();
-            let full = runs.filter(|(_, tables)| !tables.is_empty());
-            level.runs = full
-                .map(|(id, tables)| Arc::new(Run::new(id, tables)))
-                .collect();
-        }
-        let levels = next.levels.iter();
-        next.newest_first = levels.flat_map(|level| &level.runs).cloned().collect();
-        next
-    }
-}
-
-fn broken(message: String) -> Error {
+pub(crate) fn broken(message: String) -> Error {
     Error::corruption(message)
 }
 
-fn check_run(n: usize, run: &Run, numbers: &mut HashSet<FileNumber>) -> Result<()> {
-    let mut before: Option<&TableFile> = None;
-    for table in run.tables() {
-        let info = table.info();
-        if info.size == 0 || info.entries == 0 {
-            return Err(broken(format!("table {table:?} of level {n} is empty")));
+/// An error unless the tables of the chunks `places` are in order, among each other and with their neighbours.
+pub(crate) fn check_chunks(
+    n: usize,
+    run: &Run,
+    places: impl IntoIterator<Item = usize>,
+) -> Result<()> {
+    let chunks = run.chunks();
+    let last = |chunk: &Arc<Chunk>| chunk.tables.last().cloned();
+    for i in places {
+        let mut before = i.checked_sub(1).and_then(|i| chunks.get(i)).and_then(last);
+        for table in chunks.get(i).into_iter().flat_map(|chunk| &chunk.tables) {
+            check_table(n, table)?;
+            check_neighbours(n, run, before.as_ref(), table)?;
+            before = Some(Arc::clone(table));
         }
-        if info.smallest > info.largest || info.min_seq > info.max_seq {
-            return Err(broken(format!(
-                "table {table:?} of level {n} is inside out"
-            )));
+        if let Some(after) = chunks.get(i + 1).and_then(|chunk| chunk.tables.first()) {
+            check_neighbours(n, run, before.as_ref(), after)?;
         }
-        if !numbers.insert(table.number()) {
-            let number = table.number();
-            return Err(broken(format!("table {number} is in the tree twice")));
-        }
-        if let Some(before) = before.filter(|before| before.info().largest >= info.smallest) {
-            return Err(broken(format!(
-                "tables {before:?} and {table:?} of level {n}, run {} overlap",
-                run.id()
-            )));
-        }
-        before = Some(table);
     }
     Ok(())
 }
 
-/// Overlapping runs must not interleave in time.
-fn check_ages(n: usize, runs: &[Arc<Run>]) -> Result<()> {
-    for (i, newer) in runs.iter().enumerate() {
-        for older in runs.iter().skip(i + 1) {
-            if overlap(newer, older) && newer.min_seq() <= older.max_seq() {
+fn check_table(n: usize, table: &TableFile) -> Result<()> {
+    let info = table.info();
+    if info.size == 0 || info.entries == 0 {
+        return Err(broken(format!("table {table:?} of level {n} is empty")));
+    }
+    if info.smallest > info.largest || info.min_seq > info.max_seq {
+        return Err(broken(format!(
+            "table {table:?} of level {n} is inside out"
+        )));
+    }
+    Ok(())
+}
+
+fn check_neighbours(
+    n: usize,
+    run: &Run,
+    before: Option<&Arc<TableFile>>,
+    table: &TableFile,
+) -> Result<()> {
+    match before.filter(|before| before.info().largest >= table.info().smallest) {
+        None => Ok(()),
+        Some(before) => Err(broken(format!(
+            "tables {before:?} and {table:?} of level {n}, run {} overlap",
+            run.id()
+        ))),
+    }
+}
+
+/// Overlapping runs must not interleave in time. Pairs without a run that `is_new` are not looked at.
+fn check_ages(n: usize, runs: &[Arc<Run>], is_new: impl Fn(u64) -> bool) -> Result<()> {
+    let places = || runs.iter().enumerate();
+    for (i, new) in places().filter(|(_, run)| is_new(run.id())) {
+        for (j, other) in places().filter(|(j, _)| *j != i) {
+            let (newer, older) = if i < j { (new, other) } else { (other, new) };
+            if newer.min_seq() <= older.max_seq() && overlap(newer, older) {
                 return Err(broken(format!(
                     "runs {} and {} of level {n} overlap, and the first is not wholly newer: \
                      {newer:?}, {older:?}",

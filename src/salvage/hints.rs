@@ -1,6 +1,7 @@
 //! What the edits that still verify say, where the manifest as a whole cannot be believed.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use terrace_base::{DeletedRange, ErrorKind, FileKind, FileNumber, Result, SeqNo};
@@ -63,7 +64,7 @@ impl Hints {
         let ceiling = edit.file_ceiling.filter(|ceiling| *ceiling <= FILE_NUMBERS);
         state.file_ceiling = state.file_ceiling.max(ceiling.unwrap_or(0));
         for record in &edit.keyspaces_created {
-            state.keyspaces.insert(record.id, record.clone());
+            state.keyspaces.insert(record.id, Arc::new(record.clone()));
             state.next_keyspace = state.next_keyspace.max(record.id.0.saturating_add(1));
         }
         for (id, options) in &edit.keyspaces_changed {
@@ -176,8 +177,9 @@ pub(super) fn gather(opening: &Opening<'_>, current: Option<(FileNumber, u64)>) 
             })?;
         }
     }
-    let dropped: HashSet<_> = hints.state.dropped.iter().map(|(id, _)| *id).collect();
-    hints.state.keyspaces.retain(|id, _| !dropped.contains(id));
+    for (id, _) in &hints.state.dropped {
+        hints.state.keyspaces.remove(id);
+    }
     match names_something(opening, &hints)? {
         true => Ok(hints),
         false => Ok(Hints::new()), // The manifest of another database.

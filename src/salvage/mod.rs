@@ -217,17 +217,18 @@ impl<'a> Survey<'a> {
 
     /// Reads the manifest and judges the tables that it lists; `None` if it is damaged or not the newest.
     fn listed(&mut self, number: FileNumber, salt: u64) -> Result<Option<Listed>> {
-        let mut state = ManifestState::new();
+        let mut edits = ManifestState::new().replay();
         let mut removed = HashSet::new();
         let (fs, dir) = (self.fs(), self.opening.dir());
         let read = manifest::read_named(fs, dir, number, salt, &mut |edit| {
             removed.extend(edit.removed.iter().map(|table| table.number));
-            state.apply(edit, &self.opening.store)
+            edits.apply(edit, &self.opening.store)
         });
         let file = self.path(FileKind::Manifest(number));
         let newest = read.and_then(|read| self.opening.check_newest(&read).map(|()| read));
-        let read = match newest {
-            Ok(read) => read,
+        let whole = newest.and_then(|read| edits.finish().map(|state| (read, state)));
+        let (read, state) = match whole {
+            Ok(whole) => whole,
             Err(error) if is_damage(error.kind()) => {
                 self.report.damaged.push(file);
                 return Ok(None);

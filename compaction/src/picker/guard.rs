@@ -21,27 +21,28 @@ use std::sync::Arc;
 
 use super::leveled::Picker;
 use super::{Hull, hull, run_at};
+use crate::run::Tables;
 use crate::table_file::TableFile;
 use crate::version::LEVELS;
 
 impl<'a> Picker<'a> {
     /// The tables of level `output` that a merge of `inputs`, of level `level`, must take along. `None` if it
     /// must wait for a running job, or needs a damaged table.
-    pub fn partners(
+    pub fn partners<'t>(
         &self,
         level: usize,
-        inputs: &[Arc<TableFile>],
+        inputs: impl Iterator<Item = &'t Arc<TableFile>> + Clone,
         output: usize,
-    ) -> Option<&'a [Arc<TableFile>]> {
-        let (first, last) = hull(inputs)?;
-        if self.blocked.any(inputs) {
+    ) -> Option<Tables<'a>> {
+        let (first, last) = hull(inputs.clone())?;
+        if self.blocked.any(inputs.clone()) {
             return None;
         }
-        if level > 0 && inputs.len() > 1 && self.busy_above(level, (first, last)) {
+        if level > 0 && inputs.take(2).count() > 1 && self.busy_above(level, (first, last)) {
             return None;
         }
         let Some(run) = run_at(self.version, output) else {
-            return Some(&[]);
+            return Some(Tables::NONE);
         };
         let range = run.overlapping(first, last);
         let tables = run.tables();
@@ -52,22 +53,22 @@ impl<'a> Picker<'a> {
         if busy(range.start.checked_sub(1)) && busy(Some(range.end)) {
             return None;
         }
-        let partners = tables.get(range)?;
-        (!self.blocked.any(partners)).then_some(partners)
+        let partners = tables.part(range)?;
+        (!self.blocked.any(partners.iter())).then_some(partners)
     }
 
     /// True if `table`, of level `level`, can become a table of `output` as it is.
     pub fn can_move(&self, level: usize, table: &Arc<TableFile>, output: usize) -> bool {
-        let partners = self.partners(level, std::slice::from_ref(table), output);
-        self.fits_as_it_is(table, output) && partners.is_some_and(<[_]>::is_empty)
+        let partners = self.partners(level, [table].into_iter(), output);
+        self.fits_as_it_is(table, output) && partners.is_some_and(|partners| partners.is_empty())
     }
 
     /// True if a busy table above `level` overlaps `hull`.
     fn busy_above(&self, level: usize, (first, last): Hull<'_>) -> bool {
         let runs = (0..level.min(LEVELS)).flat_map(|n| &self.version.level(n).runs);
         runs.into_iter().any(|run| {
-            let tables = run.tables().get(run.overlapping(first, last));
-            let mut tables = tables.unwrap_or(&[]).iter();
+            let tables = run.tables().part(run.overlapping(first, last));
+            let mut tables = tables.unwrap_or(Tables::NONE).iter();
             tables.any(|table| self.blocked.busy.contains(&table.number()))
         })
     }

@@ -13,9 +13,7 @@ use std::sync::Arc;
 
 use terrace_base::FileNumber;
 
-use super::{
-    Blocked, Compaction, CompactionKind, LAST, PickOptions, Targets, bytes, run_at, targets,
-};
+use super::{Blocked, Compaction, CompactionKind, LAST, PickOptions, Targets, run_at, targets};
 use crate::run::Run;
 use crate::table_file::TableFile;
 use crate::version::Version;
@@ -94,7 +92,9 @@ impl<'a> Picker<'a> {
     /// The oldest runs of level 0, newest first, up to the first with a table that is blocked.
     pub fn oldest_free_runs(&self) -> &'a [Arc<Run>] {
         let runs = &self.version.level(0).runs;
-        let blocked = runs.iter().rposition(|run| self.blocked.any(run.tables()));
+        let blocked = runs
+            .iter()
+            .rposition(|run| self.blocked.any(run.tables().iter()));
         runs.get(blocked.map_or(0, |i| i + 1)..).unwrap_or(&[])
     }
 
@@ -105,9 +105,8 @@ impl<'a> Picker<'a> {
         }
         let output = level + 1;
         let tables = run_at(self.version, level)?.tables();
-        let movable = tables
-            .iter()
-            .find(|table| self.can_move(level, table, output))?;
+        let mut tables = tables.iter();
+        let movable = tables.find(|table| self.can_move(level, table, output))?;
         let runs = vec![(level, vec![Arc::clone(movable)])];
         Some(self.plan(runs, output, CompactionKind::Move))
     }
@@ -140,8 +139,8 @@ impl<'a> Picker<'a> {
         let output = self.targets.base;
         (0..runs.len()).find_map(|skipped| {
             let runs = runs.get(skipped..)?;
-            let tables: Vec<_> = runs.iter().flat_map(|run| run.tables()).cloned().collect();
-            let below = self.partners(0, &tables, output)?;
+            let tables = runs.iter().flat_map(|run| run.tables().iter());
+            let below = self.partners(0, tables, output)?;
             let mut inputs: Vec<_> = runs.iter().map(|run| (0, run.tables().to_vec())).collect();
             inputs.push((output, below.to_vec()));
             Some(self.plan(inputs, output, CompactionKind::Merge))
@@ -161,10 +160,10 @@ impl<'a> Picker<'a> {
             if !wanted(table) {
                 continue;
             }
-            let Some(below) = self.partners(level, std::slice::from_ref(table), level + 1) else {
+            let Some(below) = self.partners(level, [table].into_iter(), level + 1) else {
                 continue;
             };
-            let cost = u128::from(bytes(below)) * 1024 / worth(table);
+            let cost = u128::from(below.bytes()) * 1024 / worth(table);
             if best.is_none_or(|(least, _)| cost < least) {
                 best = Some((cost, i));
             }
@@ -184,16 +183,16 @@ impl<'a> Picker<'a> {
     ) -> Option<Compaction> {
         let tables = run_at(self.version, level)?.tables();
         let mut chosen = i..i + 1;
-        let mut below = self.partners(level, tables.get(chosen.clone())?, output)?;
+        let mut below = self.partners(level, tables.part(chosen.clone())?.iter(), output)?;
         loop {
             let right = (chosen.start..chosen.end + 1, chosen.end);
             let left = chosen.start.wrapping_sub(1);
             let left = (left..chosen.end, left);
             let wider = [right, left].into_iter().find_map(|(range, added)| {
-                let inputs = tables.get(range.clone())?;
-                let needed = self.partners(level, inputs, output)?;
+                let inputs = tables.part(range.clone())?;
+                let needed = self.partners(level, inputs.iter(), output)?;
                 let free = needed.len() == below.len() || wanted(tables.get(added)?);
-                let bytes = bytes(inputs).saturating_add(bytes(needed));
+                let bytes = inputs.bytes().saturating_add(needed.bytes());
                 (free && bytes <= self.options.max_job_bytes).then_some((range, needed))
             });
             match wider {
@@ -202,7 +201,7 @@ impl<'a> Picker<'a> {
             }
         }
         let runs = vec![
-            (level, tables.get(chosen)?.to_vec()),
+            (level, tables.part(chosen)?.to_vec()),
             (output, below.to_vec()),
         ];
         Some(self.plan(runs, output, CompactionKind::Merge))
@@ -220,7 +219,7 @@ impl<'a> Picker<'a> {
             let table = tables.find(|table| {
                 let info = table.info();
                 let rich = info.tombstones >= info.entries / TOMBSTONE_SHARE_LAST;
-                let alone = std::slice::from_ref(*table);
+                let alone = [*table].into_iter();
                 rich && self.tombstones_can_go(table) && self.partners(LAST, alone, LAST).is_some()
             })?;
             Some(self.rewrite(vec![Arc::clone(table)]))

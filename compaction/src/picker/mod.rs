@@ -286,9 +286,7 @@ pub fn rewrite_in_place(
     number: FileNumber,
     whole: bool,
 ) -> Option<Compaction> {
-    let (level, _, table) = version
-        .tables()
-        .find(|(_, _, table)| table.number() == number)?;
+    let (level, table) = (version.level_of(number)?, version.table(number)?);
     if level == 0 || (Blocked { busy }).table(table) {
         return None;
     }
@@ -331,16 +329,12 @@ impl Blocked<'_> {
         table.damaged() || self.busy.contains(&table.number())
     }
 
-    fn any(self, tables: &[Arc<TableFile>]) -> bool {
-        tables.iter().any(|table| self.table(table))
+    fn any<'t>(self, mut tables: impl Iterator<Item = &'t Arc<TableFile>>) -> bool {
+        tables.any(|table| self.table(table))
     }
 }
 
 /// The one run of a level below level 0.
 fn run_at(version: &Version, level: usize) -> Option<&Arc<Run>> {
     version.level(level).runs.first()
-}
-
-fn bytes(tables: &[Arc<TableFile>]) -> u64 {
-    tables.iter().map(|table| table.info().size).sum()
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use terrace_base::{FileNumber, KeyspaceId, UserKey};
 
 use super::leveled::Picker;
-use super::{Compaction, CompactionKind, LAST, PickOptions, bytes, run_at};
+use super::{Compaction, CompactionKind, LAST, PickOptions, run_at};
 use crate::table_file::TableFile;
 use crate::version::Version;
 
@@ -141,8 +141,8 @@ fn last(picker: &Picker<'_>, among: impl Fn(&TableFile) -> bool) -> Option<Compa
     };
     let tables = run_at(picker.version, LAST)?.tables();
     let open = |range: Range<usize>| {
-        let tables = tables.get(range)?;
-        picker.partners(LAST, tables, LAST)
+        let tables = tables.part(range)?;
+        picker.partners(LAST, tables.iter(), LAST)
     };
     let first = (0..tables.len())
         .find(|&i| tables.get(i).is_some_and(|table| wanted(table)) && open(i..i + 1).is_some())?;
@@ -151,7 +151,7 @@ fn last(picker: &Picker<'_>, among: impl Fn(&TableFile) -> bool) -> Option<Compa
         match open(first..end + 1) {
             Some(wider)
                 if wider.last().is_some_and(|table| wanted(table))
-                    && bytes(wider) <= picker.options.max_job_bytes =>
+                    && wider.bytes() <= picker.options.max_job_bytes =>
             {
                 chosen = wider;
             }

@@ -5,6 +5,7 @@
 mod edits;
 mod folds;
 mod golden;
+mod many_tables;
 mod merges;
 mod runs;
 mod simulation;

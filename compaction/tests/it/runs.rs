@@ -193,7 +193,7 @@ fn a_table_opens_once_and_its_file_goes_with_the_last_reference() {
 #[test]
 fn damage_is_remembered_with_its_first_cause() {
     let run = run_of("L6: run 0: 000001:[b#1-d#9]");
-    let table = &run.tables()[0];
+    let table = run.tables().get(0).unwrap();
     assert!(!table.damaged());
     table.set_damaged(Error::corruption("first"));
     table.set_damaged(Error::corruption("second"));
