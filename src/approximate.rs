@@ -34,17 +34,17 @@
 use std::sync::Arc;
 
 use terrace_base::{
-    DeletedRange, InternalIterator, KeyRef, KeyspaceId, RangeSet, Result, SeqNo, UserKey, ValueKind,
+    DeletedRange, InternalIterator, KeyRef, KeyspaceId, Result, SeqNo, UserKey, ValueKind,
 };
 use terrace_compaction::TableRef;
 use terrace_sstable::{BlobRef, Stretch, TableInfo};
 
 use crate::bounds::{KeyBounds, half_open};
+use crate::deleted::Deleted;
 use crate::events::damage;
 use crate::keyspace::Keyspace;
 use crate::memtable::{Form, List};
 use crate::view::View;
-use crate::walk::deleted_within;
 
 /// What is known of a range, being summed up.
 #[derive(Debug)]
@@ -54,7 +54,7 @@ struct Estimate<'a> {
     /// The first key behind the range; the keyspace's end if there is none.
     upper: Option<&'a [u8]>,
     at: SeqNo,
-    deleted: Option<Arc<RangeSet>>,
+    deleted: Deleted,
     entries: u64,
     bytes: u64,
 }
@@ -106,7 +106,7 @@ impl Keyspace {
             lower: &lower,
             upper: upper.as_deref(),
             at: engine.committer.visible(),
-            deleted: None,
+            deleted: Deleted::default(),
             entries: 0,
             bytes: 0,
         };
@@ -122,7 +122,7 @@ impl Estimate<'_> {
             Some(upper) => UserKey::new(self.keyspace, upper),
             None => UserKey::new(KeyspaceId(self.keyspace.0.saturating_add(1)), &[]),
         };
-        self.deleted = deleted_within(view, first, last, self.at);
+        self.deleted = Deleted::within(view, first, last, self.at);
         self.add_list(&view.active)?;
         for run in &view.sealed {
             match &run.form {
@@ -179,9 +179,9 @@ impl Estimate<'_> {
 
     /// True if a delete is newer than the table and leaves nothing of it in the range.
     fn is_hidden(&self, info: &TableInfo) -> bool {
-        let Some(deleted) = &self.deleted else {
+        if self.deleted.is_empty() {
             return false;
-        };
+        }
         let range = DeletedRange {
             keyspace: self.keyspace,
             lower: self.lower.into(),
@@ -189,9 +189,9 @@ impl Estimate<'_> {
             seq: SeqNo::ZERO,
         };
         let first = UserKey::new(self.keyspace, self.lower).max(info.smallest.as_ref());
-        deleted.ranges().iter().any(|delete| {
-            (info.max_seq < delete.seq && delete.seq <= self.at)
-                && (delete.covers(&range) || delete.covers_keys(first, info.largest.as_ref()))
+        let last = info.largest.as_ref();
+        self.deleted.any(first, last, info.max_seq, |delete| {
+            delete.covers(&range) || delete.covers_keys(first, last)
         })
     }
 
@@ -207,8 +207,8 @@ impl Estimate<'_> {
                 let copy = seen.get_or_insert_default();
                 copy.clear();
                 copy.extend_from_slice(key.user.bytes);
-                let deleted = self.deleted.as_ref();
-                let hidden = deleted.is_some_and(|set| set.newest(key.user, self.at) > key.seq);
+                let deleted = self.deleted.covering(key.user);
+                let hidden = deleted.is_some_and(|delete| delete.seq > key.seq);
                 if key.kind != ValueKind::Tombstone && !hidden {
                     self.entries += 1;
                     self.bytes += (key.user.bytes.len() + cursor.value().len()) as u64;

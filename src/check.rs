@@ -153,11 +153,10 @@ impl View {
             return Ok(None);
         }
         let deleted = |set: &RangeSet| {
-            let newer = set.ranges().iter().filter(|range| range.seq > since);
-            let touching = newer.filter(|range| range.touches(smallest, largest));
-            let first = |range: &Arc<DeletedRange>| smallest.bytes.max(&range.lower).to_vec();
-            let mut found = touching.map(|range| (first(range), range.seq));
-            found.find(|(first, _)| bounds.below_upper(first))
+            let first = |range: &DeletedRange| smallest.bytes.max(&range.lower).to_vec();
+            let inside = |range: &DeletedRange| bounds.below_upper(&first(range));
+            let found = set.find_touching(smallest, largest, since, inside)?;
+            Some((first(found), found.seq))
         };
         if self.active.has_ranges()
             && let Some(found) = deleted(&self.active.ranges())

@@ -10,23 +10,17 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use terrace_base::{
-    DeletedRange, FileNumber, InternalIterator, KeyRef, KeyspaceId, RangeSet, Result, SeqNo,
-    UserKey, mutant,
-};
+use terrace_base::{FileNumber, RangeSet, Result, UserKey, mutant};
 use terrace_compaction::{
     BlobFiles, Compaction, CompactionKind, Keeps, KeyRange, LEVELS, MergeOptions, MergeResult,
-    OlderRuns, Rules, RunIter, Version, VersionEdit, damaged_table, pick, pick_range,
-    rewrite_in_place,
+    OlderRuns, Rules, Version, VersionEdit, damaged_table, pick, pick_range, rewrite_in_place,
 };
-use terrace_sstable::Table;
 
 use crate::background::Task;
 use crate::blob::{self, Want};
 use crate::engine::Engine;
 use crate::events::{Plain, event};
 use crate::flush::NewTables;
-use crate::sync::lock;
 
 /// What a merge needs of the version that it was picked from, beside its inputs. It does not keep the version itself:
 /// the tables that other jobs replace meanwhile can go.
@@ -110,36 +104,6 @@ impl Engine {
         result.map(|()| true)
     }
 
-    /// Takes a table that holds entries of a dropped keyspace or a deleted range, and removes it or writes it again
-    /// without them; false if there is none. Tables of level 0 are left to the merge that they wait for anyway.
-    pub(crate) fn reclaim_once(&self) -> Result<bool> {
-        Ok(self.reclaim_keyspace()? || self.reclaim_range()?)
-    }
-
-    fn reclaim_keyspace(&self) -> Result<bool> {
-        let dropped = self.versions.lock().state.dropped.clone();
-        if dropped.is_empty() {
-            return Ok(false);
-        }
-        let horizon = self.horizon(dropped);
-        let seen = |at: SeqNo| {
-            horizon
-                .oldest_snapshot
-                .is_some_and(|snapshot| snapshot < at)
-        };
-        let gone = horizon.dropped.iter().copied().filter(|&(_, at)| !seen(at));
-        let version = self.views.cell.load().version.clone();
-        for (id, at) in gone {
-            let Some((number, whole)) = holder(&version, id, at)? else {
-                continue;
-            };
-            if self.rewrite(number, whole)? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
     /// Removes the table `number`, if it goes as a `whole`, or writes it again; false if it is being merged: then the
     /// result is to be looked at.
     pub(crate) fn rewrite(&self, number: FileNumber, whole: bool) -> Result<bool> {
@@ -147,53 +111,6 @@ impl Engine {
         self.run_claimed(true, |version, busy| {
             rewrite_in_place(version, &options, busy, number, whole)
         })
-    }
-
-    /// Takes a table that holds entries which a range delete hides from everybody, or forgets a delete that hides
-    /// nothing any more.
-    fn reclaim_range(&self) -> Result<bool> {
-        let settled = self.horizon(Vec::new()).stripes.settled();
-        let version = self.views.cell.load().version.clone();
-        let ranges = version.deleted().ranges();
-        let alike = || ranges.iter().filter(|range| range.seq <= settled);
-        for range in alike() {
-            // All that it hides a later one hides too.
-            let superseded = alike().any(|later| later.seq > range.seq && later.covers(range));
-            match hidden_in(&version, range)? {
-                _ if superseded || mutant("forget-range-early") => {
-                    return self.forget(range.seq);
-                }
-                None => return self.forget(range.seq),
-                Some((0, _, _)) => {}
-                Some((_, number, whole)) => {
-                    if self.rewrite(number, whole)? {
-                        return Ok(true);
-                    }
-                }
-            }
-        }
-        Ok(false)
-    }
-
-    /// No entry that the range delete at `seq` hides is left, nor can one come back: whatever a running job writes, it
-    /// read from the tables that were looked at.
-    fn forget(&self, seq: SeqNo) -> Result<bool> {
-        let _forgetting = lock(&self.forgetting);
-        let version = self.views.cell.load().version.clone();
-        if !version
-            .deleted()
-            .ranges()
-            .iter()
-            .any(|range| range.seq == seq)
-        {
-            return Ok(true); // Another job came to the same conclusion, and was first.
-        }
-        let edit = VersionEdit {
-            ranges_forgotten: vec![seq],
-            ..VersionEdit::default()
-        };
-        self.heed(self.install(&edit))?;
-        Ok(true)
     }
 
     fn run_compaction(&self, compaction: &Compaction, base: &MergeBase) -> Result<()> {
@@ -275,66 +192,7 @@ impl Engine {
 /// The tables of `level` that hold keys of `range`.
 fn wanted_at(version: &Version, level: usize, range: &KeyRange<'_>) -> HashSet<FileNumber> {
     let runs = version.level(level).runs.iter();
-    let tables = runs.flat_map(|run| run.tables());
+    let tables = runs.flat_map(|run| run.tables().iter());
     let wanted = tables.filter(|table| range.touches(table));
     wanted.map(|table| table.number()).collect()
-}
-
-/// A table that holds an entry which `range` hides, with its level and whether all its entries are hidden; one below
-/// level 0 if there is one.
-fn hidden_in(version: &Version, range: &DeletedRange) -> Result<Option<(usize, FileNumber, bool)>> {
-    let mut in_level0 = None;
-    for (level, _, file) in version.tables() {
-        let info = file.info();
-        let (first, last) = (info.smallest.as_ref(), info.largest.as_ref());
-        if info.min_seq > range.seq || !range.touches(first, last) {
-            continue;
-        }
-        let whole = info.max_seq < range.seq && range.covers_keys(first, last);
-        if !whole && !file.damaged() && !holds_hidden(&*file.table()?, range)? {
-            continue;
-        }
-        if level > 0 && !file.damaged() {
-            return Ok(Some((level, file.number(), whole)));
-        }
-        in_level0 = Some((0, file.number(), whole)); // Or set aside: it waits too.
-    }
-    Ok(in_level0)
-}
-
-/// True if `table` holds an entry that `range` hides.
-fn holds_hidden(table: &Arc<Table>, range: &DeletedRange) -> Result<bool> {
-    let mut entries = table.iter();
-    let lower = UserKey::new(range.keyspace, &range.lower);
-    entries.seek(KeyRef::lookup(lower, SeqNo::MAX))?;
-    while entries.valid() {
-        let key = entries.key();
-        if !range.covers_keys(key.user, key.user) {
-            return Ok(false);
-        }
-        if key.seq < range.seq {
-            return Ok(true);
-        }
-        entries.next()?;
-    }
-    Ok(false)
-}
-
-/// A table below level 0 that holds an entry of the keyspace `id`, and whether all its entries go with the keyspace,
-/// which was dropped at `at`.
-fn holder(version: &Version, id: KeyspaceId, at: SeqNo) -> Result<Option<(FileNumber, bool)>> {
-    for (level, _, file) in version.tables() {
-        let info = file.info();
-        let (first, last) = (info.smallest.keyspace, info.largest.keyspace);
-        if level == 0 || id < first || last < id || file.damaged() {
-            continue;
-        }
-        let mut entries = RunIter::over(vec![file.clone()], false);
-        entries.seek(KeyRef::lookup(UserKey::new(id, &[]), SeqNo::MAX))?;
-        if entries.valid() && entries.key().user.keyspace == id {
-            let whole = first == id && last == id && info.max_seq <= at;
-            return Ok(Some((file.number(), whole)));
-        }
-    }
-    Ok(None)
 }

@@ -324,7 +324,7 @@ impl Engine {
 
     /// True if so many range deletes are kept that they are to be worked off before the database is idle.
     pub(crate) fn has_many_ranges(&self) -> bool {
-        self.views.cell.load().version.deleted().ranges().len() > 256
+        self.views.cell.load().version.deleted().len() > 256
     }
 
     /// Flushes and merges as an idle database would, until nothing is due.
@@ -352,7 +352,7 @@ impl Engine {
             let view = self.views.cell.load();
             let version = &view.version;
             let tables = version.tables().count() + version.blobs().len();
-            2 * tables + version.deleted().ranges().len()
+            2 * tables + version.deleted().len()
         };
         for _ in 0..=steps {
             if !(self.reclaim_once()? || self.expire_once()? || self.tend_blobs(true)?) {

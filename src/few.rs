@@ -14,10 +14,11 @@ use crate::batch::Batch;
 use crate::bounds::{KeyBounds, OwnedBounds};
 use crate::check::Checks;
 use crate::context::ReadPoint;
+use crate::deleted::Deleted;
 use crate::iter::Scan;
 use crate::keyspace::Keyspace;
 use crate::options::Durability;
-use crate::walk::{is_deleted_within, versions};
+use crate::walk::versions;
 use crate::write::Write;
 
 /// So many keys at most are few.
@@ -78,7 +79,7 @@ impl Keyspace {
 /// The keys of a range that may be alive, if that is soon found out and they are few.
 fn few(scan: &Scan) -> Result<Option<Vec<Vec<u8>>>> {
     let (smallest, largest) = scan.bounds.closed(scan.keyspace);
-    if is_deleted_within(&scan.view, smallest, largest) {
+    if !Deleted::within(&scan.view, smallest, largest, SeqNo::MAX).is_empty() {
         return Ok(None); // Single steps may be long there; and one delete more makes no difference.
     }
     let (first, seq): (&[u8], _) = match &scan.bounds.lower {

@@ -18,8 +18,8 @@ use std::sync::atomic::Ordering;
 use std::task::Waker;
 use terrace_base::vfs::OpenMode;
 use terrace_base::{
-    Error, FileKind, FileNumber, InternalIterator, KeyRef, KeyspaceId, MergingIterator, RangeSet,
-    Result, SeqNo, UserKey, ValueKind, mutant,
+    DeletedRange, Error, FileKind, FileNumber, InternalIterator, KeyRef, KeyspaceId,
+    MergingIterator, RangeSet, Result, SeqNo, UserKey, ValueKind, mutant,
 };
 use terrace_compaction::{
     AddedTable, BlobMeta, Combine, CompactionIter, Flushed, Folding, MergeOptions, MergeResult,
@@ -30,7 +30,8 @@ use terrace_sstable::{Compression, Table, TableIter, TableWriter, WriterOptions}
 use crate::background::Task;
 use crate::blob::job::NewBlobs;
 use crate::engine::Engine;
-use crate::memtable::{Form, ListCursor, MemRun};
+use crate::memtable::{Form, ListCursor, ListWriter, MemRun};
+use crate::reclaim::touched;
 use crate::sync::lock;
 use crate::transaction::writes::OwnIter;
 use crate::view::View;
@@ -267,10 +268,13 @@ impl Engine {
         Ok(true)
     }
 
-    /// Merges eight adjoining small images into one.
+    /// Merges eight adjoining small images into one. A list with range deletes alone counts as an image.
     fn fold_once(&self, view: &View) -> Result<bool> {
-        let foldable =
-            |run: &Arc<MemRun>| matches!(run.form, Form::Image(_)) && run.bytes <= LARGEST_FOLDED;
+        let visible = self.committer.visible();
+        let foldable = |run: &Arc<MemRun>| {
+            let is_image = matches!(run.form, Form::Image(_)) || run.entries == 0;
+            is_image && run.bytes <= LARGEST_FOLDED && run.last_seq <= visible
+        };
         // `sealed` is newest first; the oldest window of eight is taken.
         let Some(window) = view
             .sealed
@@ -293,16 +297,23 @@ impl Engine {
         let input = MergingIterator::new(runs.iter().map(|run| run.iter()).collect());
         let ranges = RangeSet::union(runs.iter().map(|run| &*run.ranges));
         let size = runs.iter().map(|run| run.bytes).sum();
-        let table = self.write_image(input, &stripes, &ranges, size)?;
-        let info = table.info();
+        let (form, bytes, entries) = if runs.iter().all(|run| run.entries == 0) {
+            let none = ListWriter::new(); // A table has an entry at least.
+            (Form::List(none.list().clone()), 0, 0)
+        } else {
+            let table = self.write_image(input, &stripes, &ranges, size)?;
+            let (bytes, entries) = (table.info().size, table.info().entries);
+            (Form::Image(Arc::new(table)), bytes, entries)
+        };
+        let ranges = ranges.without_superseded(|seq| stripes.end_of(seq));
         let image = Arc::new(MemRun {
             id: self.committer.next_run(),
             last_seq: newest.last_seq,
             end_lsn: newest.end_lsn,
-            bytes: info.size,
-            entries: info.entries,
+            bytes: bytes + ranges.memory(),
+            entries,
             ranges: Arc::new(ranges),
-            form: Form::Image(Arc::new(table)),
+            form,
         });
         let ids: Vec<u64> = runs.iter().map(|run| run.id).collect();
         self.views.install(|view| {
@@ -423,6 +434,7 @@ impl Engine {
             .dropped
             .retain(|(_, at)| *at <= seq || mutant("act-on-unflushed-drop"));
         let ranges = RangeSet::union(runs.iter().map(|run| &*run.ranges));
+        let stripes = horizon.stripes.clone();
         let mut tables = NewTables::new(self);
         let unflushed = self.blobs.unflushed.swap(0, Ordering::Relaxed);
         let written = match self.write_level0(&view, runs, &ranges, horizon, &mut tables) {
@@ -439,6 +451,7 @@ impl Engine {
             tables.discard();
             return Ok(true); // Somebody else flushed them. There may be more.
         }
+        let ranges = ranges.without_superseded(|seq| stripes.end_of(seq));
         if let Err(error) = self.install_flush(runs, &ranges, flushed, written) {
             tables.discard();
             return Err(error);
@@ -527,6 +540,20 @@ impl Engine {
         written: MergeResult,
     ) -> Result<()> {
         let MergeResult { tables, blobs, .. } = written;
+        // One that touches no table hides nothing: what was in memory before it is in these tables, or gone.
+        let before = self.views.cell.load().version.clone();
+        let is_needed = |range: &DeletedRange| {
+            let touches = |meta: &TableMeta| {
+                let info = &meta.info;
+                range.touches(info.smallest.as_ref(), info.largest.as_ref())
+            };
+            tables.iter().any(touches) || touched(&before, range).next().is_some()
+        };
+        let needed = ranges.ranges().filter(|range| is_needed(range));
+        let ranges_deleted = needed
+            .filter(|_| !mutant("flush-loses-range"))
+            .map(|range| (**range).clone())
+            .collect();
         let run = tables.first().map_or(0, |meta| meta.number.0);
         let mut edit = VersionEdit {
             blobs_added: blobs,
@@ -540,12 +567,7 @@ impl Engine {
                 .collect(),
             flushed: Some(flushed),
             clock: Some(self.context.now()),
-            ranges_deleted: ranges
-                .ranges()
-                .iter()
-                .filter(|_| !mutant("flush-loses-range"))
-                .map(|range| (**range).clone())
-                .collect(),
+            ranges_deleted,
             ..VersionEdit::default()
         };
         self.catalogue.add_to_edit(flushed.seq, &mut edit);

@@ -495,8 +495,8 @@ impl<'a> Opening<'a> {
                 form: Form::List(list.list().clone()),
                 last_seq,
                 end_lsn,
+                bytes: ranges.memory(),
                 ranges,
-                bytes: 0,
                 entries: 0,
             }));
         }
@@ -518,8 +518,8 @@ impl<'a> Opening<'a> {
             form: Form::Image(Arc::new(table)),
             last_seq,
             end_lsn,
+            bytes: info.size + ranges.memory(),
             ranges,
-            bytes: info.size,
             entries: info.entries,
         }))
     }

@@ -8,9 +8,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use terrace_base::range_set::Fragment;
-use terrace_base::{InternalIterator, KeyRef, KeyspaceId, RangeSet, Result, SeqNo, UserKey};
+use terrace_base::{DeletedRange, InternalIterator, KeyRef, KeyspaceId, Result, SeqNo, UserKey};
 
+use crate::deleted::Deleted;
 use crate::walk::Source;
 
 /// A source without the entries that range deletes hide from a reader.
@@ -19,8 +19,7 @@ pub(crate) struct Undeleted {
     source: Source,
     /// No entry of the source is newer; a run says it of each table.
     newest: SeqNo,
-    deleted: Arc<RangeSet>,
-    at: SeqNo,
+    deleted: Arc<Deleted>,
 }
 
 /// Where a jump leads: to the other end of the deleted stretch.
@@ -33,34 +32,27 @@ enum Jump {
 }
 
 impl Undeleted {
-    pub(crate) fn new(
-        source: Source,
-        newest: SeqNo,
-        deleted: Arc<RangeSet>,
-        at: SeqNo,
-    ) -> Undeleted {
+    pub(crate) fn new(source: Source, newest: SeqNo, deleted: Arc<Deleted>) -> Undeleted {
         Undeleted {
             source,
             newest,
             deleted,
-            at,
         }
     }
 
-    /// The fragment that hides the source's entry, and the delete that does.
-    fn hidden(&self) -> Option<(&Fragment, SeqNo)> {
+    /// The delete that hides the source's entry.
+    fn hidden(&self) -> Option<&DeletedRange> {
         if !self.source.valid() {
             return None;
         }
         let key = self.source.key();
-        let fragment = self.deleted.fragment(key.user)?;
-        let delete = fragment.newest(self.at)?;
-        (delete > key.seq).then_some((fragment, delete))
+        let delete = self.deleted.covering(key.user)?;
+        (delete.seq > key.seq).then_some(delete)
     }
 
-    fn jump_ahead(&self, fragment: &Fragment, delete: SeqNo) -> Jump {
+    fn jump_ahead(&self, delete: &DeletedRange) -> Jump {
         let keyspace = self.source.key().user.keyspace;
-        let target = match fragment.upper() {
+        let target = match delete.upper.as_deref() {
             Some(upper) => Some(UserKey::new(keyspace, upper)),
             None => keyspace
                 .0
@@ -72,31 +64,31 @@ impl Undeleted {
         {
             let info = table.info();
             return match target {
-                _ if info.max_seq > delete => Jump::Step,
+                _ if info.max_seq > delete.seq => Jump::Step,
                 Some(target) if target <= info.largest.as_ref() => jump_to(target),
                 _ => Jump::Table,
             };
         }
         match target {
-            _ if self.newest > delete => Jump::Step,
+            _ if self.newest > delete.seq => Jump::Step,
             Some(target) => jump_to(target),
             None => Jump::To(None),
         }
     }
 
-    fn jump_back(&self, fragment: &Fragment, delete: SeqNo) -> Jump {
-        let target = UserKey::new(self.source.key().user.keyspace, fragment.lower());
+    fn jump_back(&self, delete: &DeletedRange) -> Jump {
+        let target = UserKey::new(self.source.key().user.keyspace, &delete.lower);
         if let Source::Run(run) = &self.source
             && let Some(table) = run.table()
         {
             let info = table.info();
-            return match info.max_seq > delete {
+            return match info.max_seq > delete.seq {
                 true => Jump::Step,
                 false if target > info.smallest.as_ref() => jump_to(target),
                 false => Jump::Table,
             };
         }
-        match self.newest > delete {
+        match self.newest > delete.seq {
             true => Jump::Step,
             false => jump_to(target),
         }
@@ -104,8 +96,8 @@ impl Undeleted {
 
     /// From where the source stands, onwards to an entry that is not hidden.
     fn settle_ahead(&mut self) -> Result<()> {
-        while let Some((fragment, delete)) = self.hidden() {
-            match (self.jump_ahead(fragment, delete), &mut self.source) {
+        while let Some(delete) = self.hidden() {
+            match (self.jump_ahead(delete), &mut self.source) {
                 (Jump::Table, Source::Run(run)) => run.next_table()?,
                 (Jump::To(Some((keyspace, key))), source) => {
                     source.seek(KeyRef::lookup(UserKey::new(keyspace, &key), SeqNo::MAX))?;
@@ -122,8 +114,8 @@ impl Undeleted {
 
     /// The same backwards.
     fn settle_back(&mut self) -> Result<()> {
-        while let Some((fragment, delete)) = self.hidden() {
-            match (self.jump_back(fragment, delete), &mut self.source) {
+        while let Some(delete) = self.hidden() {
+            match (self.jump_back(delete), &mut self.source) {
                 (Jump::Table, Source::Run(run)) => run.prev_table()?,
                 (Jump::To(Some((keyspace, key))), source) => {
                     // No entry has the highest number: this is before all versions of the key.

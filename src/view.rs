@@ -41,10 +41,8 @@ impl View {
 
     /// How many range deletes are in force.
     pub(crate) fn range_deletes(&self) -> usize {
-        let sealed = self.sealed.iter().map(|run| run.ranges.ranges().len());
-        self.active.ranges().ranges().len()
-            + sealed.sum::<usize>()
-            + self.version.deleted().ranges().len()
+        let sealed = self.sealed.iter().map(|run| run.ranges.len());
+        self.active.ranges().len() + sealed.sum::<usize>() + self.version.deleted().len()
     }
 }
 

@@ -35,7 +35,7 @@ use crate::context::{Context, ReadPoint};
 use crate::iter::{Overlay, Scan};
 use crate::transaction::reads::Trace;
 
-pub(crate) use self::sources::{Source, deleted_within, is_deleted_within, versions};
+pub(crate) use self::sources::{Source, versions};
 use self::sources::{Sources, sources};
 
 /// What [`Walk::skip`] is where the stored value is a reference to a blob file.

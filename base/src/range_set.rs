@@ -1,25 +1,36 @@
 //! Deleted ranges of keys, and what they hide.
 //!
 //! A range delete is one write: from its sequence number on, every older entry of the range is gone. The deletes
-//! that are in force together form a [`RangeSet`], which never changes; another delete makes another set. For
-//! look-ups the set is cut into *fragments*, stretches of keys that the same deletes cover:
+//! that are in force together form a [`RangeSet`], which never changes; another delete makes another set. An entry
+//! written at `seq` is hidden from a reader at `at` if a delete above `seq` and not above `at` covers its key.
+//!
+//! # How deletes are found
+//!
+//! The deletes are the nodes of an *interval tree*: a search tree by keyspace and first key in which each node also
+//! knows the end that lies furthest behind, the oldest and the newest delete of its subtree. A search for what
+//! covers a key leaves out
+//!
+//! - what begins behind the key: the right side of each node that does,
+//! - subtrees in which every delete ends at or before the key,
+//! - subtrees in which no delete is newer than what was found, or none is old enough for the reader.
 //!
 //! ```text
-//! deletes      [b, f) at 5      [d, k) at 9
-//! fragments    [b, d): 5   [d, f): 9 5   [f, k): 9
+//! deletes [b, f) at 5, [d, k) at 9, [m, p) at 7           [d, k) at 9; furthest p, 5 to 9
+//!                                                          /                      \
+//!                                      [b, f) at 5; furthest f, 5    [m, p) at 7; furthest p, 7
 //! ```
 //!
-//! An entry written at `seq` is hidden from a reader at `at` if its fragment has a delete above `seq` and not above
-//! `at`.
+//! So an answer takes the logarithm of the number of deletes, also where all overlap, as those of a log whose head is
+//! deleted again and again do. Nodes are shared between a set and the next: one more delete copies a path.
+//! The tree is a treap: its balance comes from priorities that are a hash of the sequence number.
 
-use std::collections::BTreeSet;
+use std::cmp::Ordering;
 use std::fmt;
 use std::sync::Arc;
 
+use crate::hash::seeded;
 use crate::key::{KeyspaceId, SeqNo, UserKey};
-
-/// Of so many of the newest deletes it is asked whether they cover others.
-const COVERING: usize = 8;
+use crate::persistent::PersistentMap;
 
 /// One range delete.
 #[derive(Clone, PartialEq, Eq)]
@@ -83,178 +94,411 @@ fn ends_by(a: Option<&[u8]>, b: Option<&[u8]>) -> bool {
     }
 }
 
-/// A stretch of keys that the same deletes cover.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Fragment {
-    keyspace: KeyspaceId,
-    lower: Box<[u8]>,
-    upper: Option<Box<[u8]>>,
-    /// Newest first.
-    seqs: Vec<SeqNo>,
+/// Memory that a delete takes beside its keys: the delete, a node of the tree and its place by age.
+const OVERHEAD: u64 = 256;
+
+type Tree = Option<Arc<Node>>;
+
+/// A delete, and what is known of all deletes at and below it.
+struct Node {
+    range: Arc<DeletedRange>,
+    left: Tree,
+    right: Tree,
+    /// The delete whose end lies furthest behind.
+    furthest: Arc<DeletedRange>,
+    oldest: SeqNo,
+    newest: SeqNo,
 }
 
-impl fmt::Debug for Fragment {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "[{:?}, ", UserKey::new(self.keyspace, &self.lower))?;
-        match &self.upper {
-            Some(upper) => write!(f, "{}){:?}", upper.escape_ascii(), self.seqs),
-            None => write!(f, "end){:?}", self.seqs),
+impl Node {
+    fn new(range: Arc<DeletedRange>, left: Tree, right: Tree) -> Arc<Node> {
+        let (mut furthest, mut oldest, mut newest) = (&range, range.seq, range.seq);
+        for child in [&left, &right].into_iter().flatten() {
+            if cmp_ends(&child.furthest, furthest).is_gt() {
+                furthest = &child.furthest;
+            }
+            oldest = oldest.min(child.oldest);
+            newest = newest.max(child.newest);
         }
+        let furthest = Arc::clone(furthest);
+        Arc::new(Node {
+            range,
+            left,
+            right,
+            furthest,
+            oldest,
+            newest,
+        })
+    }
+
+    fn begins_at_or_before(&self, key: UserKey<'_>) -> bool {
+        UserKey::new(self.range.keyspace, &self.range.lower) <= key
     }
 }
 
-impl Fragment {
-    /// The first key.
-    pub fn lower(&self) -> &[u8] {
-        &self.lower
-    }
+/// The order of two deletes by where they end.
+fn cmp_ends(a: &DeletedRange, b: &DeletedRange) -> Ordering {
+    let by_key = || match (&a.upper, &b.upper) {
+        (None, None) => Ordering::Equal,
+        (None, Some(_)) => Ordering::Greater,
+        (Some(_), None) => Ordering::Less,
+        (Some(a), Some(b)) => a.cmp(b),
+    };
+    a.keyspace.cmp(&b.keyspace).then_with(by_key)
+}
 
-    /// The first key behind it; the keyspace's end if there is none.
-    pub fn upper(&self) -> Option<&[u8]> {
-        self.upper.as_deref()
-    }
+/// The order of two deletes in the tree.
+fn cmp_starts(a: &DeletedRange, b: &DeletedRange) -> Ordering {
+    let (a, b) = ((a.keyspace, &a.lower, a.seq), (b.keyspace, &b.lower, b.seq));
+    a.cmp(&b)
+}
 
-    /// The newest delete that a reader at `at` sees.
-    #[inline]
-    pub fn newest(&self, at: SeqNo) -> Option<SeqNo> {
-        self.seqs.iter().copied().find(|&seq| seq <= at)
-    }
+/// True if `range` ends behind `key`, which need not lie in its keyspace.
+fn ends_behind(range: &DeletedRange, key: UserKey<'_>) -> bool {
+    range.keyspace > key.keyspace
+        || (range.keyspace == key.keyspace && is_before(key.bytes, range.upper.as_deref()))
+}
 
-    /// The oldest delete above `seq`.
-    pub fn oldest_above(&self, seq: SeqNo) -> Option<SeqNo> {
-        self.seqs.iter().rev().copied().find(|&s| s > seq)
-    }
+fn priority(range: &DeletedRange) -> u64 {
+    seeded(range.seq.get(), 0x9E37_79B9_7F4A_7C15)
 }
 
 /// The range deletes that are in force together.
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default)]
 pub struct RangeSet {
-    ranges: Vec<Arc<DeletedRange>>,
-    /// By keyspace and key, disjoint.
-    fragments: Vec<Fragment>,
+    by_age: PersistentMap<SeqNo, Arc<DeletedRange>>,
+    root: Tree,
+    key_bytes: u64,
 }
+
+impl PartialEq for RangeSet {
+    fn eq(&self, other: &RangeSet) -> bool {
+        self.by_age == other.by_age
+    }
+}
+
+impl Eq for RangeSet {}
 
 impl fmt::Debug for RangeSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(&self.ranges).finish()
+        f.debug_list().entries(self.ranges()).finish()
     }
 }
 
 impl RangeSet {
-    /// The set of these deletes. Costs as much as sorting them; deletes that all overlap each other cost their number
-    /// squared.
+    /// The set of these deletes. Costs as much as sorting them.
     pub fn new(mut ranges: Vec<Arc<DeletedRange>>) -> RangeSet {
         ranges.sort_by_key(|range| range.seq);
         ranges.dedup_by_key(|range| range.seq);
-        let keyspaces: BTreeSet<KeyspaceId> = ranges.iter().map(|range| range.keyspace).collect();
-        let mut fragments = Vec::new();
-        for id in keyspaces {
-            let of_one = ranges.iter().filter(|range| range.keyspace == id);
-            cut(id, of_one.map(|range| &**range).collect(), &mut fragments);
+        let by_age = ranges.iter().map(|range| (range.seq, Arc::clone(range)));
+        let by_age = by_age.collect();
+        let key_bytes = ranges.iter().map(|range| key_bytes(range)).sum();
+        ranges.sort_by(|a, b| cmp_starts(a, b));
+        RangeSet {
+            by_age,
+            root: build(&ranges),
+            key_bytes,
         }
-        RangeSet { ranges, fragments }
+    }
+
+    /// Adds a delete; one of a sequence number that is there already changes nothing.
+    pub fn insert(&mut self, range: Arc<DeletedRange>) {
+        if self.by_age.contains_key(&range.seq) {
+            return;
+        }
+        self.key_bytes += key_bytes(&range);
+        self.root = Some(insert(&self.root, &range));
+        self.by_age.insert(range.seq, range);
+    }
+
+    /// Takes the delete at `seq` out; false if there is none.
+    pub fn remove(&mut self, seq: SeqNo) -> bool {
+        let Some(range) = self.by_age.remove(&seq) else {
+            return false;
+        };
+        self.key_bytes -= key_bytes(&range);
+        self.root = remove(&self.root, &range);
+        true
     }
 
     /// This set and one delete more.
     pub fn with(&self, range: DeletedRange) -> RangeSet {
-        let mut ranges = self.ranges.clone();
-        ranges.push(Arc::new(range));
-        RangeSet::new(ranges)
+        let mut next = self.clone();
+        next.insert(Arc::new(range));
+        next
     }
 
-    /// All deletes of some sets.
+    /// All deletes of some sets. Costs as much as those of all but the largest.
     pub fn union<'a>(sets: impl IntoIterator<Item = &'a RangeSet>) -> RangeSet {
-        let ranges = sets.into_iter().flat_map(|set| set.ranges.iter().cloned());
-        RangeSet::new(ranges.collect())
+        let mut sets: Vec<&RangeSet> = sets.into_iter().collect();
+        sets.sort_by_key(|set| std::cmp::Reverse(set.len()));
+        let mut sets = sets.into_iter();
+        let mut all = sets.next().cloned().unwrap_or_default();
+        for range in sets.flat_map(RangeSet::ranges) {
+            all.insert(Arc::clone(range));
+        }
+        all
     }
 
-    /// Those deletes of some sets that a reader at `at` needs: neither the ones behind it, nor what one of the newest
-    /// covers. So a range that was deleted again and again, longer each time, costs as much as there are deletes, and not
-    /// that squared.
-    pub fn union_at<'a>(sets: impl IntoIterator<Item = &'a RangeSet>, at: SeqNo) -> RangeSet {
-        let all = sets.into_iter().flat_map(|set| &set.ranges);
-        let mut ranges: Vec<_> = all.filter(|range| range.seq <= at).cloned().collect();
-        ranges.sort_by_key(|range| std::cmp::Reverse(range.seq));
-        let mut newest: Vec<Arc<DeletedRange>> = Vec::new();
-        ranges.retain(|range| {
-            let needed = !newest.iter().any(|newer| newer.covers(range));
-            if needed && newest.len() < COVERING {
-                newest.push(range.clone());
+    /// The set without deletes that are of no use: a later one covers all of the range, and every reader that sees the
+    /// first sees the later one too. Readers see alike what was written up to `alike` of a sequence number.
+    pub fn without_superseded(&self, alike: impl Fn(SeqNo) -> SeqNo) -> RangeSet {
+        let mut rest = self.clone();
+        for range in self.ranges() {
+            if self.is_superseded(range, alike(range.seq)) {
+                rest.remove(range.seq);
             }
-            needed
-        });
-        RangeSet::new(ranges)
+        }
+        rest
+    }
+
+    /// True if a delete that is newer than `range`, and not above `upto`, covers all of it.
+    pub fn is_superseded(&self, range: &DeletedRange, upto: SeqNo) -> bool {
+        fn search(tree: &Tree, range: &DeletedRange, upto: SeqNo) -> bool {
+            let Some(node) = tree else { return false };
+            if node.newest <= range.seq
+                || node.oldest > upto
+                || cmp_ends(&node.furthest, range).is_lt()
+            {
+                return false;
+            }
+            if !node.begins_at_or_before(UserKey::new(range.keyspace, &range.lower)) {
+                return search(&node.left, range, upto);
+            }
+            let newer = node.range.seq > range.seq && node.range.seq <= upto;
+            (newer && node.range.covers(range))
+                || search(&node.right, range, upto)
+                || search(&node.left, range, upto)
+        }
+        search(&self.root, range, upto)
     }
 
     /// True if nothing is deleted by range.
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.ranges.is_empty()
+        self.root.is_none()
+    }
+
+    /// How many deletes there are.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.by_age.len()
+    }
+
+    /// Bytes of all keys that bound ranges.
+    pub fn key_bytes(&self) -> u64 {
+        self.key_bytes
+    }
+
+    /// An estimate of the memory that the set takes.
+    pub fn memory(&self) -> u64 {
+        self.key_bytes + self.len() as u64 * OVERHEAD
     }
 
     /// The deletes, oldest first.
-    pub fn ranges(&self) -> &[Arc<DeletedRange>] {
-        &self.ranges
+    pub fn ranges(&self) -> impl Iterator<Item = &Arc<DeletedRange>> {
+        self.by_age.values()
     }
 
-    /// The fragment that `key` lies in.
-    pub fn fragment(&self, key: UserKey<'_>) -> Option<&Fragment> {
-        let behind = self
-            .fragments
-            .partition_point(|fragment| UserKey::new(fragment.keyspace, &fragment.lower) <= key);
-        let fragment = self.fragments.get(behind.checked_sub(1)?)?;
-        let inside =
-            fragment.keyspace == key.keyspace && is_before(key.bytes, fragment.upper.as_deref());
-        inside.then_some(fragment)
+    /// The delete at `seq`.
+    pub fn get(&self, seq: SeqNo) -> Option<&Arc<DeletedRange>> {
+        self.by_age.get(&seq)
     }
 
-    /// The newest delete of `key` at or below `at`; zero if there is none.
+    /// The newest delete that covers `key` and that a reader at `at` sees.
+    #[inline]
+    pub fn covering(&self, key: UserKey<'_>, at: SeqNo) -> Option<&DeletedRange> {
+        let mut best = None;
+        newest(&self.root, key, at, &mut best);
+        best
+    }
+
+    /// The sequence number of the newest delete of `key` at or below `at`; zero if there is none.
     #[inline]
     pub fn newest(&self, key: UserKey<'_>, at: SeqNo) -> SeqNo {
         if self.is_empty() {
             return SeqNo::ZERO;
         }
-        let found = self.fragment(key).and_then(|fragment| fragment.newest(at));
-        found.unwrap_or(SeqNo::ZERO)
+        self.covering(key, at)
+            .map_or(SeqNo::ZERO, |range| range.seq)
+    }
+
+    /// The sequence number of the oldest delete of `key` above `seq`.
+    #[inline]
+    pub fn oldest_above(&self, key: UserKey<'_>, seq: SeqNo) -> Option<SeqNo> {
+        let mut best = None;
+        oldest(&self.root, key, seq, &mut best);
+        best
     }
 
     /// True if a delete covers a key from `first` to `last`, should there be one.
     pub fn touches(&self, first: UserKey<'_>, last: UserKey<'_>) -> bool {
-        self.ranges.iter().any(|range| range.touches(first, last))
+        self.find_touching(first, last, SeqNo::ZERO, |_| true)
+            .is_some()
+    }
+
+    /// A delete above `above` that covers a key from `first` to `last`, should there be one, and that is `wanted`.
+    pub fn find_touching(
+        &self,
+        first: UserKey<'_>,
+        last: UserKey<'_>,
+        above: SeqNo,
+        mut wanted: impl FnMut(&DeletedRange) -> bool,
+    ) -> Option<&DeletedRange> {
+        find_touching(&self.root, first, last, above, &mut wanted)
     }
 }
 
-/// Cuts the deletes of one keyspace into fragments.
-fn cut(keyspace: KeyspaceId, mut ranges: Vec<&DeletedRange>, out: &mut Vec<Fragment>) {
-    ranges.sort_by(|a, b| a.lower.cmp(&b.lower));
-    let mut bounds: Vec<&[u8]> = ranges
-        .iter()
-        .flat_map(|range| [Some(&*range.lower), range.upper.as_deref()])
-        .flatten()
-        .collect();
-    bounds.sort_unstable();
-    bounds.dedup();
-    let mut open: Vec<&DeletedRange> = Vec::new();
-    let mut next = ranges.into_iter().peekable();
-    for (i, &lower) in bounds.iter().enumerate() {
-        open.retain(|range| is_before(lower, range.upper.as_deref()));
-        while let Some(range) = next.next_if(|range| *range.lower <= *lower) {
-            if is_before(lower, range.upper.as_deref()) {
-                open.push(range);
+fn key_bytes(range: &DeletedRange) -> u64 {
+    (range.lower.len() + range.upper.as_ref().map_or(0, |upper| upper.len())) as u64
+}
+
+/// The tree of deletes in the order of the tree.
+fn build(ranges: &[Arc<DeletedRange>]) -> Tree {
+    let priorities = ranges.iter().map(|range| priority(range)).enumerate();
+    let (top, _) = priorities.max_by_key(|(_, priority)| *priority)?;
+    let (left, right) = ranges.split_at(top);
+    let (range, right) = right.split_first()?;
+    Some(Node::new(Arc::clone(range), build(left), build(right)))
+}
+
+fn insert(tree: &Tree, new: &Arc<DeletedRange>) -> Arc<Node> {
+    match tree {
+        Some(node) if priority(&node.range) >= priority(new) => {
+            let range = Arc::clone(&node.range);
+            match cmp_starts(new, &range) {
+                Ordering::Less => {
+                    let left = insert(&node.left, new);
+                    Node::new(range, Some(left), node.right.clone())
+                }
+                _ => {
+                    let right = insert(&node.right, new);
+                    Node::new(range, node.left.clone(), Some(right))
+                }
             }
         }
-        if open.is_empty() {
-            continue;
+        tree => {
+            let (left, right) = split(tree, new);
+            Node::new(Arc::clone(new), left, right)
         }
-        let mut seqs: Vec<SeqNo> = open.iter().map(|range| range.seq).collect();
-        seqs.sort_unstable_by(|a, b| b.cmp(a));
-        out.push(Fragment {
-            keyspace,
-            lower: lower.into(),
-            upper: bounds.get(i + 1).map(|&upper| upper.into()),
-            seqs,
-        });
     }
+}
+
+/// What lies before `at` in the order of the tree, and what lies behind it.
+fn split(tree: &Tree, at: &DeletedRange) -> (Tree, Tree) {
+    let Some(node) = tree else {
+        return (None, None);
+    };
+    let range = Arc::clone(&node.range);
+    match cmp_starts(&range, at) {
+        Ordering::Less => {
+            let (left, right) = split(&node.right, at);
+            (Some(Node::new(range, node.left.clone(), left)), right)
+        }
+        _ => {
+            let (left, right) = split(&node.left, at);
+            (left, Some(Node::new(range, right, node.right.clone())))
+        }
+    }
+}
+
+fn remove(tree: &Tree, gone: &DeletedRange) -> Tree {
+    let node = tree.as_ref()?;
+    let range = Arc::clone(&node.range);
+    match cmp_starts(gone, &range) {
+        Ordering::Equal => join(&node.left, &node.right),
+        Ordering::Less => {
+            let left = remove(&node.left, gone);
+            Some(Node::new(range, left, node.right.clone()))
+        }
+        Ordering::Greater => {
+            let right = remove(&node.right, gone);
+            Some(Node::new(range, node.left.clone(), right))
+        }
+    }
+}
+
+/// One tree of two, of which the first lies before the second.
+fn join(left: &Tree, right: &Tree) -> Tree {
+    match (left, right) {
+        (Some(l), Some(r)) if priority(&l.range) >= priority(&r.range) => {
+            let right = join(&l.right, right);
+            Some(Node::new(Arc::clone(&l.range), l.left.clone(), right))
+        }
+        (Some(_), Some(r)) => {
+            let left = join(left, &r.left);
+            Some(Node::new(Arc::clone(&r.range), left, r.right.clone()))
+        }
+        (one, other) => one.clone().or_else(|| other.clone()),
+    }
+}
+
+fn newest<'a>(tree: &'a Tree, key: UserKey<'_>, at: SeqNo, best: &mut Option<&'a DeletedRange>) {
+    let Some(node) = tree else { return };
+    let found = best.map_or(SeqNo::ZERO, |range| range.seq);
+    if node.newest <= found || node.oldest > at || !ends_behind(&node.furthest, key) {
+        return;
+    }
+    if !node.begins_at_or_before(key) {
+        return newest(&node.left, key, at, best);
+    }
+    let range = &*node.range;
+    if range.seq > found && range.seq <= at && ends_behind(range, key) {
+        *best = Some(range);
+    }
+    let age = |tree: &Tree| tree.as_ref().map_or(SeqNo::ZERO, |node| node.newest);
+    let (first, second) = match age(&node.left) > age(&node.right) {
+        true => (&node.left, &node.right),
+        false => (&node.right, &node.left),
+    };
+    newest(first, key, at, best);
+    newest(second, key, at, best);
+}
+
+fn oldest(tree: &Tree, key: UserKey<'_>, above: SeqNo, best: &mut Option<SeqNo>) {
+    let Some(node) = tree else { return };
+    let older = |seq: SeqNo, best: &Option<SeqNo>| best.is_none_or(|found| seq < found);
+    if node.newest <= above || !older(node.oldest, best) || !ends_behind(&node.furthest, key) {
+        return;
+    }
+    if !node.begins_at_or_before(key) {
+        return oldest(&node.left, key, above, best);
+    }
+    let range = &*node.range;
+    if range.seq > above && older(range.seq, best) && ends_behind(range, key) {
+        *best = Some(range.seq);
+    }
+    let age = |tree: &Tree| tree.as_ref().map_or(SeqNo::MAX, |node| node.oldest);
+    let (first, second) = match age(&node.right) < age(&node.left) {
+        true => (&node.right, &node.left),
+        false => (&node.left, &node.right),
+    };
+    oldest(first, key, above, best);
+    oldest(second, key, above, best);
+}
+
+fn find_touching<'a>(
+    tree: &'a Tree,
+    first: UserKey<'_>,
+    last: UserKey<'_>,
+    above: SeqNo,
+    wanted: &mut impl FnMut(&DeletedRange) -> bool,
+) -> Option<&'a DeletedRange> {
+    let node = tree.as_ref()?;
+    if node.newest <= above || !ends_behind(&node.furthest, first) {
+        return None;
+    }
+    if let Some(found) = find_touching(&node.left, first, last, above, wanted) {
+        return Some(found);
+    }
+    if !node.begins_at_or_before(last) {
+        return None;
+    }
+    let range = &*node.range;
+    if range.seq > above && ends_behind(range, first) && wanted(range) {
+        return Some(range);
+    }
+    find_touching(&node.right, first, last, above, wanted)
 }
 
 #[cfg(test)]

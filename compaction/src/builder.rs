@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use terrace_base::{DeletedRange, FileNumber, PersistentMap, RangeSet, Result};
+use terrace_base::{FileNumber, PersistentMap, RangeSet, Result};
 
 use crate::blob_file::BlobFile;
 use crate::edit::{AddedTable, VersionEdit};
@@ -36,8 +36,7 @@ pub struct VersionBuilder {
     blob_uses: PersistentMap<FileNumber, BlobUse>,
     /// Blob files that were removed, or that a new table refers to.
     touched_blobs: BTreeSet<FileNumber>,
-    /// The range deletes, if they change.
-    ranges: Option<Vec<Arc<DeletedRange>>>,
+    deleted: RangeSet,
     blobs: BlobFiles,
 }
 
@@ -49,7 +48,7 @@ impl VersionBuilder {
             places: base.places.clone(),
             blob_uses: base.blob_uses.clone(),
             touched_blobs: BTreeSet::new(),
-            ranges: None,
+            deleted: (*base.deleted).clone(),
             blobs: (*base.blobs).clone(),
             base: base.clone(),
         }
@@ -165,23 +164,16 @@ impl VersionBuilder {
     }
 
     fn apply_ranges(&mut self, edit: &VersionEdit) -> Result<()> {
-        if edit.ranges_deleted.is_empty() && edit.ranges_forgotten.is_empty() {
-            return Ok(());
-        }
-        let base = &self.base;
-        let ranges = self
-            .ranges
-            .get_or_insert_with(|| base.deleted.ranges().to_vec());
         for seq in &edit.ranges_forgotten {
-            let at = ranges.iter().position(|range| range.seq == *seq);
-            let at = at.ok_or_else(|| {
-                broken(format!(
+            if !self.deleted.remove(*seq) {
+                return Err(broken(format!(
                     "an edit forgets a range delete at {seq}; there is none"
-                ))
-            })?;
-            ranges.remove(at);
+                )));
+            }
         }
-        ranges.extend(edit.ranges_deleted.iter().cloned().map(Arc::new));
+        for range in &edit.ranges_deleted {
+            self.deleted.insert(Arc::new(range.clone()));
+        }
         Ok(())
     }
 
@@ -190,9 +182,7 @@ impl VersionBuilder {
         let mut next = self.base;
         next.places = self.places;
         next.blob_uses = self.blob_uses;
-        if let Some(ranges) = self.ranges {
-            next.deleted = Arc::new(RangeSet::new(ranges));
-        }
+        next.deleted = Arc::new(self.deleted);
         next.blobs = Arc::new(self.blobs);
         for (n, open) in self.open.into_iter().enumerate() {
             let Some(open) = open else { continue };

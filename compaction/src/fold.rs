@@ -44,8 +44,7 @@ impl fmt::Debug for Folding<'_> {
 impl Folding<'_> {
     /// True if a range that covers the key was deleted after `older` and before `newer` was written.
     pub(crate) fn deleted_between(&self, key: UserKey<'_>, older: SeqNo, newer: SeqNo) -> bool {
-        let fragment = self.deleted.fragment(key);
-        let delete = fragment.and_then(|fragment| fragment.oldest_above(older));
+        let delete = self.deleted.oldest_above(key, older);
         delete.is_some_and(|seq| seq < newer)
     }
 }

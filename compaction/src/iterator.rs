@@ -436,8 +436,7 @@ fn is_range_deleted(rules: &Rules<'_>, key: KeyRef<'_>, stripe: usize) -> bool {
     if rules.deleted.is_empty() {
         return false;
     }
-    let fragment = rules.deleted.fragment(key.user);
-    let hidden_by = fragment.and_then(|fragment| fragment.oldest_above(key.seq));
+    let hidden_by = rules.deleted.oldest_above(key.user, key.seq);
     hidden_by.is_some_and(|seq| rules.stripes.of(seq) == stripe)
 }
 

@@ -65,6 +65,11 @@ impl Stripes {
         }
     }
 
+    /// The last sequence number of the stripe of `seq`; of the newest, which has no end, `seq` itself.
+    pub fn end_of(&self, seq: SeqNo) -> SeqNo {
+        self.ends.get(self.of(seq)).copied().unwrap_or(seq)
+    }
+
     /// The last sequence number that every reader sees alike: the oldest snapshot, else what is visible.
     pub fn settled(&self) -> SeqNo {
         self.ends.first().copied().unwrap_or(SeqNo::ZERO)
@@ -84,6 +89,11 @@ mod tests {
         let of = |n| stripes.of(SeqNo::new(n));
         assert_eq!([0, 5, 6, 9, 10, 12, 13].map(of), [0, 0, 1, 1, 2, 2, 3]);
         assert_eq!(stripes.settled(), SeqNo::new(5));
+        let end_of = |n| stripes.end_of(SeqNo::new(n)).get();
+        assert_eq!(
+            [0, 5, 6, 9, 10, 12, 13].map(end_of),
+            [5, 5, 9, 9, 12, 12, 13]
+        );
         let none = Stripes::new(&[], SeqNo::new(12));
         assert_eq!([0, 12, 13].map(|n| none.of(SeqNo::new(n))), [0, 0, 1]);
     }

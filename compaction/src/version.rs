@@ -245,7 +245,7 @@ impl Version {
             run,
             meta: table.meta().clone(),
         });
-        let ranges = self.deleted.ranges().iter();
+        let ranges = self.deleted.ranges();
         VersionEdit {
             added: added.collect(),
             ranges_deleted: ranges.map(|range| (**range).clone()).collect(),

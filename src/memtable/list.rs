@@ -30,8 +30,8 @@ use terrace_base::{
     DeletedRange, InternalIterator, KeyRef, KeyspaceId, RangeSet, Result, SeqNo, UserKey, ValueKind,
 };
 
+use super::LIST_BYTES;
 use super::filter::Filter;
-use super::{LIST_BYTES, LIST_RANGES};
 use crate::sync::ArcCell;
 use crate::sync::AtomicU64;
 use crate::sync::Ordering::{Acquire, Relaxed, Release};
@@ -326,9 +326,10 @@ impl ListWriter {
 
     /// Deletes a range of keys. The sequence number is new to the list.
     pub(crate) fn delete_range(&mut self, range: DeletedRange) {
-        self.bytes += range.lower.len() + range.upper.as_ref().map_or(0, |upper| upper.len()) + 128;
-        let ranges = self.list.ranges().with(range);
-        let count = ranges.ranges().len() as u64;
+        let before = self.list.ranges();
+        let ranges = before.with(range);
+        self.bytes += (ranges.memory() - before.memory()) as usize;
+        let count = ranges.len() as u64;
         self.list.ranges.store(Arc::new(ranges));
         self.list.range_count.store(count, Release);
     }
@@ -336,9 +337,7 @@ impl ListWriter {
     /// True once it is to be sealed: it has so many entries, or as much as fits the processor's cache.
     #[inline]
     pub(crate) fn is_full(&self, entries: usize) -> bool {
-        self.list.len() >= entries
-            || self.bytes >= LIST_BYTES
-            || self.list.range_count.load(Relaxed) >= LIST_RANGES as u64
+        self.list.len() >= entries || self.bytes >= LIST_BYTES
     }
 
     fn copy_in(&mut self, key: &[u8], value: &[u8]) -> *const u8 {

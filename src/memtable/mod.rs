@@ -25,8 +25,6 @@ pub(crate) use list::{List, ListCursor, ListWriter, pin};
 pub(crate) const LIST_ENTRIES: usize = 16 * 1024;
 /// Bytes at which a list is sealed.
 pub(crate) const LIST_BYTES: usize = 2 << 20;
-/// Range deletes at which a list is sealed: each makes a new set of all.
-const LIST_RANGES: usize = 256;
 
 /// How a sealed piece is held.
 #[derive(Clone, Debug)]

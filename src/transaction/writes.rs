@@ -104,11 +104,7 @@ fn size(key: &[u8], write: &OwnWrite) -> u64 {
 }
 
 fn size_of_ranges(ranges: &RangeSet) -> u64 {
-    let size = |range: &Arc<DeletedRange>| {
-        let upper = range.upper.as_ref().map_or(0, |upper| upper.len());
-        FRAMING + (range.lower.len() + upper) as u64
-    };
-    ranges.ranges().iter().map(size).sum()
+    ranges.key_bytes() + FRAMING * ranges.len() as u64
 }
 
 impl Writes {
@@ -132,8 +128,10 @@ impl Writes {
     pub(crate) fn get(&self, keyspace: KeyspaceId, key: &[u8]) -> Option<OwnWrite> {
         let own = self.spaces.get(&keyspace).and_then(|own| own.get(key));
         let deleted = || {
-            let fragment = self.ranges.fragment(UserKey::new(keyspace, key));
-            fragment.map(|_| OwnWrite::Delete)
+            let delete = self
+                .ranges
+                .covering(UserKey::new(keyspace, key), SeqNo::MAX);
+            delete.map(|_| OwnWrite::Delete)
         };
         own.cloned().or_else(deleted)
     }
@@ -187,7 +185,7 @@ impl Writes {
         for key in within {
             self.change(keyspace, key, None);
         }
-        let oldest = self.ranges.ranges().first();
+        let oldest = self.ranges.ranges().next();
         let next = oldest.map_or(SeqNo::MAX, |range| range.seq);
         let range = DeletedRange {
             keyspace,
@@ -305,7 +303,7 @@ impl Writes {
             };
             (range.keyspace, bounds)
         };
-        self.ranges.ranges().iter().map(stretch).collect()
+        self.ranges.ranges().map(stretch).collect()
     }
 }
 

@@ -4,18 +4,16 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use terrace_base::{
-    InternalIterator, KeyRef, KeyspaceId, MergingIterator, RangeSet, Result, SeqNo, UserKey,
-};
+use terrace_base::{InternalIterator, KeyRef, KeyspaceId, MergingIterator, Result, SeqNo, UserKey};
 use terrace_compaction::{Run, RunIter};
 use terrace_sstable::TableIter;
 
+use crate::deleted::Deleted;
 use crate::flush::MemIter;
 use crate::iter::Scan;
 use crate::memtable::{List, MemRun};
 use crate::transaction::writes::{Own, OwnIter};
 use crate::undeleted::Undeleted;
-use crate::view::View;
 
 /// One sorted source.
 #[derive(Debug)]
@@ -180,13 +178,16 @@ fn pieces<'a>(
 pub(super) fn sources(scan: &Scan) -> Sources {
     let (view, keyspace) = (&scan.view, scan.keyspace);
     let (smallest, largest) = scan.bounds.closed(keyspace);
-    let deleted = deleted_within(view, smallest, largest, scan.at.seq);
-    let (deleted, at) = with_own(scan, deleted, smallest, largest);
+    let mut deleted = Deleted::within(view, smallest, largest, scan.at.seq);
+    if let Some(overlay) = &scan.overlay {
+        deleted.put_on_top(&overlay.ranges, smallest, largest);
+    }
     let mut pieces = pieces(scan, smallest, largest);
-    if let Some(deleted) = deleted {
+    if !deleted.is_empty() {
+        let deleted = Arc::new(deleted);
         let children = pieces.map(|piece| {
             let (source, newest) = (piece.open(keyspace), piece.newest());
-            Undeleted::new(source, newest, deleted.clone(), at)
+            Undeleted::new(source, newest, deleted.clone())
         });
         return Sources::Undeleted(MergingIterator::new(children.collect()));
     }
@@ -198,64 +199,6 @@ pub(super) fn sources(scan: &Scan) -> Sources {
             Sources::Many(MergingIterator::new(children.collect()))
         }
     }
-}
-
-/// The range deletes that a scan has to look at, and as of when. A transaction's own come on top of those that it sees.
-fn with_own(
-    scan: &Scan,
-    deleted: Option<Arc<RangeSet>>,
-    smallest: UserKey<'_>,
-    largest: UserKey<'_>,
-) -> (Option<Arc<RangeSet>>, SeqNo) {
-    let own = scan.overlay.as_ref().map(|overlay| &overlay.ranges);
-    let Some(own) = own.filter(|own| own.touches(smallest, largest)) else {
-        return (deleted, scan.at.seq);
-    };
-    let others = deleted.iter().flat_map(|set| set.ranges());
-    let seen = others.filter(|range| range.seq <= scan.at.seq);
-    let all = seen.chain(own.ranges()).cloned().collect();
-    (Some(Arc::new(RangeSet::new(all))), SeqNo::MAX.before())
-}
-
-/// Sets of range deletes in `view` that touch keys from `smallest` to `largest`.
-fn sets_within(
-    view: &View,
-    smallest: UserKey<'_>,
-    largest: UserKey<'_>,
-) -> impl Iterator<Item = Arc<RangeSet>> {
-    let touches = move |set: &RangeSet| set.touches(smallest, largest);
-    let active = view.active.has_ranges().then(|| view.active.ranges());
-    let sealed = view.sealed.iter().map(|run| &run.ranges);
-    let held = sealed.chain([view.version.deleted()]);
-    let held = held.filter(move |set| touches(set)).cloned();
-    active
-        .into_iter()
-        .filter(move |set| touches(set))
-        .chain(held)
-}
-
-/// True if a range delete of `view` touches keys from `smallest` to `largest`.
-pub(crate) fn is_deleted_within(view: &View, smallest: UserKey<'_>, largest: UserKey<'_>) -> bool {
-    sets_within(view, smallest, largest).next().is_some()
-}
-
-/// The range deletes of `view` that touch keys from `smallest` to `largest`, as a reader at `at` sees them, if there are any.
-pub(crate) fn deleted_within(
-    view: &View,
-    smallest: UserKey<'_>,
-    largest: UserKey<'_>,
-    at: SeqNo,
-) -> Option<Arc<RangeSet>> {
-    let mut touching = sets_within(view, smallest, largest);
-    let first = touching.next()?;
-    let Some(second) = touching.next() else {
-        return Some(first);
-    };
-    let all: Vec<_> = [first, second].into_iter().chain(touching).collect();
-    Some(Arc::new(RangeSet::union_at(
-        all.iter().map(|set| &**set),
-        at,
-    )))
 }
 
 #[cfg(test)]
@@ -314,5 +257,28 @@ mod tests {
             let wanted = db.iter().map(|entry| entry.unwrap().0).find(within);
             assert_eq!(walk.valid().then(|| walk.key_bytes()), wanted);
         }
+    }
+
+    /// A piece with range deletes alone was never merged with others: each get and each scan asked all of them.
+    #[test]
+    fn pieces_with_range_deletes_alone_are_merged() {
+        let options = Options::new()
+            .vfs(MemVfs::new(1))
+            .tune(|tuning| tuning.manual = true);
+        let db = options.open("/db").unwrap();
+        let engine = db.shared();
+        for n in 0..100u8 {
+            let mut batch = crate::Batch::new();
+            batch.delete_range([n]..[n + 1]);
+            if n % 30 == 0 {
+                batch.put([n], "1");
+            }
+            db.write(batch).unwrap();
+            engine.committer.seal();
+            while engine.tend_memtable().unwrap() {}
+        }
+        let stats = db.stats();
+        assert!(stats.memtable_pieces < 20, "{}", stats.memtable_pieces);
+        assert_eq!((stats.range_deletes, db.iter().count()), (100, 4));
     }
 }

@@ -381,3 +381,110 @@ fn many_entries_in_memory_are_set_apart_from_their_delete() {
         assert_eq!(keys(&db), ["a", "k"]);
     }
 }
+
+/// Each delete made a new set of all while nobody else could write: 8,000 of them in a batch held every writer for six
+/// seconds, and twice as many took four times as long.
+#[test]
+fn many_range_deletes_in_a_batch_cost_what_each_does() {
+    let db = Options::new().open_in_memory().unwrap();
+    let mut batch = Batch::new();
+    for n in 0..40_000u32 {
+        batch.delete_range(n.to_be_bytes()..(n + 2).to_be_bytes());
+    }
+    let start = std::time::Instant::now();
+    db.write(batch).unwrap();
+    let took = start.elapsed();
+    assert!(took < std::time::Duration::from_secs(20), "{took:?}");
+    db.put(7u32.to_be_bytes(), "1").unwrap();
+    assert_eq!(db.iter().count(), 1);
+}
+
+/// Each list of 256 range deletes became a piece of the memtable that stayed as it was, and each get asked all of them.
+#[test]
+fn range_deletes_do_not_pile_up_in_pieces_and_leave_with_the_flush() {
+    let options = Options::new().tune(|tuning| tuning.manual = true);
+    let db = options.open_in_memory().unwrap();
+    for n in 0..40u32 {
+        let mut batch = Batch::new();
+        for m in 0..1_000u32 {
+            let key = (n * 1_000 + m) * 2;
+            batch.delete_range(key.to_be_bytes()..(key + 1).to_be_bytes());
+        }
+        db.write(batch).unwrap();
+    }
+    let stats = db.stats();
+    assert!(stats.memtable_pieces <= 8, "{}", stats.memtable_pieces);
+    assert_eq!(stats.range_deletes, 40_000);
+    // They touch no table: none is kept.
+    db.flush().unwrap();
+    assert_eq!(db.stats().range_deletes, 0);
+}
+
+/// The head of a log, deleted further and further: a delete that a longer one covers is of no use once everybody sees
+/// the longer one. Each of those that a snapshot keeps costs as much as the first.
+#[test]
+fn deletes_that_cover_each_other_do_not_add_up() {
+    let head = |n: u32| ..n.to_be_bytes();
+    let db = Options::new().open_in_memory().unwrap();
+    let put_all = || {
+        let mut batch = Batch::new();
+        for n in 0..4_000u32 {
+            batch.put(n.to_be_bytes(), "1");
+        }
+        db.write(batch).unwrap();
+    };
+    let delete_all = |upto: u32| {
+        for n in 1..=upto {
+            let mut batch = Batch::new();
+            batch.delete_range(head(n));
+            db.write(batch).unwrap();
+        }
+    };
+    put_all();
+    db.flush().unwrap();
+    let snapshot = db.snapshot();
+    delete_all(3_000);
+    assert_eq!((snapshot.iter().count(), db.iter().count()), (4_000, 1_000));
+    let middle = db.snapshot();
+    delete_all(3_990);
+    db.flush().unwrap();
+    assert_eq!((middle.iter().count(), db.iter().count()), (1_000, 10));
+    assert_eq!(snapshot.iter().count(), 4_000);
+    assert_eq!(db.stats().range_deletes, 2, "one for each snapshot");
+
+    let mut tx = db.transaction();
+    for n in 1..=3_000u32 {
+        tx.savepoint();
+        tx.delete_range(head(n)).unwrap();
+        tx.put(n.to_be_bytes(), "2").unwrap();
+    }
+    assert_eq!(tx.iter().count(), 11);
+    tx.commit().unwrap();
+    assert_eq!(db.iter().count(), 11);
+}
+
+/// Old range deletes that hide something until a table is written again went one by one, each by an edit.
+#[test]
+fn many_range_deletes_are_worked_off_together() {
+    let options = Options::new().tune(|tuning| tuning.manual = true);
+    let db = options.open_in_memory().unwrap();
+    let mut batch = Batch::new();
+    for n in 0..20_000u32 {
+        batch.put(n.to_be_bytes(), [7; 50]);
+    }
+    db.write(batch).unwrap();
+    db.compact_all().unwrap();
+    let mut batch = Batch::new();
+    for n in 0..9_000u32 {
+        batch.delete_range((n * 2).to_be_bytes()..(n * 2 + 1).to_be_bytes());
+    }
+    db.write(batch).unwrap();
+    db.flush().unwrap();
+    assert_eq!(db.stats().range_deletes, 9_000);
+    let start = std::time::Instant::now();
+    db.wait_idle().unwrap();
+    let took = start.elapsed();
+    assert_eq!(db.stats().range_deletes, 0, "after {took:?}");
+    assert!(took < std::time::Duration::from_secs(20), "{took:?}");
+    assert_eq!(db.iter().count(), 11_000);
+}

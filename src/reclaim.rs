@@ -1,0 +1,183 @@
+//! What is left of dropped keyspaces and deleted ranges: the tables that hold it are written again or removed, and what
+//! holds nothing any more is forgotten.
+//!
+//! A merge leaves out what a drop or a range delete hides anyway; this file sees to the tables that no merge is due for.
+//! Range deletes that hide nothing leave the version many at a time, in one edit. A look at them stops at
+//! the first few tables that have to be written again: that takes longer than the rest of the look.
+
+use std::sync::Arc;
+
+use terrace_base::{
+    DeletedRange, FileNumber, InternalIterator, KeyRef, KeyspaceId, Result, SeqNo, UserKey, mutant,
+};
+use terrace_compaction::{RunIter, TableFile, Version, VersionEdit};
+use terrace_sstable::Table;
+
+use crate::engine::Engine;
+use crate::sync::lock;
+
+/// Range deletes that one edit forgets, at most.
+const FORGOTTEN_AT_ONCE: usize = 16 << 10;
+/// Tables to be written again after which a look ends.
+const ENOUGH: usize = 4;
+
+impl Engine {
+    /// Takes a table that holds entries of a dropped keyspace or a deleted range, and removes it or writes it again
+    /// without them; false if there is none. Tables of level 0 are left to the merge that they wait for anyway.
+    pub(crate) fn reclaim_once(&self) -> Result<bool> {
+        Ok(self.reclaim_keyspace()? || self.reclaim_range()?)
+    }
+
+    fn reclaim_keyspace(&self) -> Result<bool> {
+        let dropped = self.versions.lock().state.dropped.clone();
+        if dropped.is_empty() {
+            return Ok(false);
+        }
+        let horizon = self.horizon(dropped);
+        let seen = |at: SeqNo| {
+            horizon
+                .oldest_snapshot
+                .is_some_and(|snapshot| snapshot < at)
+        };
+        let gone = horizon.dropped.iter().copied().filter(|&(_, at)| !seen(at));
+        let version = self.views.cell.load().version.clone();
+        for (id, at) in gone {
+            let Some((number, whole)) = holder(&version, id, at)? else {
+                continue;
+            };
+            if self.rewrite(number, whole)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Forgets range deletes that hide nothing any more, or takes a table that holds entries which one hides from
+    /// everybody.
+    fn reclaim_range(&self) -> Result<bool> {
+        let settled = self.horizon(Vec::new()).stripes.settled();
+        let version = self.views.cell.load().version.clone();
+        let deleted = version.deleted();
+        let (mut gone, mut holders) = (Vec::new(), Vec::new());
+        for range in deleted.ranges().take_while(|range| range.seq <= settled) {
+            // All that it hides a later one may hide too.
+            let superseded = || deleted.is_superseded(range, settled);
+            if mutant("forget-range-early") || superseded() {
+                gone.push(range.seq);
+                continue;
+            }
+            match hidden_in(&version, range)? {
+                None => gone.push(range.seq),
+                Some((0, _, _)) => {}
+                Some((_, number, whole)) => holders.push((number, whole)),
+            }
+            if holders.len() >= ENOUGH || gone.len() >= FORGOTTEN_AT_ONCE {
+                break;
+            }
+        }
+        if !gone.is_empty() {
+            return self.forget(gone);
+        }
+        for (number, whole) in holders {
+            if self.rewrite(number, whole)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// No entry that the range deletes at `seqs` hide is left, nor can one come back: whatever a running job writes, it
+    /// read from the tables that were looked at.
+    fn forget(&self, mut seqs: Vec<SeqNo>) -> Result<bool> {
+        let _forgetting = lock(&self.forgetting);
+        let version = self.views.cell.load().version.clone();
+        // Another job may have come to the same conclusion, and been first.
+        seqs.retain(|seq| version.deleted().get(*seq).is_some());
+        if seqs.is_empty() {
+            return Ok(true);
+        }
+        let edit = VersionEdit {
+            ranges_forgotten: seqs,
+            ..VersionEdit::default()
+        };
+        self.heed(self.install(&edit))?;
+        Ok(true)
+    }
+}
+
+/// The tables that can hold an entry which `range` hides, each with its level.
+pub(crate) fn touched<'v>(
+    version: &'v Version,
+    range: &'v DeletedRange,
+) -> impl Iterator<Item = (usize, &'v Arc<TableFile>)> {
+    let first = UserKey::new(range.keyspace, &range.lower);
+    let last = match &range.upper {
+        Some(upper) => UserKey::new(range.keyspace, upper),
+        None => UserKey::new(KeyspaceId(range.keyspace.0.saturating_add(1)), &[]),
+    };
+    let tables = version.runs_newest_first().flat_map(move |(level, run)| {
+        let tables = run.tables().part(run.overlapping(first, last));
+        let tables = tables.into_iter().flat_map(|tables| tables.iter());
+        tables.map(move |table| (level, table))
+    });
+    tables.filter(move |(_, table)| {
+        let info = table.info();
+        info.min_seq <= range.seq && range.touches(info.smallest.as_ref(), info.largest.as_ref())
+    })
+}
+
+/// A table that holds an entry which `range` hides, with its level and whether all its entries are hidden; one below
+/// level 0 if there is one.
+fn hidden_in(version: &Version, range: &DeletedRange) -> Result<Option<(usize, FileNumber, bool)>> {
+    let mut in_level0 = None;
+    for (level, file) in touched(version, range) {
+        let info = file.info();
+        let (first, last) = (info.smallest.as_ref(), info.largest.as_ref());
+        let whole = info.max_seq < range.seq && range.covers_keys(first, last);
+        if !whole && !file.damaged() && !holds_hidden(&*file.table()?, range)? {
+            continue;
+        }
+        if level > 0 && !file.damaged() {
+            return Ok(Some((level, file.number(), whole)));
+        }
+        in_level0 = Some((0, file.number(), whole)); // Or set aside: it waits too.
+    }
+    Ok(in_level0)
+}
+
+/// True if `table` holds an entry that `range` hides.
+fn holds_hidden(table: &Arc<Table>, range: &DeletedRange) -> Result<bool> {
+    let mut entries = table.iter();
+    let lower = UserKey::new(range.keyspace, &range.lower);
+    entries.seek(KeyRef::lookup(lower, SeqNo::MAX))?;
+    while entries.valid() {
+        let key = entries.key();
+        if !range.covers_keys(key.user, key.user) {
+            return Ok(false);
+        }
+        if key.seq < range.seq {
+            return Ok(true);
+        }
+        entries.next()?;
+    }
+    Ok(false)
+}
+
+/// A table below level 0 that holds an entry of the keyspace `id`, and whether all its entries go with the keyspace,
+/// which was dropped at `at`.
+fn holder(version: &Version, id: KeyspaceId, at: SeqNo) -> Result<Option<(FileNumber, bool)>> {
+    for (level, _, file) in version.tables() {
+        let info = file.info();
+        let (first, last) = (info.smallest.keyspace, info.largest.keyspace);
+        if level == 0 || id < first || last < id || file.damaged() {
+            continue;
+        }
+        let mut entries = RunIter::over(vec![file.clone()], false);
+        entries.seek(KeyRef::lookup(UserKey::new(id, &[]), SeqNo::MAX))?;
+        if entries.valid() && entries.key().user.keyspace == id {
+            let whole = first == id && last == id && info.max_seq <= at;
+            return Ok(Some((file.number(), whole)));
+        }
+    }
+    Ok(None)
+}
