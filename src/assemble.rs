@@ -53,7 +53,7 @@ pub(crate) fn assemble(
         id,
         state.keyspaces.values().map(|record| &**record),
         state.next_keyspace,
-        &state.dropped,
+        state.dropped.iter().map(|(id, at)| (*id, *at)),
         policies.clone(),
     )?);
     for (seq, change) in changes {

@@ -153,7 +153,7 @@ impl Engine {
         tables: &mut NewTables<'_>,
     ) -> Result<VersionEdit> {
         // Only what an edit has made durable: a crash that kept this job's edit must not lose the drop.
-        let dropped = self.versions.lock().state.dropped.clone();
+        let dropped = self.versions.lock().state.dropped_keyspaces();
         let horizon = self.horizon(dropped);
         let may_hold = |key: UserKey<'_>| base.older.may_hold(key);
         let policies = &self.context.policies;

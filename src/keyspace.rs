@@ -189,11 +189,12 @@ pub(crate) struct Catalogue {
 #[derive(Debug, Default)]
 pub(crate) struct CatalogueInner {
     by_name: BTreeMap<String, Arc<KeyspaceState>>,
+    by_id: BTreeMap<KeyspaceId, Arc<KeyspaceState>>,
     next_id: u32,
     /// What the log holds and the manifest does not, in commit order.
     unflushed: Vec<(SeqNo, Change)>,
     /// Dropped keyspaces whose entries may still be about.
-    dropped: Vec<(KeyspaceId, SeqNo)>,
+    dropped: BTreeMap<KeyspaceId, SeqNo>,
 }
 
 #[derive(Clone, Debug)]
@@ -217,10 +218,15 @@ impl Change {
 }
 
 impl CatalogueInner {
+    fn put(&mut self, state: Arc<KeyspaceState>) {
+        self.by_name.insert(state.name().into(), state.clone());
+        self.by_id.insert(state.id, state);
+    }
+
     fn take(&mut self, id: KeyspaceId) -> Option<Arc<KeyspaceState>> {
-        let all = self.by_name.iter();
-        let name = all.clone().find(|(_, state)| state.id == id)?.0.clone();
-        self.by_name.remove(&name)
+        let state = self.by_id.remove(&id)?;
+        self.by_name.remove(state.name());
+        Some(state)
     }
 }
 
@@ -230,12 +236,12 @@ impl Catalogue {
         owner: u64,
         records: impl Iterator<Item = &'a KeyspaceRecord>,
         next_id: u32,
-        dropped: &[(KeyspaceId, SeqNo)],
+        dropped: impl Iterator<Item = (KeyspaceId, SeqNo)>,
         policies: Arc<Policies>,
     ) -> Result<Catalogue> {
         let inner = CatalogueInner {
             next_id,
-            dropped: dropped.to_vec(),
+            dropped: dropped.collect(),
             ..Default::default()
         };
         let catalogue = Catalogue {
@@ -307,13 +313,13 @@ impl Catalogue {
         match &change {
             Change::Create(_) => {}
             Change::Drop(id) => {
-                inner.dropped.push((*id, seq));
+                inner.dropped.insert(*id, seq);
                 if let Some(state) = inner.take(*id) {
                     state.set_dropped(seq);
                 }
             }
             Change::Options(id, options) => {
-                if let Some(state) = inner.by_name.values().find(|state| state.id == *id) {
+                if let Some(state) = inner.by_id.get(id) {
                     state.set_options(options.clone());
                     self.policies.set(*id, options);
                 }
@@ -321,7 +327,7 @@ impl Catalogue {
             Change::Rename(id, name) => {
                 if let Some(state) = inner.take(*id) {
                     state.rename(name);
-                    inner.by_name.insert(name.clone(), state);
+                    inner.put(state);
                 }
             }
         }
@@ -332,7 +338,7 @@ impl Catalogue {
     pub(crate) fn add(&self, state: Arc<KeyspaceState>) {
         let mut inner = self.lock();
         self.policies.set(state.id, &state.options());
-        inner.by_name.insert(state.name().into(), state);
+        inner.put(state);
     }
 
     /// Replays a change found in the log.
@@ -369,7 +375,17 @@ impl Catalogue {
 
     /// The keyspaces dropped, whether flushed or not.
     pub(crate) fn dropped(&self) -> Vec<(KeyspaceId, SeqNo)> {
-        self.lock().dropped.clone()
+        let inner = self.lock();
+        inner.dropped.iter().map(|(id, at)| (*id, *at)).collect()
+    }
+
+    /// Forgets dropped keyspaces that no entry is left of.
+    pub(crate) fn forget_dropped(&self, ids: &[KeyspaceId]) {
+        let mut inner = self.lock();
+        for id in ids {
+            inner.dropped.remove(id);
+        }
+        self.policies.forget(ids);
     }
 }
 

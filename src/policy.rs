@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use terrace_base::key::MAX_VALUE_LEN;
-use terrace_base::{Error, ErrorKind, KeyspaceId, Result, UserKey};
+use terrace_base::{Error, ErrorKind, KeyspaceId, PersistentMap, Result, UserKey};
 use terrace_compaction::{Packing, Packings};
 
 use crate::events::{Plain, event};
@@ -68,11 +68,47 @@ struct Policy {
     packing: Packing,
 }
 
+/// The policies of all keyspaces that have any, and what follows from them. A copy costs nothing, one more entry the
+/// logarithm of their number.
+#[derive(Clone, Default)]
+struct All {
+    /// Of dropped keyspaces too, until no entry of theirs is left: a snapshot may still see those.
+    by_keyspace: PersistentMap<KeyspaceId, Policy>,
+    /// How many keyspaces have each threshold.
+    thresholds: PersistentMap<usize, usize>,
+    /// How many have a filter.
+    filters: usize,
+}
+
+impl All {
+    /// Puts `policy` in place of what the keyspace had; `None` has it forgotten.
+    fn replace(&mut self, id: KeyspaceId, policy: Option<Policy>) {
+        if let Some(new) = &policy {
+            self.filters += usize::from(new.filter.is_some());
+            if let Some(threshold) = new.threshold {
+                let alike = self.thresholds.get(&threshold).copied().unwrap_or(0);
+                self.thresholds.insert(threshold, alike + 1);
+            }
+        }
+        let before = match policy {
+            Some(policy) => self.by_keyspace.insert(id, policy),
+            None => self.by_keyspace.remove(&id),
+        };
+        let Some(before) = before else { return };
+        self.filters -= usize::from(before.filter.is_some());
+        if let Some(threshold) = before.threshold {
+            match self.thresholds.get(&threshold).copied().unwrap_or(0) {
+                0 | 1 => self.thresholds.remove(&threshold),
+                alike => self.thresholds.insert(threshold, alike - 1),
+            };
+        }
+    }
+}
+
 /// What an open database's keyspaces decide.
 pub(crate) struct Policies {
     pub(crate) registered: Registered,
-    /// Of dropped keyspaces too: a snapshot may still see those.
-    by_keyspace: ArcCell<BTreeMap<KeyspaceId, Policy>>,
+    all: ArcCell<All>,
     /// From how many bytes on values go into blob files, where the keyspace does not say.
     default_threshold: usize,
     /// No keyspace has a threshold below.
@@ -105,7 +141,7 @@ impl Policies {
             packings: ArcCell::new(Arc::new(packings)),
             default_threshold,
             large_from: AtomicUsize::new(default_threshold),
-            by_keyspace: ArcCell::new(Arc::default()),
+            all: ArcCell::new(Arc::default()),
             trouble: Mutex::new(None),
         }
     }
@@ -124,31 +160,46 @@ impl Policies {
             threshold: options.threshold(),
             packing: options.packing(self.default_packing),
         };
-        let all = self.by_keyspace.load_full();
+        let all = self.all.load_full();
         let plain = policy.operator.is_none()
             && policy.filter.is_none()
             && policy.threshold.is_none()
             && policy.packing == self.default_packing;
-        if plain && !all.contains_key(&id) {
+        if plain && !all.by_keyspace.contains_key(&id) {
             return;
         }
+        let mut packings = (*self.packings.load_full()).clone();
+        packings.set(id, policy.packing);
         let mut all = (*all).clone();
-        all.insert(id, policy);
-        let thresholds = all.values().filter_map(|policy| policy.threshold);
-        let least = thresholds.fold(self.default_threshold, usize::min);
-        let packings = all.iter().map(|(id, policy)| (*id, policy.packing));
-        let packings = Packings::new(self.default_packing, packings.collect());
+        all.replace(id, (!plain).then_some(policy));
+        self.publish(all, packings);
+    }
+
+    /// Forgets dropped keyspaces that nothing is left of.
+    pub(crate) fn forget(&self, ids: &[KeyspaceId]) {
+        let mut all = (*self.all.load_full()).clone();
+        let mut packings = (*self.packings.load_full()).clone();
+        for id in ids {
+            all.replace(*id, None);
+            packings.set(*id, self.default_packing);
+        }
+        self.publish(all, packings);
+    }
+
+    fn publish(&self, all: All, packings: Packings) {
+        let least = all.thresholds.first().map(|(threshold, _)| *threshold);
+        let least = least.unwrap_or(usize::MAX).min(self.default_threshold);
         self.packings.store(Arc::new(packings));
-        self.by_keyspace.store(Arc::new(all));
+        self.all.store(Arc::new(all));
         self.large_from.store(least, Ordering::Release);
     }
 
     fn operator(&self, id: KeyspaceId) -> Option<Arc<MergeFn>> {
-        self.by_keyspace.load().get(&id)?.operator.clone()
+        self.all.load().by_keyspace.get(&id)?.operator.clone()
     }
 
     fn filter(&self, id: KeyspaceId) -> Option<Arc<FilterFn>> {
-        self.by_keyspace.load().get(&id)?.filter.clone()
+        self.all.load().by_keyspace.get(&id)?.filter.clone()
     }
 
     /// Every value that is to go into a blob file has so many bytes at least.
@@ -159,8 +210,8 @@ impl Policies {
 
     /// From how many bytes on values of a keyspace go into blob files.
     pub(crate) fn threshold(&self, id: KeyspaceId) -> usize {
-        let all = self.by_keyspace.load();
-        let own = all.get(&id).and_then(|policy| policy.threshold);
+        let all = self.all.load();
+        let own = all.by_keyspace.get(&id).and_then(|policy| policy.threshold);
         own.unwrap_or(self.default_threshold)
     }
 
@@ -170,8 +221,7 @@ impl Policies {
     }
 
     pub(crate) fn has_filters(&self) -> bool {
-        let all = self.by_keyspace.load();
-        all.values().any(|policy| policy.filter.is_some())
+        self.all.load().filters > 0
     }
 
     /// `Invalid` if the keyspace has no merge operator.
@@ -211,6 +261,12 @@ impl Policies {
             self.note("a compaction filter panicked");
             true
         })
+    }
+
+    /// Of how many keyspaces anything is known.
+    #[cfg(test)]
+    pub(crate) fn known(&self) -> usize {
+        self.all.load().by_keyspace.len()
     }
 
     /// What the caller's code did wrong, if anything.

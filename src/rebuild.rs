@@ -118,7 +118,7 @@ impl Opening<'_> {
         last_seq: SeqNo,
         outputs: &mut RecoveredTables<'_>,
     ) -> Result<Vec<AddedTable>> {
-        let mut dropped = state.dropped.clone();
+        let mut dropped = state.dropped_keyspaces();
         dropped.extend(edit.keyspaces_dropped.iter().copied());
         let older = OlderRuns::all(&state.version);
         let ranges = edit.ranges_deleted.iter().cloned().map(Arc::new);

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use terrace_base::{
     DeletedRange, FileNumber, InternalIterator, KeyRef, KeyspaceId, Result, SeqNo, UserKey, mutant,
 };
-use terrace_compaction::{RunIter, TableFile, Version, VersionEdit};
+use terrace_compaction::{TableFile, Version, VersionEdit};
 use terrace_sstable::Table;
 
 use crate::engine::Engine;
@@ -28,8 +28,10 @@ impl Engine {
         Ok(self.reclaim_keyspace()? || self.reclaim_range()?)
     }
 
+    /// Forgets dropped keyspaces that no table holds an entry of, or takes a table that holds entries of one which nobody
+    /// sees.
     fn reclaim_keyspace(&self) -> Result<bool> {
-        let dropped = self.versions.lock().state.dropped.clone();
+        let dropped = self.versions.lock().state.dropped_keyspaces();
         if dropped.is_empty() {
             return Ok(false);
         }
@@ -39,12 +41,46 @@ impl Engine {
                 .oldest_snapshot
                 .is_some_and(|snapshot| snapshot < at)
         };
-        let gone = horizon.dropped.iter().copied().filter(|&(_, at)| !seen(at));
         let version = self.views.cell.load().version.clone();
-        for (id, at) in gone {
-            let Some((number, whole)) = holder(&version, id, at)? else {
-                continue;
-            };
+        let (mut gone, mut holders) = (Vec::new(), Vec::new());
+        for (id, at) in horizon.dropped.iter().copied().filter(|&(_, at)| !seen(at)) {
+            match hidden_in(&version, &whole_keyspace(id, at))? {
+                None => gone.push(id),
+                Some((0, _, _)) => {}
+                Some((_, number, whole)) => holders.push((number, whole)),
+            }
+            if holders.len() >= ENOUGH || gone.len() >= FORGOTTEN_AT_ONCE {
+                break;
+            }
+        }
+        // A reader that began before the drop may still need the keyspace's merge operator.
+        if !gone.is_empty() && !self.views.is_pinned() {
+            return self.forget_keyspaces(gone);
+        }
+        self.rewrite_one(holders)
+    }
+
+    /// No entry of the keyspaces `ids` is left, nor can one come back.
+    fn forget_keyspaces(&self, mut ids: Vec<KeyspaceId>) -> Result<bool> {
+        let _forgetting = lock(&self.forgetting);
+        let state = self.versions.lock().state.clone();
+        // Another job may have come to the same conclusion, and been first.
+        ids.retain(|id| state.dropped.contains_key(id));
+        if ids.is_empty() {
+            return Ok(true);
+        }
+        let edit = VersionEdit {
+            keyspaces_forgotten: ids,
+            ..VersionEdit::default()
+        };
+        self.heed(self.install(&edit))?;
+        self.catalogue.forget_dropped(&edit.keyspaces_forgotten);
+        Ok(true)
+    }
+
+    /// Has the first of some tables written again that is not being merged.
+    fn rewrite_one(&self, holders: Vec<(FileNumber, bool)>) -> Result<bool> {
+        for (number, whole) in holders {
             if self.rewrite(number, whole)? {
                 return Ok(true);
             }
@@ -78,12 +114,7 @@ impl Engine {
         if !gone.is_empty() {
             return self.forget(gone);
         }
-        for (number, whole) in holders {
-            if self.rewrite(number, whole)? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        self.rewrite_one(holders)
     }
 
     /// No entry that the range deletes at `seqs` hide is left, nor can one come back: whatever a running job writes, it
@@ -102,6 +133,16 @@ impl Engine {
         };
         self.heed(self.install(&edit))?;
         Ok(true)
+    }
+}
+
+/// Dropping a keyspace at `at` hides what a delete of all its keys would.
+pub(crate) fn whole_keyspace(keyspace: KeyspaceId, at: SeqNo) -> DeletedRange {
+    DeletedRange {
+        keyspace,
+        lower: Box::default(),
+        upper: None,
+        seq: at,
     }
 }
 
@@ -163,21 +204,6 @@ fn holds_hidden(table: &Arc<Table>, range: &DeletedRange) -> Result<bool> {
     Ok(false)
 }
 
-/// A table below level 0 that holds an entry of the keyspace `id`, and whether all its entries go with the keyspace,
-/// which was dropped at `at`.
-fn holder(version: &Version, id: KeyspaceId, at: SeqNo) -> Result<Option<(FileNumber, bool)>> {
-    for (level, _, file) in version.tables() {
-        let info = file.info();
-        let (first, last) = (info.smallest.keyspace, info.largest.keyspace);
-        if level == 0 || id < first || last < id || file.damaged() {
-            continue;
-        }
-        let mut entries = RunIter::over(vec![file.clone()], false);
-        entries.seek(KeyRef::lookup(UserKey::new(id, &[]), SeqNo::MAX))?;
-        if entries.valid() && entries.key().user.keyspace == id {
-            let whole = first == id && last == id && info.max_seq <= at;
-            return Ok(Some((file.number(), whole)));
-        }
-    }
-    Ok(None)
-}
+#[cfg(test)]
+#[path = "reclaim_tests.rs"]
+mod tests;

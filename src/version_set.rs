@@ -19,6 +19,7 @@ use terrace_wal::SegmentMeta;
 use crate::files::Files;
 use crate::keyspace::DEFAULT_NAME;
 use crate::manifest::Manifest;
+use crate::reclaim::{touched, whole_keyspace};
 use crate::sync::{Mutex, MutexGuard, lock};
 
 /// File numbers lie below this: far more than can be used, and far from where sums overflow.
@@ -34,7 +35,7 @@ pub(crate) struct ManifestState {
     pub(crate) flushed: Flushed,
     pub(crate) keyspaces: PersistentMap<KeyspaceId, Arc<KeyspaceRecord>>,
     /// Keyspaces dropped at a sequence number whose entries tables may still hold.
-    pub(crate) dropped: Vec<(KeyspaceId, SeqNo)>,
+    pub(crate) dropped: PersistentMap<KeyspaceId, SeqNo>,
     pub(crate) next_keyspace: u32,
     pub(crate) file_ceiling: u64,
     pub(crate) last_seq: SeqNo,
@@ -52,7 +53,7 @@ impl ManifestState {
                 seq: SeqNo::ZERO,
             },
             keyspaces: PersistentMap::new(),
-            dropped: Vec::new(),
+            dropped: PersistentMap::new(),
             next_keyspace: 1,
             file_ceiling: 1,
             last_seq: SeqNo::ZERO,
@@ -115,12 +116,20 @@ impl ManifestState {
         for &(id, seq) in &edit.keyspaces_dropped {
             // A new manifest lists those dropped before without creating them first.
             self.keyspaces.remove(&id);
-            self.dropped.push((id, seq));
+            self.dropped.insert(id, seq);
+        }
+        for id in &edit.keyspaces_forgotten {
+            self.dropped.remove(id);
         }
         self.next_keyspace = self.next_keyspace.max(edit.next_keyspace.unwrap_or(0));
         self.last_seq = self.last_seq.max(edit.last_seq.unwrap_or(SeqNo::ZERO));
         self.clock = self.clock.max(edit.clock.unwrap_or(0));
         Ok(())
+    }
+
+    /// The dropped keyspaces whose entries tables may still hold, and when each was dropped.
+    pub(crate) fn dropped_keyspaces(&self) -> Vec<(KeyspaceId, SeqNo)> {
+        self.dropped.iter().map(|(id, seq)| (*id, *seq)).collect()
     }
 
     /// The listed segments, as the log knows them.
@@ -153,11 +162,9 @@ impl ManifestState {
     /// One edit that makes this state out of nothing. Dropped keyspaces that no table can hold an entry of
     /// are left out.
     pub(crate) fn as_edit(&self) -> VersionEdit {
-        let in_a_table = |id: KeyspaceId| {
-            self.version.tables().any(|(_, _, table)| {
-                let info = &table.meta().info;
-                info.smallest.keyspace <= id && id <= info.largest.keyspace
-            })
+        let in_a_table = |id, at| {
+            let all = whole_keyspace(id, at);
+            touched(&self.version, &all).next().is_some()
         };
         VersionEdit {
             segments_added: self.segments.values().copied().collect(),
@@ -167,8 +174,8 @@ impl ManifestState {
             keyspaces_dropped: self
                 .dropped
                 .iter()
-                .copied()
-                .filter(|&(id, seq)| seq > self.flushed.seq || in_a_table(id))
+                .map(|(id, seq)| (*id, *seq))
+                .filter(|&(id, seq)| seq > self.flushed.seq || in_a_table(id, seq))
                 .collect(),
             next_keyspace: Some(self.next_keyspace),
             last_seq: Some(self.last_seq),

@@ -85,6 +85,12 @@ impl Views {
         self.installed.load(Ordering::Relaxed)
     }
 
+    /// True if a reader may still use a view that was replaced.
+    pub(crate) fn is_pinned(&self) -> bool {
+        let replaced = lock(&self.replaced);
+        replaced.iter().any(|view| view.strong_count() > 0)
+    }
+
     /// Has the pacer refuse writes, or not. Under the lock of whoever else sets the price.
     pub(crate) fn refuse(&self, yes: bool) {
         let _replaced = lock(&self.replaced);

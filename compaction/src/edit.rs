@@ -25,6 +25,7 @@
 //!  30  range-     seq                                 nothing that it hid is left
 //!  34  options    keyspace id, options: slice         a keyspace's options from now on
 //!  36  name       keyspace id, name: slice            a keyspace's name from now on
+//!  37  keyspace:  keyspace id                         it was dropped, and no entry of it is left
 //!
 //! table    := number, id: u64, size, entries, tombstones, min seq, max seq,
 //!             keyspace, smallest: slice, keyspace, largest: slice,
@@ -76,6 +77,8 @@ const RANGE_FORGOTTEN: u64 = 30;
 const CLOCK: u64 = 32;
 const KEYSPACE_OPTIONS: u64 = 34;
 const KEYSPACE_RENAMED: u64 = 36;
+/// Odd: who does not know it goes on leaving out entries that there are none of.
+const KEYSPACE_FORGOTTEN: u64 = 37;
 
 /// Fields at the end of a table.
 const TABLE_EXPIRIES: u64 = 4;
@@ -172,6 +175,8 @@ pub struct VersionEdit {
     pub keyspaces_changed: Vec<(KeyspaceId, Vec<u8>)>,
     /// Names that keyspaces have from now on.
     pub keyspaces_renamed: Vec<(KeyspaceId, String)>,
+    /// Keyspaces that were dropped and of which no entry is left.
+    pub keyspaces_forgotten: Vec<KeyspaceId>,
     /// Keyspace ids below this were used.
     pub next_keyspace: Option<u32>,
     /// The last sequence number known to be used.
@@ -271,6 +276,9 @@ impl VersionEdit {
         for (id, seq) in &self.keyspaces_dropped {
             put_numbers(out, KEYSPACE_DROPPED, &[u64::from(id.0), seq.get()]);
         }
+        for id in &self.keyspaces_forgotten {
+            put_numbers(out, KEYSPACE_FORGOTTEN, &[u64::from(id.0)]);
+        }
         if let Some(id) = self.next_keyspace {
             put_numbers(out, NEXT_KEYSPACE, &[u64::from(id)]);
         }
@@ -331,6 +339,10 @@ impl VersionEdit {
             KEYSPACE_RENAMED => {
                 let renamed = (KeyspaceId(body.varint_u32()?), name(body)?);
                 self.keyspaces_renamed.push(renamed);
+            }
+            KEYSPACE_FORGOTTEN => {
+                let id = KeyspaceId(body.varint_u32()?);
+                self.keyspaces_forgotten.push(id);
             }
             NEXT_KEYSPACE => once(&mut self.next_keyspace, body.varint_u32()?)?,
             LAST_SEQ => once(&mut self.last_seq, seq(body)?)?,

@@ -12,6 +12,7 @@
 //! keyspace-options 3 options=0102
 //! keyspace-name 3 name=people
 //! keyspace- 2 19
+//! keyspace-forget 2
 //! next-keyspace 4
 //! last-seq 20
 //! range 3:a,f seq=21                  up to the keyspace's end where nothing follows the comma
@@ -103,6 +104,8 @@ impl fmt::Debug for VersionEdit {
         lines.extend(renamed.map(|(id, name)| NameLine(*id, name).to_string()));
         let dropped = self.keyspaces_dropped.iter();
         lines.extend(dropped.map(|(id, seq)| format!("keyspace- {} {seq}", id.0)));
+        let forgotten = self.keyspaces_forgotten.iter();
+        lines.extend(forgotten.map(|id| format!("keyspace-forget {}", id.0)));
         lines.extend(self.next_keyspace.map(|id| format!("next-keyspace {id}")));
         lines.extend(self.last_seq.map(|seq| format!("last-seq {seq}")));
         lines.extend(self.blobs_added.iter().map(|part| format!("{part:?}")));
@@ -193,6 +196,9 @@ impl VersionEdit {
             ["keyspace-", id, seq] => {
                 let dropped = (KeyspaceId(parse_id(id)?), parse_seq(seq)?);
                 self.keyspaces_dropped.push(dropped);
+            }
+            ["keyspace-forget", id] => {
+                self.keyspaces_forgotten.push(KeyspaceId(parse_id(id)?));
             }
             ["next-keyspace", id] => self.next_keyspace = Some(parse_id(id)?),
             ["last-seq", seq] => self.last_seq = Some(parse_seq(seq)?),

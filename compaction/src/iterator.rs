@@ -21,7 +21,7 @@
 //! ```
 
 use std::cmp::Ordering;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use terrace_base::key::split_expiry;
 use terrace_base::{
@@ -140,6 +140,8 @@ impl std::fmt::Debug for Rules<'_> {
 pub struct CompactionIter<'a, I> {
     input: I,
     rules: Rules<'a>,
+    /// The dropped keyspaces of the rules, to be looked up.
+    dropped: HashMap<KeyspaceId, SeqNo>,
     /// The user key of the last entry judged, and what became of it.
     last: Option<Last>,
     /// The keyspace of the last entry, and whether its entries go.
@@ -169,6 +171,7 @@ impl<'a, I: InternalIterator> CompactionIter<'a, I> {
     pub fn new(input: I, rules: Rules<'a>) -> CompactionIter<'a, I> {
         CompactionIter {
             input,
+            dropped: rules.dropped_keyspaces.iter().copied().collect(),
             rules,
             last: None,
             keyspace: None,
@@ -276,7 +279,8 @@ impl<'a, I: InternalIterator> CompactionIter<'a, I> {
             seq: key.seq,
             hides: Some(stripe).filter(|_| !is_operand),
         });
-        if keyspace_is_gone(&mut self.keyspace, &self.rules, key.user.keyspace) {
+        let id = key.user.keyspace;
+        if keyspace_is_gone(&mut self.keyspace, &self.rules, &self.dropped, id) {
             return Ok(Some(Dropped::DroppedKeyspace));
         }
         if shadowed || newer.is_some() && mutant("drop-version-early") {
@@ -445,6 +449,7 @@ fn is_range_deleted(rules: &Rules<'_>, key: KeyRef<'_>, stripe: usize) -> bool {
 fn keyspace_is_gone(
     known: &mut Option<(KeyspaceId, bool)>,
     rules: &Rules<'_>,
+    dropped: &HashMap<KeyspaceId, SeqNo>,
     id: KeyspaceId,
 ) -> bool {
     if let Some((last, gone)) = *known
@@ -452,9 +457,9 @@ fn keyspace_is_gone(
     {
         return gone;
     }
-    let gone = rules.dropped_keyspaces.iter().any(|&(dropped, at)| {
-        dropped == id && rules.oldest_snapshot.is_none_or(|oldest| oldest >= at)
-    });
+    let gone = dropped
+        .get(&id)
+        .is_some_and(|at| rules.oldest_snapshot.is_none_or(|oldest| oldest >= *at));
     *known = Some((id, gone));
     gone
 }

@@ -11,9 +11,8 @@
 //! wrote is picked for its compression again, unless somebody has changed his mind.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use terrace_base::KeyspaceId;
+use terrace_base::{KeyspaceId, PersistentMap};
 use terrace_sstable::Compression;
 
 /// How entries are packed.
@@ -39,7 +38,7 @@ impl Default for Packing {
 pub struct Packings {
     default: Packing,
     /// Of keyspaces whose packing is another one.
-    own: Option<Arc<BTreeMap<KeyspaceId, Packing>>>,
+    own: PersistentMap<KeyspaceId, Packing>,
     /// Nothing is compressed.
     plain: bool,
 }
@@ -50,9 +49,17 @@ impl Packings {
         own.retain(|_, packing| *packing != default);
         Packings {
             default,
-            own: (!own.is_empty()).then(|| Arc::new(own)),
+            own: own.into_iter().collect(),
             plain: false,
         }
+    }
+
+    /// The keyspace has this packing from now on. Costs the logarithm of the number of keyspaces.
+    pub fn set(&mut self, id: KeyspaceId, packing: Packing) {
+        match packing == self.default {
+            true => self.own.remove(&id),
+            false => self.own.insert(id, packing),
+        };
     }
 
     /// The same without compression.
@@ -70,8 +77,7 @@ impl Packings {
 
     /// How a keyspace is packed.
     pub fn of(&self, id: KeyspaceId) -> Packing {
-        let own = self.own.as_ref().and_then(|own| own.get(&id));
-        let packing = own.copied().unwrap_or(self.default);
+        let packing = self.own.get(&id).copied().unwrap_or(self.default);
         Packing {
             compression: self.compression(packing),
             ..packing
@@ -81,12 +87,13 @@ impl Packings {
     /// The compression of every keyspace from `first` to `last`; `None` if they differ.
     pub fn common(&self, first: KeyspaceId, last: KeyspaceId) -> Option<Compression> {
         let wanted = self.of(first).compression;
-        let own = match &self.own {
-            Some(own) if first < last && !self.plain => own,
-            _ => return Some(wanted),
-        };
+        if first >= last || self.plain || self.own.is_empty() {
+            return Some(wanted);
+        }
         let mut others = 0;
-        let mut between = own.range(first..=last).inspect(|_| others += 1);
+        let from_first = self.own.iter_from(|id| id.cmp(&first));
+        let within = from_first.take_while(|(id, _)| **id <= last);
+        let mut between = within.inspect(|_| others += 1);
         let alike = between.all(|(_, packing)| packing.compression == wanted);
         // Those that are not listed are as the default says.
         let all_listed = others > last.0 - first.0;

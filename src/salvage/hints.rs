@@ -77,7 +77,7 @@ impl Hints {
                 record.name.clone_from(name);
             }
         }
-        state.dropped.extend(&edit.keyspaces_dropped);
+        state.dropped.extend(edit.keyspaces_dropped.iter().copied());
         let next = edit.next_keyspace.unwrap_or(0);
         state.next_keyspace = state.next_keyspace.max(next);
         state.last_seq = state.last_seq.max(edit.last_seq.unwrap_or_default());
@@ -177,7 +177,7 @@ pub(super) fn gather(opening: &Opening<'_>, current: Option<(FileNumber, u64)>) 
             })?;
         }
     }
-    for (id, _) in &hints.state.dropped {
+    for id in hints.state.dropped.keys() {
         hints.state.keyspaces.remove(id);
     }
     match names_something(opening, &hints)? {

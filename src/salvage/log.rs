@@ -252,7 +252,7 @@ impl Survey<'_> {
             _ => None,
         });
         let mut gone: HashSet<KeyspaceId> = dropped.collect();
-        gone.extend(state.dropped.iter().map(|(id, _)| *id));
+        gone.extend(state.dropped.keys().copied());
         let mut known: HashSet<KeyspaceId> = state.keyspaces.keys().copied().collect();
         let alive = state
             .keyspaces

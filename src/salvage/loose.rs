@@ -61,7 +61,7 @@ impl Survey<'_> {
         let mut changes = std::mem::take(&mut replay.changes);
         self.mend_catalogue(&state, &mut changes, used);
         self.opening.set_policies(&state, &changes, false)?;
-        let mut dropped = state.dropped.clone();
+        let mut dropped = state.dropped_keyspaces();
         dropped.extend(changes.iter().filter_map(|(seq, change)| match change {
             Change::Drop(id) => Some((*id, *seq)),
             _ => None,

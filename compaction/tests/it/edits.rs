@@ -82,6 +82,7 @@ prop_compose! {
         last_seq in prop::option::of(seq()),
         ranges_deleted in prop::collection::vec(range(), 0..3),
         ranges_forgotten in prop::collection::vec(seq(), 0..3),
+        keyspaces_forgotten in prop::collection::vec(any::<u32>().prop_map(KeyspaceId), 0..3),
         (clock, changed, renamed, blobs, blobs_removed) in (
             prop::option::of(any::<u64>()),
             prop::collection::vec((any::<u32>(), prop::collection::vec(any::<u8>(), 0..4)), 0..3),
@@ -108,6 +109,7 @@ prop_compose! {
             blobs_removed,
             ranges_deleted,
             ranges_forgotten,
+            keyspaces_forgotten,
             clock,
         }
     }

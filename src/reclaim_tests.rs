@@ -1,0 +1,71 @@
+use terrace_base::vfs::MemVfs;
+
+use crate::keyspace_options::KeyspaceOptions;
+use crate::{Compression, Db, Options};
+
+fn options() -> Options {
+    let options =
+        Options::new().merge_operator("joined", |_: &[u8], a: &[u8], b: &[u8]| [a, b].concat());
+    options.tune(|tuning| tuning.manual = true)
+}
+
+/// What is known of dropped keyspaces: by the manifest, by the catalogue, and of their options.
+fn known(db: &Db) -> (usize, usize, usize) {
+    let engine = db.shared();
+    let manifest = engine.versions.lock().state.dropped.len();
+    let policies = engine.context.policies.known();
+    (manifest, engine.catalogue.dropped().len(), policies)
+}
+
+fn own_options() -> KeyspaceOptions {
+    KeyspaceOptions::new()
+        .merge_operator("joined")
+        .compression(Some(Compression::Lz4))
+        .blob_threshold(Some(1 << 20))
+}
+
+/// They were listed for as long as the database was open, and each idle check went over all of them.
+#[test]
+fn a_dropped_keyspace_is_forgotten_once_nothing_of_it_is_left() {
+    let vfs = MemVfs::new(1);
+    let db = options().vfs(vfs.clone()).open("/db").unwrap();
+    let kept = db.create_keyspace("kept", own_options()).unwrap();
+    kept.put("k", "1").unwrap();
+    for n in 0..300 {
+        let name = format!("short-lived {n}");
+        let short = db.create_keyspace(&name, own_options()).unwrap();
+        if n % 3 == 0 {
+            short.put("k", "1").unwrap();
+            short.merge("k", "2").unwrap();
+        }
+        if n % 50 == 0 {
+            db.flush().unwrap();
+        }
+        db.drop_keyspace(&name).unwrap();
+    }
+    db.compact_all().unwrap();
+    db.wait_idle().unwrap();
+    assert_eq!(known(&db), (0, 0, 1));
+    db.close().unwrap();
+    let db = options().vfs(vfs).open("/db").unwrap();
+    assert_eq!(known(&db), (0, 0, 1));
+    assert_eq!(db.keyspaces().unwrap().len(), 2);
+}
+
+#[test]
+fn a_dropped_keyspace_is_known_while_a_snapshot_sees_it() {
+    let db = options().vfs(MemVfs::new(1)).open("/db").unwrap();
+    let short = db.create_keyspace("short-lived", own_options()).unwrap();
+    short.put("k", "1").unwrap();
+    short.merge("k", "2").unwrap();
+    let snapshot = short.snapshot();
+    db.drop_keyspace("short-lived").unwrap();
+    db.wait_idle().unwrap();
+    assert_eq!(known(&db), (1, 1, 1));
+    let seen = snapshot.get("k").unwrap();
+    assert_eq!(seen.unwrap(), "12");
+    drop(snapshot);
+    db.compact_all().unwrap();
+    db.wait_idle().unwrap();
+    assert_eq!(known(&db), (0, 0, 0));
+}
