@@ -10,7 +10,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use terrace_base::{FileNumber, RangeSet, Result, UserKey, mutant};
+use terrace_base::{FileNumber, RangeSet, Result, UserKey};
 use terrace_compaction::{
     BlobFiles, Compaction, CompactionKind, Keeps, KeyRange, LEVELS, MergeOptions, MergeResult,
     OlderRuns, Rules, Version, VersionEdit, damaged_table, pick, pick_range, rewrite_in_place,
@@ -20,7 +20,7 @@ use crate::background::Task;
 use crate::blob::{self, Want};
 use crate::engine::Engine;
 use crate::events::{Plain, event};
-use crate::flush::NewTables;
+use crate::new_tables::NewTables;
 
 /// What a merge needs of the version that it was picked from, beside its inputs. It does not keep the version itself:
 /// the tables that other jobs replace meanwhile can go.
@@ -138,6 +138,7 @@ impl Engine {
         let mut tables = NewTables::new(self);
         tables.blobs.separates = true;
         let written = self.write_merged(compaction, base, &mut tables);
+        tables.written();
         let installed = written.and_then(|edit| self.install(&edit));
         if installed.is_err() {
             tables.discard();

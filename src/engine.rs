@@ -352,7 +352,7 @@ impl Engine {
             let view = self.views.cell.load();
             let version = &view.version;
             let tables = version.tables().count() + version.blobs().len();
-            2 * tables + version.deleted().len()
+            2 * tables + version.deleted().len() + 1
         };
         for _ in 0..=steps {
             if !(self.reclaim_once()? || self.expire_once()? || self.tend_blobs(true)?) {

@@ -16,21 +16,20 @@ use std::sync::Arc;
 use bytes::Bytes;
 use std::sync::atomic::Ordering;
 use std::task::Waker;
-use terrace_base::vfs::OpenMode;
 use terrace_base::{
-    DeletedRange, Error, FileKind, FileNumber, InternalIterator, KeyRef, KeyspaceId,
-    MergingIterator, RangeSet, Result, SeqNo, UserKey, ValueKind, mutant,
+    DeletedRange, Error, InternalIterator, KeyRef, KeyspaceId, MergingIterator, RangeSet, Result,
+    SeqNo, UserKey, mutant,
 };
 use terrace_compaction::{
-    AddedTable, BlobMeta, Combine, CompactionIter, Flushed, Folding, MergeOptions, MergeResult,
-    OlderRuns, Outputs, Rules, Stripes, TableMeta, VersionEdit,
+    AddedTable, Combine, CompactionIter, Flushed, Folding, MergeOptions, MergeResult, OlderRuns,
+    Rules, Stripes, TableMeta, VersionEdit,
 };
 use terrace_sstable::{Compression, Table, TableIter, TableWriter, WriterOptions};
 
 use crate::background::Task;
-use crate::blob::job::NewBlobs;
 use crate::engine::Engine;
 use crate::memtable::{Form, ListCursor, ListWriter, MemRun};
+use crate::new_tables::NewTables;
 use crate::reclaim::touched;
 use crate::sync::lock;
 use crate::transaction::writes::OwnIter;
@@ -157,74 +156,6 @@ impl Horizon {
             keeps: None,
             fetch: None,
         }
-    }
-}
-
-/// Makes the files of new tables, and remembers them so that a failed job leaves nothing behind.
-#[derive(Debug)]
-pub(crate) struct NewTables<'a> {
-    engine: &'a Engine,
-    pub(crate) numbers: Vec<FileNumber>,
-    pub(crate) blobs: NewBlobs,
-}
-
-impl<'a> NewTables<'a> {
-    pub(crate) fn new(engine: &'a Engine) -> NewTables<'a> {
-        NewTables {
-            engine,
-            numbers: Vec::new(),
-            blobs: NewBlobs::new(engine, false),
-        }
-    }
-
-    /// Those that were made before.
-    pub(crate) fn made(engine: &'a Engine, numbers: Vec<FileNumber>) -> NewTables<'a> {
-        NewTables {
-            numbers,
-            ..NewTables::new(engine)
-        }
-    }
-
-    /// Removes what was made; nothing if the edit may be on disk all the same. What cannot be removed now, the next
-    /// open removes: no edit lists it.
-    pub(crate) fn discard(self) {
-        let tables = self.numbers.into_iter().map(FileKind::Table);
-        let blobs = self.blobs.numbers.into_iter().map(FileKind::Blob);
-        for file in tables.chain(blobs) {
-            if self.engine.files.frozen() || self.engine.files.remove(file).is_err() {
-                return;
-            }
-        }
-    }
-}
-
-impl Outputs for NewTables<'_> {
-    fn create(&mut self) -> Result<(FileNumber, u64, u64, terrace_base::vfs::File)> {
-        let engine = self.engine;
-        let number = engine.versions.new_file_number()?;
-        let path = FileKind::Table(number).path(&engine.files.dir);
-        let file = engine.fs().open(&path, OpenMode::CreateNew)?;
-        self.numbers.push(number);
-        Ok((number, engine.fs().random(), engine.fs().random(), file))
-    }
-
-    fn large_from(&self) -> usize {
-        match self.blobs.separates {
-            true => self.engine.context.policies.large_from(),
-            false => usize::MAX,
-        }
-    }
-
-    fn moves_blobs(&self) -> bool {
-        self.blobs.moves()
-    }
-
-    fn place(&mut self, key: KeyRef<'_>, value: &[u8]) -> Result<Option<(ValueKind, Vec<u8>)>> {
-        self.blobs.place(self.engine, key, value)
-    }
-
-    fn finish_blobs(&mut self) -> Result<Vec<BlobMeta>> {
-        self.blobs.finish()
     }
 }
 
@@ -452,6 +383,7 @@ impl Engine {
             return Ok(true); // Somebody else flushed them. There may be more.
         }
         let ranges = ranges.without_superseded(|seq| stripes.end_of(seq));
+        tables.written();
         if let Err(error) = self.install_flush(runs, &ranges, flushed, written) {
             tables.discard();
             return Err(error);

@@ -1,17 +1,19 @@
 //! Bulk load: many entries straight into tables, past the log and the memtable, as one write.
 //!
 //! All entries of an ingest have one sequence number. Tables have to be written with it before its place in the commit
-//! order is taken, so it is chosen far ahead: 2^32 above the last one given out. When the tables are on disk, writers
+//! order is taken, so it is chosen ahead: 2^16 above the last one given out if the input is small, which is then written
+//! within milliseconds, else 2^26 above it. When the tables are on disk, writers
 //! wait at a gate for the moment that it takes to flush what is in memory (which was flushed just before, so there is
 //! little) and to make one edit. That edit is the commit: it adds the tables as the newest run of level 0, and says that
 //! tables hold everything up to that number. Then the number is visible, and writers go on above it.
 //!
 //! ```text
-//! appended  ... 90 91 | gate | ingest at 4294967382 | 4294967383 ...
+//! appended  ... 90 91 | gate | ingest at 65626 | 65627 ...            it was chosen when 90 was the last
 //! ```
 //!
 //! Until the edit is synced nothing of an ingest can be seen, also after a crash; from then on all of it. If so much is
-//! written, or ingested by others, meanwhile that the number is overtaken, the tables are written again with another.
+//! written, or ingested by others, meanwhile that the number is overtaken, the tables are written again with one that is
+//! 16 times as far ahead.
 //!
 //! The edit alone would leave no trace in the log: a manifest of before, put back, would fit it, and hide the entries. So
 //! the log then takes a number above the ingest's. Replay finds that numbers are missing, or that the log was closed
@@ -20,6 +22,10 @@
 //! Input that is not sorted is cut into pieces that fit the memory given, each is sorted and written to a table of its own
 //! that no edit lists, and those are merged. Of equal keys the last one given counts.
 
+mod sorter;
+
+use std::collections::VecDeque;
+use std::error::Error as StdError;
 use std::sync::Arc;
 
 use terrace_base::{
@@ -31,20 +37,27 @@ use terrace_compaction::{
     TableFile, TableMeta, TableStore, VersionEdit,
 };
 
+use self::sorter::Sorter;
 use crate::background::Task;
 use crate::batch::check_lengths;
 use crate::engine::Engine;
-use crate::flush::NewTables;
 use crate::keyspace::{Keyspace, KeyspaceState};
+use crate::new_tables::NewTables;
 use crate::operations::encode_clock;
 use crate::options::Durability;
 use crate::sync::lock;
 use crate::write::{Entries as Held, Write};
 
-/// How far above the last sequence number an ingest takes its own.
-const AHEAD: u64 = 1 << 32;
-/// What an entry in memory costs beside its bytes.
-const OVERHEAD: usize = 64;
+/// How far above the last sequence number an ingest of a small input takes its own. A look-ahead reads that much of it.
+const AHEAD_IF_SMALL: u64 = 1 << 16;
+/// How far above it others do: so many writes may go on while the tables are written.
+const AHEAD: u64 = 1 << 26;
+/// How much farther an ingest goes each time that it was overtaken.
+const FARTHER: u64 = 16;
+/// A small input has fewer entries than this,
+const SMALL_ENTRIES: usize = 1024;
+/// and fewer bytes.
+const SMALL_BYTES: usize = 1 << 20;
 
 /// How far an ingest has come.
 #[non_exhaustive]
@@ -76,12 +89,12 @@ struct Checked<I> {
 
 impl<I, K, V> Entries for Checked<I>
 where
-    I: Iterator<Item = (K, V)>,
+    I: Iterator<Item = Result<(K, V)>>,
     K: AsRef<[u8]>,
     V: AsRef<[u8]>,
 {
     fn next(&mut self) -> Result<Option<Taken>> {
-        let Some((key, value)) = self.input.next() else {
+        let Some((key, value)) = self.input.next().transpose()? else {
             return Ok(None);
         };
         let (key, value) = (key.as_ref(), value.as_ref());
@@ -107,6 +120,39 @@ fn put(key: Vec<u8>, value: Vec<u8>, expires: Option<u64>) -> Taken {
         Some(time) => {
             let stored = [&time.to_le_bytes(), value.as_slice()].concat();
             (key, ValueKind::PutExpiring, stored)
+        }
+    }
+}
+
+/// Entries of which the first are read ahead, to see whether there are many.
+struct Peeked<'a> {
+    rest: &'a mut dyn Entries,
+    first: VecDeque<Taken>,
+    /// They ended within the look-ahead.
+    small: bool,
+}
+
+impl<'a> Peeked<'a> {
+    fn new(rest: &'a mut dyn Entries) -> Result<Peeked<'a>> {
+        let (mut first, mut bytes, mut small) = (VecDeque::new(), 0, false);
+        while first.len() < SMALL_ENTRIES && bytes < SMALL_BYTES {
+            let Some(taken) = rest.next()? else {
+                small = true;
+                break;
+            };
+            bytes += taken.0.len() + taken.2.len();
+            first.push_back(taken);
+        }
+        Ok(Peeked { rest, first, small })
+    }
+}
+
+impl Entries for Peeked<'_> {
+    fn next(&mut self) -> Result<Option<Taken>> {
+        match self.first.pop_front() {
+            Some(taken) => Ok(Some(taken)),
+            None if self.small => Ok(None),
+            None => self.rest.next(),
         }
     }
 }
@@ -200,6 +246,8 @@ impl Keyspace {
     /// # Ok(()) }
     /// ```
     ///
+    /// An input that may fail goes to [`Keyspace::try_ingest`].
+    ///
     /// # Errors
     /// `Invalid` if a key does not rise, or for a key or value that is too long; those of writing tables. Nothing is
     /// written then.
@@ -208,9 +256,53 @@ impl Keyspace {
         K: AsRef<[u8]>,
         V: AsRef<[u8]>,
     {
+        self.ingest_checked(entries.into_iter().map(Ok))
+    }
+
+    /// Writes many entries as one write, as [`Keyspace::ingest`] does, from an input that may fail, as a file may. The
+    /// first error ends it, and nothing is written.
+    ///
+    /// ```
+    /// # fn main() -> terrace::Result<()> {
+    /// use std::error::Error as _;
+    /// use std::io::{self, BufRead};
+    ///
+    /// let db = terrace::Db::in_memory()?;
+    /// let load = |text: &'static [u8]| {
+    ///     let lines = text.lines().map(|line| line.map(|line| (line, "")));
+    ///     db.try_ingest(lines)
+    /// };
+    /// load(b"apple\npear\n")?;
+    /// let error = load(b"quince\n\xff\n").unwrap_err();
+    /// assert_eq!(error.kind(), terrace::ErrorKind::Other);
+    /// assert!(error.source().unwrap().is::<io::Error>());
+    /// assert_eq!(db.iter().count(), 2);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// `Other` if the input fails: its error is the [source](std::error::Error::source); else as for
+    /// [`Keyspace::ingest`].
+    pub fn try_ingest<K, V, E>(
+        &self,
+        entries: impl IntoIterator<Item = Result<(K, V), E>>,
+    ) -> Result<SeqNo>
+    where
+        K: AsRef<[u8]>,
+        V: AsRef<[u8]>,
+        E: Into<Box<dyn StdError + Send + Sync>>,
+    {
+        self.ingest_checked(entries.into_iter().map(|item| item.map_err(Error::other)))
+    }
+
+    fn ingest_checked<K, V>(&self, entries: impl Iterator<Item = Result<(K, V)>>) -> Result<SeqNo>
+    where
+        K: AsRef<[u8]>,
+        V: AsRef<[u8]>,
+    {
         let engine = self.handle.writer()?;
         let mut entries = Checked {
-            input: entries.into_iter(),
+            input: entries,
             last: None,
             expires: engine.deadline_of_ingest(&self.state),
         };
@@ -226,6 +318,40 @@ impl Keyspace {
         &self,
         entries: impl IntoIterator<Item = (K, V)>,
         memory: usize,
+        progress: impl FnMut(IngestProgress),
+    ) -> Result<SeqNo>
+    where
+        K: AsRef<[u8]>,
+        V: AsRef<[u8]>,
+    {
+        self.sort_and_ingest(entries.into_iter().map(Ok), memory, progress)
+    }
+
+    /// Writes many entries in any order as one write, as [`Keyspace::ingest_unsorted`] does, from an input that may
+    /// fail. The first error ends it, and nothing is written.
+    ///
+    /// # Errors
+    /// As for [`Keyspace::try_ingest`], the order aside.
+    pub fn try_ingest_unsorted<K, V, E>(
+        &self,
+        entries: impl IntoIterator<Item = Result<(K, V), E>>,
+        memory: usize,
+        progress: impl FnMut(IngestProgress),
+    ) -> Result<SeqNo>
+    where
+        K: AsRef<[u8]>,
+        V: AsRef<[u8]>,
+        E: Into<Box<dyn StdError + Send + Sync>>,
+    {
+        let entries = entries.into_iter();
+        let entries = entries.map(|item| item.map_err(Error::other));
+        self.sort_and_ingest(entries, memory, progress)
+    }
+
+    fn sort_and_ingest<K, V>(
+        &self,
+        entries: impl Iterator<Item = Result<(K, V)>>,
+        memory: usize,
         mut progress: impl FnMut(IngestProgress),
     ) -> Result<SeqNo>
     where
@@ -233,24 +359,14 @@ impl Keyspace {
         V: AsRef<[u8]>,
     {
         let engine = self.handle.writer()?;
-        let mut sorter = Sorter {
-            engine,
-            keyspace: self.state.id,
-            expires: engine.deadline_of_ingest(&self.state),
-            memory,
-            held: 0,
-            entries: Vec::new(),
-            pieces: Vec::new(),
-            progress: IngestProgress::default(),
-        };
-        for (key, value) in entries {
+        let expires = engine.deadline_of_ingest(&self.state);
+        let mut sorter = Sorter::new(engine, self.state.id, memory, expires);
+        for item in entries {
+            let (key, value) = item?;
             sorter.add(key.as_ref(), value.as_ref(), &mut progress)?;
         }
-        sorter.spill(&mut progress)?;
-        let pieces: Vec<RunIter> = std::mem::take(&mut sorter.pieces)
-            .into_iter()
-            .map(|piece| RunIter::over(piece, true))
-            .collect();
+        let pieces = sorter.finish(&mut progress)?.into_iter();
+        let pieces: Vec<RunIter> = pieces.map(|piece| RunIter::over(piece, true)).collect();
         let mut merged = Newest {
             input: MergingIterator::new(pieces),
             started: false,
@@ -259,90 +375,6 @@ impl Keyspace {
         drop(merged); // The pieces become obsolete.
         engine.files.remove_obsolete().ok(); // What cannot be removed now, the next open removes.
         result
-    }
-}
-
-/// Sorts pieces that fit into memory, and writes each to tables that no edit lists.
-struct Sorter<'e> {
-    engine: &'e Engine,
-    keyspace: KeyspaceId,
-    expires: Option<u64>,
-    memory: usize,
-    held: usize,
-    entries: Vec<(Vec<u8>, Vec<u8>)>,
-    pieces: Vec<Vec<Arc<TableFile>>>,
-    progress: IngestProgress,
-}
-
-/// A piece in memory, in order.
-struct Sorted<'a> {
-    entries: std::iter::Peekable<std::vec::Drain<'a, (Vec<u8>, Vec<u8>)>>,
-    expires: Option<u64>,
-}
-
-impl Entries for Sorted<'_> {
-    fn next(&mut self) -> Result<Option<Taken>> {
-        // The sort is stable: the last of equal keys was given last.
-        let mut found = self.entries.next();
-        while let Some((key, _)) = &found
-            && let Some(later) = self.entries.next_if(|(next, _)| next == key)
-        {
-            found = Some(later);
-        }
-        Ok(found.map(|(key, value)| put(key, value, self.expires)))
-    }
-}
-
-impl Sorter<'_> {
-    fn add(
-        &mut self,
-        key: &[u8],
-        value: &[u8],
-        progress: &mut dyn FnMut(IngestProgress),
-    ) -> Result<()> {
-        check_lengths(key.len(), value.len())?;
-        let bytes = key.len() + value.len();
-        self.entries.push((key.to_vec(), value.to_vec()));
-        self.held += bytes + OVERHEAD;
-        self.progress.entries += 1;
-        self.progress.bytes += bytes as u64;
-        if self.held >= self.memory {
-            self.spill(progress)?;
-        }
-        Ok(())
-    }
-
-    fn spill(&mut self, progress: &mut dyn FnMut(IngestProgress)) -> Result<()> {
-        self.held = 0;
-        if self.entries.is_empty() {
-            return Ok(());
-        }
-        self.entries.sort_by(|(a, _), (b, _)| a.cmp(b));
-        // Later pieces are newer.
-        let seq = SeqNo::new(self.pieces.len() as u64 + 1);
-        let mut sorted = Sorted {
-            entries: self.entries.drain(..).peekable(),
-            expires: self.expires,
-        };
-        let written = self.engine.write_ingested(
-            self.keyspace,
-            seq,
-            &mut sorted,
-            &self.engine.context.policies.packings().plain(),
-            false,
-        )?;
-        drop(sorted);
-        let store: Arc<dyn TableStore> = self.engine.files.clone();
-        let open = |meta: TableMeta| {
-            let table = TableFile::new(meta, store.clone());
-            table.mark_obsolete(); // It goes with its last reader.
-            table
-        };
-        self.pieces
-            .push(written.tables.into_iter().map(open).collect());
-        self.progress.pieces += 1;
-        progress(self.progress);
-        Ok(())
     }
 }
 
@@ -360,7 +392,13 @@ impl Engine {
         self.check_writable()?;
         keyspace.check_alive()?;
         let packings = self.context.policies.packings();
-        let mut seq = self.committer.end().1.plus(AHEAD);
+        let mut entries = Peeked::new(entries)?;
+        let mut ahead = match entries.small {
+            true => AHEAD_IF_SMALL,
+            false => AHEAD,
+        };
+        let mut seq = self.committer.end().1.plus(ahead);
+        let entries: &mut dyn Entries = &mut entries;
         let mut written = self.write_ingested(keyspace.id, seq, entries, &packings, true)?;
         let blobs = std::mem::take(&mut written.blobs);
         loop {
@@ -382,7 +420,8 @@ impl Engine {
                 }
             }
             // Overtaken: the same once more under a higher number.
-            seq = self.committer.end().1.plus(AHEAD);
+            ahead = ahead.saturating_mul(FARTHER);
+            seq = self.committer.end().1.plus(ahead);
             let store: Arc<dyn TableStore> = self.files.clone();
             let open = |meta: &TableMeta| TableFile::new(meta.clone(), store.clone());
             let mut again = Newest {
@@ -460,6 +499,7 @@ impl Engine {
             }
             Ok(result)
         });
+        tables.written();
         if written.is_err() {
             tables.discard();
         }

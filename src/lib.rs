@@ -73,6 +73,7 @@ mod keyspace_options;
 mod lent;
 mod manifest;
 mod memtable;
+mod new_tables;
 mod operations;
 mod options;
 #[cfg(feature = "serde")]

@@ -218,3 +218,99 @@ fn crash_an_ingest(flushed: bool) {
         assert_eq!(counted(image), 1001, "an ingest that returned is lost");
     }
 }
+
+/// Each took 2^32 of the 2^56 there are, also one of a single entry: after 16.7 million ingests there were none left.
+#[test]
+fn ingests_take_few_sequence_numbers() {
+    let db = tiny().open_in_memory().unwrap();
+    for n in 0..100 {
+        db.ingest([entry(n, 0)]).unwrap();
+    }
+    let used = db.stats().visible.get();
+    assert!(used <= 100 << 17, "100 small ingests used {used} numbers");
+    for round in 1..=3 {
+        db.ingest((0..3000).map(|n| entry(n, round))).unwrap();
+    }
+    let more = db.stats().visible.get() - used;
+    assert!(more <= 3 << 27, "3 ingests used {more} numbers");
+    check(&db, 3000, |_| Some(3));
+}
+
+#[test]
+fn an_ingest_whose_number_is_overtaken_comes_over_what_overtook_it() {
+    let db = tiny().open_in_memory().unwrap();
+    db.put(1u32.to_be_bytes(), "before").unwrap();
+    let overtaking = (0..3000).map(|n| {
+        if n == 2500 {
+            // As far ahead as this one, and further.
+            for round in [7, 8] {
+                db.ingest((0..2600).map(|n| entry(n, round))).unwrap();
+            }
+        }
+        entry(n, 9)
+    });
+    let seq = db.ingest(overtaking).unwrap();
+    check(&db, 3000, |_| Some(9));
+    assert_eq!(db.stats().visible, seq.plus(1), "the log took one more");
+    db.put(1u32.to_be_bytes(), "after").unwrap();
+    assert_eq!(db.get(1u32.to_be_bytes()).unwrap().unwrap(), "after");
+}
+
+/// The tables in the directory of a database.
+fn files(vfs: &MemVfs) -> usize {
+    let names = vfs.read_dir("/db".as_ref()).unwrap().into_iter();
+    let tables = names.filter(|name| name.to_string_lossy().ends_with(".sst"));
+    tables.count()
+}
+
+/// The tables of such an ingest stayed until the next open.
+#[test]
+fn an_ingest_whose_input_panics_or_fails_leaves_nothing() {
+    let vfs = MemVfs::new(1);
+    let db = tiny().vfs(vfs.clone()).open("/db").unwrap();
+    db.put("k", "1").unwrap();
+    db.flush().unwrap();
+    let before = files(&vfs);
+    let panics = || {
+        (0..4000).map(|n| {
+            if n < 3900 {
+                entry(n, 0)
+            } else {
+                panic!("as it must")
+            }
+        })
+    };
+    let fails = || {
+        let error = || std::io::Error::other("the disk of the input is gone");
+        (0..4000).map(move |n| {
+            if n < 3900 {
+                Ok(entry(n, 0))
+            } else {
+                Err(error())
+            }
+        })
+    };
+    let caught = |ingest: &dyn Fn()| {
+        let ingest = std::panic::AssertUnwindSafe(ingest);
+        assert!(std::panic::catch_unwind(ingest).is_err());
+    };
+    for _ in 0..5 {
+        caught(&|| drop(db.ingest(panics())));
+        assert_eq!(files(&vfs), before, "after a panic");
+        caught(&|| drop(db.ingest_unsorted(panics(), 20 << 10, |_| {})));
+        assert_eq!(files(&vfs), before, "after a panic of unsorted input");
+        let sorted = db.try_ingest(fails());
+        let unsorted = db.try_ingest_unsorted(fails(), 20 << 10, |_| {});
+        for error in [sorted.unwrap_err(), unsorted.unwrap_err()] {
+            assert_eq!(error.kind(), ErrorKind::Other);
+            let source = std::error::Error::source(&error).unwrap();
+            assert!(source.is::<std::io::Error>(), "{source}");
+        }
+        assert_eq!(files(&vfs), before, "after an error");
+    }
+    let whole = || (0..4000).map(|n| Ok::<_, std::io::Error>(entry(n, 1)));
+    db.try_ingest(whole()).unwrap();
+    db.try_ingest_unsorted(whole(), 20 << 10, |_| {}).unwrap();
+    db.delete("k").unwrap();
+    check(&db, 4000, |_| Some(1));
+}

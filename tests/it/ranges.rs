@@ -452,7 +452,7 @@ fn deletes_that_cover_each_other_do_not_add_up() {
     assert_eq!(snapshot.iter().count(), 4_000);
     assert_eq!(db.stats().range_deletes, 2, "one for each snapshot");
 
-    let mut tx = db.transaction();
+    let tx = db.transaction();
     for n in 1..=3_000u32 {
         tx.savepoint();
         tx.delete_range(head(n)).unwrap();
