@@ -512,7 +512,7 @@ impl Keyspace {
 
     /// Removes every key of `range`, at the cost of one write however many there are; the write's sequence number.
     ///
-    /// The space comes back with compaction. Until then the delete itself is kept in memory: some 200 bytes. If a short
+    /// The space comes back with compaction. Until then the delete itself is kept in memory: some 250 bytes. If a short
     /// look finds at most 16 keys there, those are deleted one by one instead; if it finds none, nothing is written.
     ///
     /// ```
