@@ -25,14 +25,14 @@ use crate::new_tables::NewTables;
 /// What a merge needs of the version that it was picked from, beside its inputs. It does not keep the version itself:
 /// the tables that other jobs replace meanwhile can go.
 #[derive(Debug)]
-struct MergeBase {
+pub(crate) struct MergeBase {
     older: OlderRuns,
     deleted: Arc<RangeSet>,
     blobs: Arc<BlobFiles>,
 }
 
 impl MergeBase {
-    fn of(compaction: &Compaction, version: &Version) -> MergeBase {
+    pub(crate) fn of(compaction: &Compaction, version: &Version) -> MergeBase {
         MergeBase {
             older: compaction.older_runs(version),
             deleted: version.deleted().clone(),
@@ -118,7 +118,10 @@ impl Engine {
             CompactionKind::Move | CompactionKind::Remove => compaction
                 .edit(&MergeResult::default())
                 .and_then(|edit| self.install(&edit)),
-            CompactionKind::Merge => self.with_reserve(|| self.merge_down(compaction, base)),
+            CompactionKind::Merge => self.with_reserve(|| {
+                let stop = || self.background.lock().stop;
+                self.merge_down(compaction, base, &stop)
+            }),
         };
         if let Err(error) = &result
             && damaged_table(error).is_some()
@@ -134,10 +137,16 @@ impl Engine {
         self.heed(result)
     }
 
-    fn merge_down(&self, compaction: &Compaction, base: &MergeBase) -> Result<()> {
+    /// Merges what `compaction` says, unless `should_stop` meanwhile, and installs the result.
+    pub(crate) fn merge_down(
+        &self,
+        compaction: &Compaction,
+        base: &MergeBase,
+        should_stop: &dyn Fn() -> bool,
+    ) -> Result<()> {
         let mut tables = NewTables::new(self);
         tables.blobs.separates = true;
-        let written = self.write_merged(compaction, base, &mut tables);
+        let written = self.write_merged(compaction, base, &mut tables, should_stop);
         tables.written();
         let installed = written.and_then(|edit| self.install(&edit));
         if installed.is_err() {
@@ -152,6 +161,7 @@ impl Engine {
         compaction: &Compaction,
         base: &MergeBase,
         tables: &mut NewTables<'_>,
+        should_stop: &dyn Fn() -> bool,
     ) -> Result<VersionEdit> {
         // Only what an edit has made durable: a crash that kept this job's edit must not lose the drop.
         let dropped = self.versions.lock().state.dropped_keyspaces();
@@ -174,7 +184,7 @@ impl Engine {
             },
             target_size: self.options.tuning.table_bytes,
             packings: &compaction.packings,
-            should_stop: &|| self.background.lock().stop,
+            should_stop,
         };
         let result = terrace_compaction::merge(compaction.entries(), &options, tables)?;
         self.complete(&result.tables)?;

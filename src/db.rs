@@ -21,9 +21,6 @@ use crate::sync::lock;
 use crate::ticket::Ticket;
 use crate::workers;
 
-/// Memtables smaller than this stay in the log when the database is closed.
-const KEPT_IN_LOG: u64 = 1 << 20;
-
 /// An open database: an ordered, durable map from bytes to bytes. Cheap to clone.
 ///
 /// A `Db` is also its default keyspace: all of [`Keyspace`]'s methods stand on it.
@@ -342,7 +339,7 @@ impl Engine {
         if self.committer.failure().is_some() || self.versions.failure().is_some() {
             return self.committer.loss().map_or(Ok(()), Err);
         }
-        let flushed = self.flush_if_much();
+        let flushed = self.keep_little_log();
         if self.committer.failure().is_some() {
             return flushed;
         }
@@ -360,15 +357,6 @@ impl Engine {
             true => Ok(()), // Nothing was written.
             false => self.files.check_present(),
         }
-    }
-
-    fn flush_if_much(&self) -> Result<()> {
-        let sealed = self.views.cell.load_full().sealed_bytes();
-        if sealed + self.committer.active_bytes() > KEPT_IN_LOG {
-            self.committer.seal();
-            while self.flush_once(true)? {}
-        }
-        Ok(())
     }
 }
 

@@ -6,7 +6,8 @@
 //! - *fold*: eight adjoining images of about one size become one, so that a read meets few of them;
 //! - *flush*: every piece from the oldest up to a point is merged into one run of level-0 tables. The edit that
 //!   adds the run says up to which log position and sequence number tables now hold everything; the log below is
-//!   never read again.
+//!   never read again. It is due by the memory that the pieces hold, or by the length of the log
+//!   ([`crate::log_size`]).
 //!
 //! Pieces cover adjoining stretches of the commit order and leave from the old end only, so what is flushed is
 //! always a prefix.
@@ -170,6 +171,9 @@ impl Engine {
             .is_some_and(|oldest| oldest.last_seq <= upto);
         if asked || view.sealed_bytes() >= self.options.memtable_bytes() {
             return self.flush_once(asked);
+        }
+        if self.shorten_log()? {
+            return Ok(true);
         }
         Ok(self.image_once(&view)? || self.fold_once(&view)?)
     }
@@ -409,17 +413,27 @@ impl Engine {
 
     /// Puts changes of the catalogue that no entry follows into the manifest.
     pub(crate) fn flush_catalogue(&self) -> Result<()> {
-        if !self.catalogue.has_unflushed() {
-            return Ok(());
+        match self.catalogue.has_unflushed() {
+            true => self.flush_position().map(|_| ()),
+            false => Ok(()),
         }
+    }
+
+    /// Notes in the manifest that tables hold the whole log, changes of the catalogue included; false if it says so
+    /// already, or if there are entries in memory: then the flush that takes them does it.
+    pub(crate) fn flush_position(&self) -> Result<bool> {
         let _flushing = lock(&self.flushing);
         let Some((lsn, seq)) = self.committer.boundary(None) else {
-            return Ok(()); // There are entries: the flush that takes them takes the changes along.
+            return Ok(false);
         };
+        if lsn.0 <= self.versions.lock().state.flushed.lsn {
+            return Ok(false);
+        }
         let flushed = Flushed { lsn: lsn.0, seq };
         let result = self.install_flush(&[], &RangeSet::default(), flushed, MergeResult::default());
         self.heed(result)?;
-        self.release_log(lsn)
+        self.release_log(lsn)?;
+        Ok(true)
     }
 
     fn write_level0(

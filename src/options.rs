@@ -10,6 +10,7 @@ use terrace_base::{Clock, Error, Result, SystemClock};
 pub use terrace_sstable::{Compression, IoMode};
 
 use crate::db::Db;
+use crate::memtable::LIST_BYTES;
 use crate::policy::Registered;
 use crate::salvage::Salvage;
 
@@ -60,6 +61,10 @@ pub struct Options {
 pub struct Tuning {
     /// Sealed memory at which a flush is due.
     pub memtable_bytes: Option<u64>,
+    /// Log above the tables at which a flush is due.
+    pub log_bytes: Option<u64>,
+    /// What recovery holds of the log at a time.
+    pub replay_bytes: Option<u64>,
     /// Entries at which a list is sealed.
     pub list_entries: usize,
     /// Size of the first log segment, and of the largest; multiples of 4096.
@@ -89,8 +94,10 @@ impl Default for Tuning {
     fn default() -> Tuning {
         Tuning {
             memtable_bytes: None,
+            log_bytes: None,
+            replay_bytes: None,
             list_entries: crate::memtable::LIST_ENTRIES,
-            segment_bytes: (256 << 10, None),
+            segment_bytes: (64 << 10, None),
             table_bytes: 32 << 20,
             base_level_bytes: 256 << 20,
             level0_runs: 4,
@@ -322,9 +329,12 @@ impl Options {
         self.memory = Some(memory);
         let tuning = &mut self.tuning;
         let write_budget = write_budget(memory);
-        tuning
+        let memtable = *tuning
             .memtable_bytes
             .get_or_insert((64 << 20).min(write_budget / 3));
+        let piece = memtable.max(LIST_BYTES as u64);
+        tuning.log_bytes.get_or_insert(2 * piece);
+        tuning.replay_bytes.get_or_insert(piece);
         let largest = LARGEST_SEGMENT
             .min((memory / 4).next_power_of_two() / 2)
             .max(tuning.segment_bytes.0);
@@ -343,6 +353,16 @@ impl Options {
 
     pub(crate) fn memtable_bytes(&self) -> u64 {
         self.tuning.memtable_bytes.unwrap_or(64 << 20)
+    }
+
+    /// Log above the tables at which a flush is due, however little of it is in memory.
+    pub(crate) fn log_bytes(&self) -> u64 {
+        self.tuning.log_bytes.unwrap_or(128 << 20)
+    }
+
+    /// What recovery holds of the log at a time.
+    pub(crate) fn replay_bytes(&self) -> u64 {
+        self.tuning.replay_bytes.unwrap_or(64 << 20)
     }
 
     pub(crate) fn largest_segment(&self) -> u64 {

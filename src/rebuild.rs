@@ -49,10 +49,9 @@ impl Opening<'_> {
         &self,
         mut state: ManifestState,
         basis: &Basis,
-        mut replay: Replay,
+        replay: Replay,
     ) -> Result<Found> {
         let log_had = log_had(&replay, basis.dropped_frames);
-        let mut next_file = self.free_number(state.file_ceiling);
         let skipped = match mutant("reuse-sequence-number") {
             true => 0,
             false => SKIP,
@@ -68,28 +67,13 @@ impl Opening<'_> {
                 seq: last_seq,
             }),
             last_seq: Some(last_seq),
-            ..VersionEdit::default()
+            ..self.write_piece(&state, replay, found_seq)?
         };
-        for (seq, change) in std::mem::take(&mut replay.changes) {
-            change.put_into(seq, &mut edit);
-        }
-        edit.ranges_deleted.append(&mut replay.ranges);
-        let (fs, dir, number) = (&self.files.fs, self.dir(), FileNumber(next_file));
-        edit.blobs_added
-            .extend(replay.copy_large(fs, dir, number, state.version.blobs())?);
-        next_file += edit.blobs_added.len() as u64;
-        if !replay.is_empty() {
-            let mut outputs = RecoveredTables {
-                files: &self.files,
-                next_file,
-            };
-            edit.added = self.write_tables(&state, &edit, replay, found_seq, &mut outputs)?;
-            next_file = outputs.next_file;
-        }
         edit.blobs_removed = unreferenced(&state, &edit);
-        edit.file_ceiling = Some(next_file + 1);
         state.apply(&edit, &self.store)?;
-        let number = FileNumber(next_file);
+        self.tidy(&mut state, found_seq)?;
+        let number = FileNumber(self.free_number(state.file_ceiling));
+        state.file_ceiling = number.0 + 1;
         let manifest = self.publish(&state, number, basis.database, basis.last_edit + 1)?;
         Ok(Found {
             state,
@@ -110,7 +94,8 @@ impl Opening<'_> {
         })
     }
 
-    fn write_tables(
+    /// Tables of level 0 with the entries of `replay`, up to `last_seq`, which are newer than all of `state`.
+    pub(crate) fn write_tables(
         &self,
         state: &ManifestState,
         edit: &VersionEdit,

@@ -11,7 +11,8 @@
 //! manifest ends with a mark) everything is known to be on disk. Nothing is written: what the log holds above the tables, at most 1 MiB
 //! unless the disk was full, is read into an image in memory.
 //!
-//! After any other end nothing that was found is appended to: see [`crate::rebuild`].
+//! After any other end nothing that was found is appended to: see [`crate::rebuild`]. A log that is too long to be held in
+//! memory goes into tables while it is read: see [`crate::spill`].
 //!
 //! On a full disk the reserve of the killed process makes room for this. It holds nothing, so that it may go first.
 
@@ -40,6 +41,7 @@ use crate::options::Options;
 use crate::policy::Policies;
 use crate::rebuild::Basis;
 use crate::replay::Replay;
+use crate::spill::Spill;
 use crate::version_set::{FILE_NUMBERS, ManifestState};
 
 /// What the directory held, as the engine starts from it.
@@ -64,7 +66,9 @@ pub(crate) struct Found {
 /// What the log had beyond the tables.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct LogHad {
-    entries: usize,
+    pub(crate) entries: usize,
+    /// How often some of them were put into tables before the log was read to its end.
+    pub(crate) pieces: usize,
     /// Frames behind its end; none was promised.
     dropped_frames: u64,
 }
@@ -95,7 +99,7 @@ pub(crate) fn open(options: Options, dir: &Path) -> Result<Arc<Engine>> {
         Err(error) if error.kind() == ErrorKind::NoSpace && opening.give_up_reserve()? => {
             opening.find()?
         }
-        found => found?,
+        found => found.inspect_err(|_| opening.discard())?,
     };
     if !options.read_only {
         opening.remove_unlisted(&found)?;
@@ -114,8 +118,9 @@ fn tell(dir: &Path, found: &Found, took: Duration) {
     if found.published {
         event!(
             info,
-            "{dir} is new or did not end well: {} log entries went into tables in {took:?}",
-            had.entries
+            "{dir} is new or did not end well: {} log entries went into tables in {} pieces and {took:?}",
+            had.entries,
+            had.pieces + 1
         );
     } else {
         event!(
@@ -217,13 +222,26 @@ impl<'a> Opening<'a> {
         if self.publishing.get() || !self.names.contains(&FileKind::Reserve) {
             return Ok(false);
         }
-        for file in self.present()? {
-            if file == FileKind::Reserve || !self.names.contains(&file) {
-                self.files.remove(file)?;
-            }
-        }
+        self.remove_made()?;
+        self.files.remove(FileKind::Reserve)?;
         self.names.retain(|file| *file != FileKind::Reserve);
         Ok(true)
+    }
+
+    /// After an error: removes what this open has made, unless it may be in force. What cannot be removed now, the next
+    /// open removes.
+    fn discard(&self) {
+        if !self.options.read_only && !self.publishing.get() && !mutant("leave-spilled-tables") {
+            self.remove_made().ok();
+        }
+    }
+
+    fn remove_made(&self) -> Result<()> {
+        let mut files = self.present()?;
+        files.retain(|file| !self.names.contains(file));
+        files
+            .into_iter()
+            .try_for_each(|file| self.files.remove(file))
     }
 
     /// The files in the directory that have names of ours.
@@ -334,20 +352,18 @@ impl<'a> Opening<'a> {
             self.files.check_blob(blob)?;
         }
         let segments = state.segment_metas();
-        let mut replay = Replay::default();
-        let log = terrace_wal::recover(
-            &self.files.fs,
-            self.dir(),
-            &segments,
-            terrace_wal::Known {
-                flushed: Lsn(state.flushed.lsn),
-                edit: read.last_edit,
-                last_seq: state.last_seq,
-            },
-            &mut |frame| replay.add(&frame),
-        )?;
-        let listed = replay.check_listed(state.version.blobs());
-        listed.map_err(|e| e.in_file(&FileKind::Manifest(read.number).path(self.dir()), 0))?;
+        let known = terrace_wal::Known {
+            flushed: Lsn(state.flushed.lsn),
+            edit: read.last_edit,
+            last_seq: state.last_seq,
+        };
+        let mut spill = Spill::new(self, read.number);
+        let (fs, dir) = (&self.files.fs, self.dir());
+        let log = terrace_wal::recover(fs, dir, &segments, known, &mut |frame| {
+            spill.add(&frame, &mut state)
+        })?;
+        spill.check_listed(&state)?;
+        let mut replay = spill.replay;
         let cut = replay.check_large(log.synced, state.version.blobs())?;
         state.clock = state.clock.max(replay.clock);
         self.set_policies(&state, &replay.changes, true)?;
@@ -370,7 +386,10 @@ impl<'a> Opening<'a> {
             )
             .in_file(&FileKind::Manifest(read.number).path(self.dir()), 0));
         }
-        let clean = !cut && ended_well(&read, &log, &state) && self.has_one_name(read.number)?;
+        let clean = !cut
+            && replay.pieces == 0
+            && ended_well(&read, &log, &state)
+            && self.has_one_name(read.number)?;
         if !clean && !self.options.read_only {
             let basis = Basis {
                 database: read.database,
@@ -555,7 +574,8 @@ impl<'a> Opening<'a> {
 
 pub(crate) fn log_had(replay: &Replay, dropped_frames: u64) -> LogHad {
     LogHad {
-        entries: replay.entries(),
+        entries: replay.taken + replay.entries(),
+        pieces: replay.pieces,
         dropped_frames,
     }
 }

@@ -43,6 +43,10 @@ pub(crate) struct Replay {
     pub(crate) ranges: Vec<DeletedRange>,
     /// How far the database's clock had come.
     pub(crate) clock: u64,
+    /// Entries that were taken out of it, into tables.
+    pub(crate) taken: usize,
+    /// How often that was.
+    pub(crate) pieces: usize,
 }
 
 impl Replay {
@@ -140,6 +144,22 @@ impl Replay {
         self.changes.truncate(mark.changes);
         self.ranges.truncate(mark.ranges);
         self.clock = mark.clock;
+    }
+
+    /// What was added since the last time, to be put into tables.
+    pub(crate) fn take(&mut self) -> Replay {
+        let left = Replay {
+            clock: self.clock,
+            taken: self.taken + self.notes.len(),
+            pieces: self.pieces + 1,
+            ..Replay::default()
+        };
+        std::mem::replace(self, left)
+    }
+
+    /// Memory that it holds, about.
+    pub(crate) fn held(&self) -> u64 {
+        (self.bytes.len() + self.notes.len() * size_of::<Note>()) as u64
     }
 
     /// How many entries there are.

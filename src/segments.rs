@@ -3,6 +3,7 @@
 //! A segment that a flush has released keeps its file for another use under a new salt, so that its blocks need not be
 //! taken from the disk again. Whoever has linked to it keeps its bytes: then a new file is made.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -19,10 +20,10 @@ use crate::options::Options;
 use crate::space::Space;
 use crate::version_set::VersionSet;
 
-/// Released segments kept for another use: as much log as a memtable needs, and one. More are deleted, and all
-/// of them once the database is idle.
+/// Released segments kept for another use: as much log as may lie above the tables, and one. More are deleted, and
+/// all of them once the database is idle.
 fn most_reusable(options: &Options) -> usize {
-    1 + usize::try_from(options.memtable_bytes() / options.largest_segment()).unwrap_or(0)
+    1 + usize::try_from(options.log_bytes() / options.largest_segment()).unwrap_or(0)
 }
 
 /// What the commit path sees of the engine.
@@ -74,6 +75,7 @@ impl CommitEnv for Env {
 
     fn spare_used(&self) {
         self.background.wake(Task::Space);
+        self.background.wake(Task::Flush); // The log may be too long, without a list that is full.
     }
 
     fn sync_due(&self) {
@@ -125,21 +127,27 @@ impl Env {
     }
 
     fn reuse_segment(&self, size: u64) -> Result<Option<SegmentRecord>> {
-        let mut versions = self.versions.lock();
-        let Some(at) = versions.reusable.iter().position(|&(_, have)| have >= size) else {
-            return Ok(None);
-        };
-        let Some((number, size)) = versions.reusable.remove(at) else {
-            return Ok(None);
-        };
-        let path = FileKind::Segment(number).path(&self.files.dir);
-        let salt = self.files.fs.random();
-        match self.files.fs.metadata(&path)? {
-            Some(found) if found.links == 1 && found.len == size => {
-                Ok(Some(SegmentRecord { number, salt, size }))
+        while let Some((number, size)) = self.take_reusable(size) {
+            let path = FileKind::Segment(number).path(&self.files.dir);
+            let salt = self.files.fs.random();
+            match self.files.fs.metadata(&path)? {
+                Some(found) if found.links == 1 && found.len == size => {
+                    return Ok(Some(SegmentRecord { number, salt, size }));
+                }
+                _ if mutant("keep-linked-segment") => return Ok(None),
+                // Another name refers to it: its bytes must stay, and this name goes.
+                _ => drop_segments(&self.files, &self.versions, vec![(number, size)])?,
             }
-            _ => Ok(None), // Somebody links to it: its bytes must stay.
         }
+        Ok(None)
+    }
+
+    /// The smallest reusable segment of at least `size` bytes.
+    fn take_reusable(&self, size: u64) -> Option<(FileNumber, u64)> {
+        let reusable = &mut self.versions.lock().reusable;
+        let fitting = reusable.iter().enumerate().filter(|(_, seg)| seg.1 >= size);
+        let (at, _) = fitting.min_by_key(|(_, segment)| segment.1)?;
+        reusable.remove(at)
     }
 
     fn create_segment(&self, size: u64) -> Result<SegmentRecord> {
@@ -173,38 +181,58 @@ impl Engine {
         self.trim_log(most_reusable(&self.options))
     }
 
-    /// Deletes reusable segments down to `kept` of them, the smallest first: segments grow until they have
-    /// their final size.
+    /// Deletes reusable segments down to `kept` of them, and to as many bytes as `kept` of the largest that this database
+    /// makes have. The smallest go first, as segments grow until they have their final size; but in front of them those that
+    /// are larger than that: one was made for a large batch, or with more memory, and may never be needed again.
     pub(crate) fn trim_log(&self, kept: usize) -> Result<()> {
-        let surplus: Vec<(FileNumber, u64)> = {
+        let surplus = {
             let mut versions = self.versions.lock();
-            let count = versions.reusable.len().saturating_sub(kept);
-            if count > 0 {
-                versions
-                    .reusable
-                    .make_contiguous()
-                    .sort_by_key(|(_, size)| *size);
-            }
-            versions.reusable.drain(..count).collect()
+            let segments = versions.reusable.make_contiguous();
+            segments.sort_by_key(|(_, size)| *size);
+            let most = self.options.largest_segment().saturating_mul(kept as u64);
+            surplus(&mut versions.reusable, kept, most)
         };
-        self.drop_segments(surplus)
+        self.heed(drop_segments(&self.files, &self.versions, surplus))
     }
+}
 
-    fn drop_segments(&self, surplus: Vec<(FileNumber, u64)>) -> Result<()> {
-        if surplus.is_empty() {
-            return Ok(());
-        }
-        let edit = VersionEdit {
-            segments_removed: surplus.iter().map(|(number, _)| *number).collect(),
-            ..VersionEdit::default()
+/// Takes out of `segments`, which rise in size, those beyond a count and a sum of bytes.
+fn surplus(
+    segments: &mut VecDeque<(FileNumber, u64)>,
+    count: usize,
+    bytes: u64,
+) -> Vec<(FileNumber, u64)> {
+    let mut surplus = Vec::new();
+    let mut sum: u64 = segments.iter().map(|(_, size)| size).sum();
+    while sum > bytes && !mutant("keep-largest-segments") {
+        let Some(largest) = segments.pop_back() else {
+            break;
         };
-        if let Err(error) = self.heed(self.versions.log_and_apply(&edit, |_, _| {})) {
-            self.versions.lock().reusable.extend(surplus);
-            return Err(error);
-        }
-        for number in edit.segments_removed {
-            self.files.remove(FileKind::Segment(number))?;
-        }
-        Ok(())
+        sum -= largest.1;
+        surplus.push(largest);
     }
+    let beyond = segments.len().saturating_sub(count);
+    surplus.extend(segments.drain(..beyond));
+    surplus
+}
+
+/// Takes segments out of the list, and removes their names. If that cannot be listed they wait for another use.
+fn drop_segments(
+    files: &Files,
+    versions: &VersionSet,
+    surplus: Vec<(FileNumber, u64)>,
+) -> Result<()> {
+    if surplus.is_empty() {
+        return Ok(());
+    }
+    let edit = VersionEdit {
+        segments_removed: surplus.iter().map(|(number, _)| *number).collect(),
+        ..VersionEdit::default()
+    };
+    if let Err(error) = versions.log_and_apply(&edit, |_, _| {}) {
+        versions.lock().reusable.extend(surplus);
+        return Err(error);
+    }
+    let mut numbers = edit.segments_removed.into_iter();
+    numbers.try_for_each(|number| files.remove(FileKind::Segment(number)))
 }

@@ -49,7 +49,7 @@ pub use job::{MergeOptions, MergeResult, Outputs, merge};
 pub use packing::{Packing, Packings};
 pub use picker::{
     Among, Compaction, CompactionKind, KeyRange, OlderRuns, PickOptions, Targets, debt, pick,
-    pick_range, rewrite_in_place, targets,
+    pick_newest, pick_range, rewrite_in_place, targets,
 };
 pub use run::{Run, Tables};
 pub use run_iter::RunIter;

@@ -38,8 +38,22 @@ impl Replay {
     /// Ends the replay in front of the first frame above `synced` that refers to a value which does not verify; true if
     /// there is one.
     pub(crate) fn check_large(&mut self, synced: Lsn, blobs: &BlobFiles) -> Result<bool> {
+        let doubtful = self.first_doubtful(synced, blobs)?;
+        if let Some(mark) = &doubtful {
+            self.cut(mark);
+        }
+        Ok(doubtful.is_some())
+    }
+
+    /// What there is in front of the first frame above `synced` that refers to a value which does not verify, if there is
+    /// one. Notes which values are to be copied because they may not be on disk.
+    pub(crate) fn first_doubtful(
+        &mut self,
+        synced: Lsn,
+        blobs: &BlobFiles,
+    ) -> Result<Option<Mark>> {
         if mutant("trust-unsynced-blob") {
-            return Ok(false);
+            return Ok(None);
         }
         let unsynced: Vec<Mark> = self
             .marks
@@ -51,11 +65,10 @@ impl Replay {
         for (n, mark) in unsynced.iter().enumerate() {
             let end = unsynced.get(n + 1).map_or(usize::MAX, |next| next.notes);
             if !self.verify(mark.notes..end, blobs)? {
-                self.cut(mark);
-                return Ok(true);
+                return Ok(Some(*mark));
             }
         }
-        Ok(false)
+        Ok(None)
     }
 
     /// `Corruption` if an entry refers to a file that the manifest does not list. Each is listed durably before a frame

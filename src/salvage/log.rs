@@ -124,6 +124,7 @@ impl Survey<'_> {
                 first_seq: found.first,
                 lsn: Lsn(0),
                 end: Lsn(0),
+                synced: Lsn(0),
                 payload: &found.payload,
             })?;
             self.report.kept.batches += 1;

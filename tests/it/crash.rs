@@ -65,7 +65,9 @@ fn an_open_after_a_close_writes_nothing() {
     let mut reopened = 0;
     for seed in 0..60 {
         let vfs = MemVfs::crashable(seed);
-        let mut runner = Runner::new(Scenario::by_hand(vfs.clone()), seed).unwrap();
+        let mut scenario = Scenario::by_hand(vfs.clone());
+        scenario.short_replays = false;
+        let mut runner = Runner::new(scenario, seed).unwrap();
         // An iterator that is kept would keep a file, which the next open removes.
         let pins = |op: &Op| matches!(op, Op::KeepIter(..) | Op::KeepCursor(_));
         let ops = Generator::new(seed, Profile::crashes()).filter(|op| !pins(op));

@@ -25,6 +25,7 @@ mod limits;
 mod links;
 mod liveness;
 mod log_damage;
+mod log_size;
 #[cfg(feature = "log")]
 mod logging;
 mod machine;

@@ -82,7 +82,7 @@ fn the_last_handle_frees_it_and_an_iterator_is_none() {
 /// Some tables, some entries in the log only, and changes of the catalogue in both.
 fn filled(vfs: &Arc<MemVfs>, seed: u64) -> Model {
     let mut scenario = Scenario::on(vfs.clone(), Mode::Manual);
-    scenario.mixed_durability = false;
+    (scenario.mixed_durability, scenario.short_replays) = (false, false);
     let mut runner = Runner::new(scenario, seed).unwrap();
     let mut ops = Generator::new(seed, Profile::changes_only());
     runner.run((&mut ops).take(150)).unwrap();

@@ -131,6 +131,8 @@ pub struct Frame<'a> {
     pub lsn: Lsn,
     /// Where it ends: the position of the next frame.
     pub end: Lsn,
+    /// Everything below was durable when it was written.
+    pub synced: Lsn,
     /// The bytes given to [`Log::append`](crate::Log::append).
     pub payload: &'a [u8],
 }

@@ -466,6 +466,15 @@ impl Log {
         sealed.chain(current).chain(spares).cloned().collect()
     }
 
+    /// Bytes of the segments that hold parts of the log and will not be written to again: what [`Log::release`] of
+    /// everything would give. 0 before the first frame, when the log is still as it was found.
+    pub fn freeable(&self) -> u64 {
+        match self.current {
+            Some(_) => self.sealed.iter().map(|sealed| sealed.meta.size).sum(),
+            None => 0,
+        }
+    }
+
     /// Size of the segment in use; 0 before the first frame.
     pub fn current_size(&self) -> u64 {
         self.current.as_ref().map_or(0, |current| current.meta.size)

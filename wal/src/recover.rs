@@ -298,6 +298,7 @@ impl Replay {
                         first_seq,
                         lsn,
                         end: Lsn(link.first.0 + behind),
+                        synced: Lsn(frame.fields.synced),
                         payload: frame.payload,
                     })?;
                 }

@@ -21,6 +21,7 @@ mod leveled;
 mod older;
 mod range;
 mod shape;
+mod tidy;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -42,6 +43,7 @@ pub use leveled::pick;
 pub use older::OlderRuns;
 pub use range::{Among, KeyRange, pick_range};
 pub use shape::{Targets, debt, targets};
+pub use tidy::pick_newest;
 
 /// The last level: whatever lies below it is nothing.
 pub(crate) const LAST: usize = LEVELS - 1;
@@ -190,7 +192,10 @@ impl Compaction {
 
     /// The runs that may hold older versions of keys of this job, as of `version`.
     pub fn older_runs(&self, version: &Version) -> OlderRuns {
-        OlderRuns::below(version, self.output_level)
+        match (self.output_level, self.runs.last()) {
+            (0, Some(oldest)) => OlderRuns::than(version, oldest),
+            _ => OlderRuns::below(version, self.output_level),
+        }
     }
 
     /// The edit that puts `result` in place of the inputs; for a move or a removal, pass the default. An error if the merge

@@ -6,6 +6,7 @@ use terrace_base::UserKey;
 use terrace_base::hash::key_hash;
 
 use crate::run::Run;
+use crate::table_file::TableFile;
 use crate::version::{LEVELS, Version};
 
 /// The runs of a [`Version`] that are older than the output of a job.
@@ -20,6 +21,17 @@ impl OlderRuns {
         let runs = (level + 1..LEVELS).flat_map(|n| version.level(n).runs.iter().cloned());
         OlderRuns {
             runs: runs.collect(),
+        }
+    }
+
+    /// The runs of all levels that are older than the one of level 0 which `tables` are of.
+    pub fn than(version: &Version, tables: &[Arc<TableFile>]) -> OlderRuns {
+        let first = tables.first().map(|table| table.number());
+        let holds = |run: &&Arc<Run>| run.tables().first().map(|table| table.number()) == first;
+        let runs = version.runs().iter();
+        let older = runs.rev().take_while(|run| !holds(run));
+        OlderRuns {
+            runs: older.cloned().collect(),
         }
     }
 

@@ -42,6 +42,8 @@ pub struct Scenario {
     pub mode: Mode,
     /// Whether the default durability may be another than `Sync`.
     pub mixed_durability: bool,
+    /// Whether recovery may hold so little of the log that it goes into tables even after a clean end.
+    pub short_replays: bool,
 }
 
 impl Scenario {
@@ -53,6 +55,7 @@ impl Scenario {
             clock: None,
             mode,
             mixed_durability: true,
+            short_replays: true,
         }
     }
 
@@ -82,6 +85,7 @@ impl Scenario {
             clock: None,
             mode,
             mixed_durability: true,
+            short_replays: true,
         }
     }
 
@@ -118,6 +122,9 @@ impl Scenario {
                 tuning.manual = self.mode == Mode::Manual;
                 tuning.blob_threshold = [100, 600, 2000, usize::MAX][r.below(4)];
                 tuning.blob_bytes = 8192 << r.below(3);
+                tuning.log_bytes = Some(4096 << r.below(8));
+                let replayed = Some(4096 << r.below(10));
+                tuning.replay_bytes = replayed.filter(|_| self.short_replays);
             });
         let options = match &self.clock {
             Some(clock) => options.clock(clock.clone()),

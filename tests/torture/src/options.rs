@@ -114,6 +114,8 @@ fn vector_of(seed: u64, vector: u64) -> (Mode, Durability, impl FnOnce(Options) 
             tuning.base_level_bytes = (8 << 10) << r.below(10);
             tuning.level0_runs = 1 + r.below(8);
             tuning.manifest_bytes = 1 << r.below(21);
+            tuning.log_bytes = Some(4096 << r.below(10));
+            tuning.replay_bytes = Some(1024 << r.below(14));
             tuning.manual = mode == Mode::Manual;
         })
     };
