@@ -125,6 +125,7 @@ pub(crate) fn assemble(
         last_seq,
         list_entries: options.tuning.list_entries,
         refusal: options.read_only.then(opened_read_only),
+        stretches: context.stretches.clone(),
     };
     let committer = Committer::new(start, views.clone(), options.clock.clone(), env);
     Ok(Arc::new(Engine {

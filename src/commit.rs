@@ -35,6 +35,7 @@ use crate::keyspace::KeyspaceState;
 use crate::memtable::{Form, ListWriter, MemRun, pin};
 use crate::options::Durability;
 use crate::snapshot_list::SnapshotList;
+use crate::stretches::Stretches;
 use crate::sync::{AtomicU64, Condvar, Mutex, MutexGuard, Ordering, lock};
 use crate::view::{View, Views};
 use crate::write::{Effect, Write};
@@ -120,6 +121,7 @@ pub(crate) struct Committer {
     views: Arc<Views>,
     clock: Arc<dyn Clock>,
     list_entries: usize,
+    stretches: Arc<Stretches>,
     env: Arc<dyn CommitEnv>,
 }
 
@@ -138,6 +140,7 @@ pub(crate) struct CommitStart {
     pub(crate) list_entries: usize,
     /// Why no write is taken, if so.
     pub(crate) refusal: Option<Error>,
+    pub(crate) stretches: Arc<Stretches>,
 }
 
 /// Turns a panic on the commit path into a database that refuses writes. It is made before the state is locked,
@@ -205,6 +208,7 @@ impl Committer {
             views,
             clock,
             list_entries: start.list_entries,
+            stretches: start.stretches,
             env,
         }
     }
@@ -276,10 +280,13 @@ impl Committer {
                 }
             }
         }
-        if let Some(checks) = checks
-            && !checks.hold(&self.views.cell.load(), &mut state.ends)?
-        {
-            return Ok(None);
+        if let Some(checks) = checks {
+            if !checks.hold(&self.views.cell.load(), &mut state.ends)? {
+                return Ok(None);
+            }
+            if checks.proof.is_some() {
+                self.stretches.keep_asking(); // For the end that was noted.
+            }
         }
         let had_spare = state.log.has_spare();
         let first = state.appended.plus(1);
@@ -306,12 +313,16 @@ impl Committer {
             self.seal_locked(&mut state);
         }
         let pin = pin();
+        let asked = self.stretches.ask();
         let State { list, ends, .. } = &mut *state;
         let inserted = write.for_each(first, |seq, effect| match effect {
             Effect::Entry(entry) => {
                 let key = KeyRef::new(entry.user, seq, entry.kind);
                 list.insert(key, entry.hash, entry.value, &pin);
-                ends.wrote(entry.user, entry.kind);
+                if asked {
+                    ends.wrote(entry.user, entry.kind);
+                    self.stretches.wrote(entry.user, seq, entry.kind);
+                }
             }
             Effect::DeletedRange { lower, upper } => list.delete_range(DeletedRange {
                 keyspace: lower.keyspace,
@@ -377,6 +388,7 @@ impl Committer {
         side: Side,
     ) -> (Arc<View>, SeqNo, Option<Vec<u8>>) {
         let mut state = lock(&self.state);
+        self.stretches.watch(state.appended);
         let end = state.ends.get(keyspace, side);
         (self.views.cell.load_full(), state.appended, end)
     }
@@ -502,6 +514,7 @@ impl Committer {
         let mut state = lock(&self.state);
         state.appended = state.appended.max(seq);
         state.ends = Ends::default(); // What came alive did not pass here.
+        self.stretches.forget();
         self.publish(&mut state);
     }
 

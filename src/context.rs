@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use terrace_base::{Clock, SeqNo, mutant};
 
 use crate::policy::Policies;
+use crate::stretches::Stretches;
 
 /// What the entries of an open database need to become values. Iterators share it, and outlive the database.
 #[derive(Debug)]
@@ -23,6 +24,8 @@ pub(crate) struct Context {
     stamped: AtomicU64,
     /// When the first entry of the memtable expires that nobody has taken notice of.
     next_expiry: AtomicU64,
+    /// What walks have found dead.
+    pub(crate) stretches: Arc<Stretches>,
 }
 
 /// The log learns the time at most once in so many milliseconds.
@@ -52,6 +55,7 @@ impl Context {
             latest: AtomicU64::new(latest),
             stamped: AtomicU64::new(latest),
             next_expiry: AtomicU64::new(u64::MAX),
+            stretches: Arc::default(),
         }
     }
 

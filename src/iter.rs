@@ -37,6 +37,13 @@ pub(crate) struct Overlay {
     pub(crate) reads: Option<Arc<Mutex<ReadSet>>>,
 }
 
+impl Overlay {
+    /// True if the transaction has changed nothing that the walk could see.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.own.is_none() && self.ranges.is_empty()
+    }
+}
+
 impl Scan {
     fn walk(&self) -> Walk {
         Walk::new(self)

@@ -62,6 +62,7 @@ mod few;
 mod files;
 mod flush;
 mod get;
+mod idle;
 mod ingest;
 #[cfg(feature = "testing")]
 #[doc(hidden)]
@@ -95,6 +96,7 @@ mod snapshot_list;
 mod space;
 mod spill;
 mod stats;
+mod stretches;
 mod sync;
 mod ticket;
 mod tidy;

@@ -89,6 +89,8 @@ pub(crate) struct Counters {
     /// `writes` when the compactor last looked, and since when it has not changed (microseconds, from 1).
     seen: AtomicU64,
     quiet_since: AtomicU64,
+    /// What was visible when an idle database was last looked at.
+    looked_at: AtomicU64,
 }
 
 impl Counters {
@@ -121,6 +123,11 @@ impl Counters {
     pub(crate) fn compacted(&self, result: &MergeResult) {
         self.compacted
             .fetch_add(result.bytes_written, Ordering::Relaxed);
+    }
+
+    /// True, once for each sequence number.
+    pub(crate) fn is_new(&self, visible: SeqNo) -> bool {
+        self.looked_at.swap(visible.get(), Ordering::Relaxed) != visible.get()
     }
 
     /// True if nothing was written for `time`, as far as the calls of this method can tell: the write path

@@ -17,16 +17,14 @@
 //! With one source, which is the state of a settled database, there is no merge; and in a block that holds only
 //! one put of each key, all of them visible, no version is looked at: a step is a step in the block.
 
+mod dead;
 mod sources;
 
 use std::ops::Bound;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use terrace_base::key::{EXPIRY_LEN, split_expiry};
-use terrace_base::{
-    Error, InternalIterator, KeyRef, KeyspaceId, Result, SeqNo, UserKey, ValueKind,
-};
+use terrace_base::{InternalIterator, KeyRef, KeyspaceId, Result, SeqNo, UserKey, ValueKind};
 use terrace_compaction::BlobFiles;
 
 use crate::blob::Want;
@@ -34,6 +32,7 @@ use crate::bounds::OwnedBounds;
 use crate::context::{Context, ReadPoint};
 use crate::iter::{Overlay, Scan};
 use crate::transaction::reads::Trace;
+use crate::transaction::writes::Own;
 
 pub(crate) use self::sources::{Source, versions};
 use self::sources::{Sources, sources};
@@ -79,6 +78,10 @@ pub(crate) struct Walk {
     in_front: SeqNo,
     /// Notes what was walked over.
     trace: Option<Box<Trace>>,
+    /// What the transaction has written itself.
+    own: Option<Arc<Own>>,
+    /// What is dead to this walk is dead to others.
+    proves: bool,
 }
 
 impl Walk {
@@ -107,6 +110,11 @@ impl Walk {
                 let reads = overlay.reads.clone()?;
                 Some(Box::new(Trace::new(reads, scan.keyspace)))
             }),
+            own: scan
+                .overlay
+                .as_ref()
+                .and_then(|overlay| overlay.own.clone()),
+            proves: scan.overlay.as_ref().is_none_or(Overlay::is_empty),
         }
     }
 
@@ -335,32 +343,6 @@ impl Walk {
         }
     }
 
-    #[cold]
-    fn is_special_live(&mut self, kind: ValueKind, value: fn(&Walk) -> &[u8]) -> Result<bool> {
-        match kind {
-            ValueKind::PutExpiring => {
-                let (time, _) = split_expiry(value(self))?;
-                self.skip = EXPIRY_LEN;
-                let now = *self.at.now.get_or_insert_with(|| self.context.now());
-                Ok(now < time)
-            }
-            ValueKind::Blob | ValueKind::BlobExpiring => {
-                self.skip = IN_BLOB;
-                self.large = OnceLock::new();
-                if kind == ValueKind::Blob {
-                    return Ok(true);
-                }
-                let (time, _) = split_expiry(value(self))?;
-                let now = *self.at.now.get_or_insert_with(|| self.context.now());
-                Ok(now < time)
-            }
-            ValueKind::Merge => Ok(true),
-            ValueKind::Put | ValueKind::Tombstone => Err(Error::corruption(
-                "a plain entry came where others are looked at",
-            )),
-        }
-    }
-
     /// Combines the operand that the source is on with the versions below it, and shows the result.
     #[cold]
     fn combine_ahead(&mut self) -> Result<()> {
@@ -523,8 +505,7 @@ impl Walk {
             }
             let kind = key.kind;
             if !self.is_live(kind, |walk| walk.sources.value())? {
-                self.remember_key();
-                self.sources.next()?;
+                self.pass_dead_ahead()?;
                 continue;
             }
             if kind == ValueKind::Merge {
@@ -552,7 +533,7 @@ impl Walk {
             if key.user.keyspace != self.keyspace || !self.bounds.above_lower(key.user.bytes) {
                 return Ok(());
             }
-            if self.save_newest()? {
+            if self.save_newest()? || self.pass_dead_back()? {
                 self.position = Position::Saved;
                 return Ok(());
             }

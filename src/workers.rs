@@ -263,6 +263,7 @@ fn compact(engine: &Engine) -> Result<bool> {
         if idle {
             engine.flush_expired();
             engine.flush_large();
+            engine.flush_deleted()?;
             engine.become_idle()?;
         }
         if (idle || engine.has_many_ranges()) && engine.reclaim_once()? {

@@ -34,6 +34,7 @@ mod moved;
 mod opening;
 mod packing;
 mod policies;
+mod queues;
 mod ranges;
 mod regressions;
 mod salvage;
