@@ -1,7 +1,7 @@
 //! Putting an [`Engine`] together from what recovery has found.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use terrace_base::vfs::{LockGuard, Process};
 use terrace_base::{Error, Result, SeqNo};
@@ -107,6 +107,7 @@ pub(crate) fn assemble(
     let blobs = Arc::new(Blobs::new(
         files.clone(),
         options.tuning.blob_bytes,
+        views.cell.load().version.blob_bytes().values().sum(),
         found_upto,
     ));
     files.removed_by(background.clone());
@@ -149,6 +150,7 @@ pub(crate) fn assemble(
         working: AtomicBool::new(false),
         directory_lock: Mutex::new(Some(lock)),
         flushing: Mutex::new(()),
+        pushing: AtomicUsize::new(0),
         forgetting: Mutex::new(()),
         closing: Mutex::new(()),
     }))

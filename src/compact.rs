@@ -9,8 +9,9 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use terrace_base::{FileNumber, RangeSet, Result, UserKey};
+use terrace_base::{FileNumber, RangeSet, Result, SeqNo, UserKey};
 use terrace_compaction::{
     BlobFiles, Compaction, CompactionKind, Keeps, KeyRange, LEVELS, MergeOptions, MergeResult,
     OlderRuns, Rules, Version, VersionEdit, damaged_table, pick, pick_range, rewrite_in_place,
@@ -48,9 +49,27 @@ impl Engine {
         self.run_claimed(true, |version, busy| pick(version, &options, busy))
     }
 
+    /// What the background does: a compaction that is worth it, or, where large values that are dead pile up, a step
+    /// towards giving them back; false if nothing is due.
+    pub(crate) fn compact_if_worth(&self, idle: bool) -> Result<bool> {
+        if self.blobs_pile_up() && self.tend_blobs(idle)? {
+            return Ok(true);
+        }
+        self.run_claimed(true, |version, busy| {
+            // Under the lock: a caller that pushes down follows the tables that it has found.
+            let options = match self.pushing.load(Ordering::SeqCst) {
+                0 => self.pick_worthy(idle),
+                _ => self.pick_options(idle),
+            };
+            pick(version, &options, busy)
+        })
+    }
+
     /// Takes the tables that hold keys of `range` now down to the last level, level by level. Those that others add
     /// later are left alone, so that this ends beside any load.
     pub(crate) fn push_down(&self, range: &KeyRange<'_>) -> Result<()> {
+        let _pushing = Pushing::new(self);
+        let upto = newest_at(&self.views.cell.load().version, 0);
         for level in 0..LEVELS {
             let version = self.views.cell.load().version.clone();
             let mut left = wanted_at(&version, level, range);
@@ -73,8 +92,16 @@ impl Engine {
                     waiting.get_or_insert_with(|| self.claims.wait());
                     self.claims.wait_for_release();
                 }
-                let now = wanted_at(&self.views.cell.load().version, level, range);
+                let version = self.views.cell.load().version.clone();
+                let now = wanted_at(&version, level, range);
                 left.retain(|table| now.contains(table));
+                if level == 0 {
+                    // A merge within level 0 that ran at the call has left its output there.
+                    left.extend(
+                        now.into_iter()
+                            .filter(|table| is_upto(&version, *table, upto)),
+                    );
+                }
             }
         }
         Ok(())
@@ -198,6 +225,36 @@ impl Engine {
         })?;
         Ok(())
     }
+}
+
+/// A caller takes tables down: no merge within level 0 begins.
+struct Pushing<'a>(&'a Engine);
+
+impl Pushing<'_> {
+    fn new(engine: &Engine) -> Pushing<'_> {
+        engine.pushing.fetch_add(1, Ordering::SeqCst);
+        drop(engine.claims.wait()); // Whoever picks now has not seen it.
+        Pushing(engine)
+    }
+}
+
+impl Drop for Pushing<'_> {
+    fn drop(&mut self) {
+        self.0.pushing.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// The last sequence number in the tables of `level`.
+fn newest_at(version: &Version, level: usize) -> SeqNo {
+    let runs = version.level(level).runs.iter();
+    runs.map(|run| run.max_seq()).max().unwrap_or(SeqNo::ZERO)
+}
+
+/// True if all entries of a table are as old as `upto`.
+fn is_upto(version: &Version, table: FileNumber, upto: SeqNo) -> bool {
+    version
+        .table(table)
+        .is_some_and(|table| table.info().max_seq <= upto)
 }
 
 /// The tables of `level` that hold keys of `range`.

@@ -14,7 +14,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use terrace_base::vfs::{Fs, LockGuard, Process};
 use terrace_base::{Clock, Error, ErrorKind, Result, SeqNo};
@@ -37,6 +37,8 @@ use crate::version_set::VersionSet;
 use crate::view::Views;
 use crate::write::Write;
 
+/// A merge of level 0 that nobody asked for may rewrite so many bytes for each of its own.
+const WORTH: u64 = 16;
 /// A list with more operands than this is sealed.
 const OPERANDS: u64 = 2048;
 
@@ -69,6 +71,8 @@ pub(crate) struct Engine {
     pub(crate) directory_lock: Mutex<Option<Box<dyn LockGuard>>>,
     /// Held by a flush: the flushed position rises from edit to edit.
     pub(crate) flushing: Mutex<()>,
+    /// Callers that take tables down to the last level.
+    pub(crate) pushing: AtomicUsize,
     /// Held while a range delete is forgotten, so that no two jobs forget the same one.
     pub(crate) forgetting: Mutex<()>,
     /// Held while the database is closed, so that a second caller waits for the first.
@@ -251,6 +255,15 @@ impl Engine {
             settled: self.horizon(Vec::new()).stripes.settled(),
             idle,
             ..PickOptions::default()
+        }
+    }
+
+    /// The same for the background, whose merges must be worth what they cost.
+    pub(crate) fn pick_worthy(&self, idle: bool) -> PickOptions {
+        PickOptions {
+            worth: WORTH,
+            blob_bytes: self.blobs_due(),
+            ..self.pick_options(idle)
         }
     }
 

@@ -257,7 +257,12 @@ fn compact(engine: &Engine) -> Result<bool> {
             return Ok(false);
         }
         let idle = hurrying || engine.counters.quiet_for(engine.clock().monotonic(), IDLE);
-        if engine.compact_once(idle)? {
+        // Whoever waits for the tree to settle wants it whatever it costs.
+        let compacted = match hurrying {
+            true => engine.compact_once(true)?,
+            false => engine.compact_if_worth(idle)?,
+        };
+        if compacted {
             continue;
         }
         if idle {

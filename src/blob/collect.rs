@@ -6,12 +6,17 @@
 //! stay are copied into a new file. A merge keeps sequence numbers and places, so that nothing that was deleted meanwhile
 //! can come back.
 //!
+//! Which values are dead, tables tell only once both references of a key have met in a merge. So level 0 is due for a merge
+//! by what its tables refer to, too ([`Engine::blobs_due`]), and where much has piled up this file's work comes before
+//! other merges.
+//!
 //! While the database is at work a file is collected when three quarters of it are dead, or half of it if there is more
 //! dead than alive in all. An idle one collects down to a third, so it settles at one and a half times what is alive.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use terrace_base::{Error, FileNumber, Result, SeqNo, mutant};
 use terrace_compaction::{BlobFile, Version, VersionEdit};
@@ -22,6 +27,17 @@ use crate::sync::lock;
 
 /// So many bytes of large values are worth a flush of an idle database.
 const WORTH_A_FLUSH: u64 = 8 << 20;
+
+/// As many files' worth of dead values, beyond as much as is alive, are too much.
+const FILES_PILED_UP: u64 = 4;
+
+/// With as many files' worth of values that no flush has seen, or that are dead beyond twice what is alive, a writer that
+/// needs a new file waits.
+const FILES_UNFLUSHED: u64 = 8;
+const FILES_DEAD: u64 = 8;
+/// How long at most, and how long before it looks again.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+const WAIT: Duration = Duration::from_millis(5);
 
 /// A file and how much of it is alive.
 #[derive(Debug)]
@@ -87,6 +103,57 @@ impl Engine {
         }
         drop(removing);
         self.collect(&version, known, idle)
+    }
+
+    /// From how many bytes that tables of level 0 refer to on its merge is due: it is the first to tell which of the values
+    /// below are dead.
+    pub(crate) fn blobs_due(&self) -> u64 {
+        let view = self.views.cell.load();
+        if view.version.blobs().is_empty() || mutant("blobs-wait-for-runs") {
+            return u64::MAX;
+        }
+        let below = view.version.tables().filter(|(level, _, _)| *level > 0);
+        let infos = below.flat_map(|(_, _, table)| &table.info().blobs);
+        let referred: u64 = infos.map(|(_, bytes)| bytes).sum();
+        (referred / 2).max(2 * self.blobs.target())
+    }
+
+    /// True if so much is dead that it must not wait until the database has nothing else to do.
+    pub(crate) fn blobs_pile_up(&self) -> bool {
+        let (live, dead) = self.live_and_dead();
+        dead > live.saturating_add(FILES_PILED_UP * self.blobs.target())
+            && !mutant("blobs-wait-for-runs")
+    }
+
+    /// Bytes in blob files that tables refer to, and those that neither tables nor what is in memory does.
+    fn live_and_dead(&self) -> (u64, u64) {
+        let version = self.views.cell.load().version.clone();
+        if version.blobs().is_empty() {
+            return (0, 0);
+        }
+        let live: u64 = version.blob_bytes().values().sum();
+        self.blobs.note_live(live);
+        let all: u64 = version.blobs().values().map(|file| file.size()).sum();
+        let unflushed = self.blobs.unflushed.load(Ordering::Relaxed);
+        (live, all.saturating_sub(live).saturating_sub(unflushed))
+    }
+
+    /// Holds up a writer that needs a new file while flushes and collection have fallen behind: for a while, as both are
+    /// also slow on a disk that is.
+    pub(crate) fn wait_for_blobs(&self) {
+        if self.options.tuning.manual || mutant("blobs-wait-for-runs") {
+            return; // There is no thread that would catch up.
+        }
+        for _ in 0..LONGEST_WAIT.as_millis() / WAIT.as_millis() {
+            let file = self.blobs.target();
+            let (live, dead) = self.live_and_dead();
+            let unflushed = self.blobs.unflushed.load(Ordering::Relaxed);
+            let far = unflushed > FILES_UNFLUSHED * file || dead > 2 * live + FILES_DEAD * file;
+            if !far || self.committer.failure().is_some() {
+                return;
+            }
+            std::thread::sleep(WAIT);
+        }
     }
 
     /// Those files of which it is known what is alive in them.
@@ -179,7 +246,7 @@ impl Engine {
 
     /// Asks for a flush that tells what is dead in blob files; for a database that is idle.
     pub(crate) fn flush_large(&self) {
-        if self.blobs.unflushed.load(Ordering::Relaxed) >= WORTH_A_FLUSH.min(self.blobs.target) {
+        if self.blobs.unflushed.load(Ordering::Relaxed) >= WORTH_A_FLUSH.min(self.blobs.target()) {
             self.flush_soon();
         }
     }

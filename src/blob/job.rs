@@ -30,6 +30,8 @@ pub(crate) struct NewBlobs {
     /// Large values of the input go into files too.
     pub(crate) separates: bool,
     victims: Arc<BTreeSet<FileNumber>>,
+    /// What is dead piles up: copying keeps to no rate.
+    piled_up: bool,
     open: Option<BlobWriter>,
     done: Vec<BlobMeta>,
     pub(crate) numbers: Vec<FileNumber>,
@@ -42,6 +44,7 @@ impl NewBlobs {
         let victims = lock(&engine.blobs.victims).clone();
         NewBlobs {
             separates,
+            piled_up: !victims.is_empty() && engine.blobs_pile_up(),
             victims,
             open: None,
             done: Vec::new(),
@@ -118,7 +121,8 @@ impl NewBlobs {
     }
 
     fn keep_to_rate(&mut self, engine: &Engine, bytes: u64) {
-        let hurry = engine.options.tuning.manual
+        let hurry = self.piled_up
+            || engine.options.tuning.manual
             || engine.background.lock().hurrying > 0
             || engine.views.cell.load().version.level(0).runs.len() > BUSY_RUNS;
         if hurry {
@@ -134,7 +138,7 @@ impl NewBlobs {
         if self
             .open
             .as_ref()
-            .is_some_and(|open| open.size() >= engine.blobs.target)
+            .is_some_and(|open| open.size() >= engine.blobs.target())
         {
             self.close()?;
         }

@@ -47,6 +47,8 @@ use crate::sync::{Mutex, MutexGuard, lock};
 const JOINED: usize = 1 << 20;
 /// How many full files may be unsynced, and so open, before they are synced for that alone.
 const UNSYNCED: usize = 16;
+/// A file is full at no less than this, unless the options say so.
+const SMALLEST_FULL: u64 = 16 << 20;
 /// So many full files may wait for a flush to tell what in them is dead.
 const FILES_AHEAD: u64 = 4;
 
@@ -124,8 +126,10 @@ struct Made {
 #[derive(Debug)]
 pub(crate) struct Blobs {
     files: Arc<Files>,
-    /// A file is full at this size.
-    pub(crate) target: u64,
+    /// A file is full at this size at most.
+    most: u64,
+    /// Bytes that tables refer to, when it was looked at last.
+    live: AtomicU64,
     active: Mutex<Option<Active>>,
     /// Held while a file is made, so that one is made and not one a writer.
     making: Mutex<()>,
@@ -159,10 +163,11 @@ impl Drop for Placed {
 }
 
 impl Blobs {
-    pub(crate) fn new(files: Arc<Files>, target: u64, found_upto: SeqNo) -> Blobs {
+    pub(crate) fn new(files: Arc<Files>, most: u64, live: u64, found_upto: SeqNo) -> Blobs {
         Blobs {
             files,
-            target,
+            most,
+            live: AtomicU64::new(live),
             active: Mutex::new(None),
             making: Mutex::new(()),
             unsynced: Mutex::new(Vec::new()),
@@ -174,6 +179,12 @@ impl Blobs {
             victims: Mutex::new(Arc::default()),
             damaged: Mutex::new(Vec::new()),
         }
+    }
+
+    /// A file is full at this size: a quarter of what is alive, within limits. Space comes back by whole files.
+    pub(crate) fn target(&self) -> u64 {
+        let live = self.live.load(Ordering::Relaxed);
+        (live / 4).clamp(SMALLEST_FULL.min(self.most), self.most)
     }
 
     /// Makes durable whatever references that are committed by now refer to.
@@ -199,6 +210,10 @@ impl Blobs {
         Ok(())
     }
 
+    pub(crate) fn note_live(&self, bytes: u64) {
+        self.live.store(bytes, Ordering::Relaxed);
+    }
+
     fn note_written(&self, open: &Arc<Open>) {
         // Under the lock: nobody who finds it dirty already goes on before it is in the list.
         let mut unsynced = lock(&self.unsynced);
@@ -213,7 +228,7 @@ impl Blobs {
         let mut active = lock(&self.active);
         let active = active.as_mut()?;
         let end = active.end.checked_add(len)?;
-        if end > self.target && active.end > BLOB_HEADER_LEN {
+        if end > self.target() && active.end > BLOB_HEADER_LEN {
             return None;
         }
         let offset = std::mem::replace(&mut active.end, end);
@@ -273,6 +288,7 @@ impl Engine {
             if let Some(place) = self.blobs.reserve(head.record_len()) {
                 break place;
             }
+            self.wait_for_blobs();
             self.begin_blob_file(head.record_len())?;
         };
         let meta = file.meta;
@@ -313,7 +329,7 @@ impl Engine {
         let _making = lock(&self.blobs.making);
         let has_room = |active: &Active| {
             let end = active.end.saturating_add(len);
-            end <= self.blobs.target || active.end == BLOB_HEADER_LEN
+            end <= self.blobs.target() || active.end == BLOB_HEADER_LEN
         };
         if lock(&self.blobs.active).as_ref().is_some_and(has_room) {
             return Ok(()); // Another writer has made it meanwhile.
@@ -385,7 +401,7 @@ impl Engine {
             end: BLOB_HEADER_LEN,
         });
         self.blobs.close_full();
-        if self.blobs.unflushed.load(Ordering::Relaxed) > FILES_AHEAD * self.blobs.target {
+        if self.blobs.unflushed.load(Ordering::Relaxed) > FILES_AHEAD * self.blobs.target() {
             self.flush_soon();
         }
         Ok(())

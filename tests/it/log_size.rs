@@ -207,3 +207,25 @@ fn segments_with_a_second_name_are_left_to_it() {
     db.close().unwrap();
     assert_eq!(options.open("/db").unwrap().iter().count(), 600);
 }
+
+#[test]
+fn blob_files_of_values_that_are_overwritten_all_the_time_stay_few() {
+    let (values, len) = (500u64, 8 << 10);
+    let live = values * len as u64;
+    let file = 2 << 20;
+    let db = Options::new()
+        .vfs(MemVfs::new(1))
+        .durability(Durability::Buffered)
+        .tune(|tuning| tuning.blob_bytes = file)
+        .open("/db")
+        .unwrap();
+    let mut most = 0;
+    for n in 0..values * 100 {
+        let key = n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        db.put((key % values).to_be_bytes(), vec![n as u8; len])
+            .unwrap();
+        let stats = db.stats();
+        most = most.max(stats.blob_live_bytes + stats.blob_other_bytes);
+    }
+    assert!(most <= 6 * live + 20 * file, "{most} bytes for {live}");
+}

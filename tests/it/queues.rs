@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use terrace::clock::ManualClock;
 use terrace::vfs::MemVfs;
-use terrace::{Bytes, Db, Durability, Expiry, Keyspace, Options, Snapshot};
+use terrace::{Bytes, Compression, Db, Durability, Expiry, Keyspace, Options, Snapshot};
 
 /// Without threads: nothing is flushed meanwhile.
 fn by_hand() -> Db {
@@ -332,4 +332,37 @@ fn an_idle_database_gives_back_what_was_deleted() {
         assert!(begun.elapsed() < Duration::from_secs(60), "{stats:?}");
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// Each second something in memory expires, and is flushed.
+#[test]
+fn a_trickle_does_not_make_the_background_rewrite_all() {
+    let vfs = MemVfs::new(1);
+    let options = Options::new()
+        .vfs(vfs)
+        .durability(Durability::Buffered)
+        .compression(Compression::None);
+    let db = options.open("/db").unwrap();
+    for n in 0..20_000u64 {
+        db.put(key(n), [n as u8; 500]).unwrap();
+    }
+    db.wait_idle().unwrap();
+    let before = db.stats();
+    assert!(before.table_bytes > 8 << 20);
+    for n in 0..3u64 {
+        let soon = Expiry::In(Duration::from_millis(5));
+        db.put_expiring(key(n * 7000), "soon", soon).unwrap();
+        let begun = Instant::now();
+        while db.stats().memtable_entries > 0 {
+            assert!(begun.elapsed() < Duration::from_secs(60));
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        // For whatever the compactor makes of it.
+        std::thread::sleep(Duration::from_millis(1500));
+    }
+    let compacted = db.stats().bytes_compacted - before.bytes_compacted;
+    assert!(compacted < 1 << 20, "{compacted} bytes rewritten");
+    assert_eq!(db.iter().count(), 19_997);
+    db.wait_idle().unwrap();
+    assert_eq!(db.stats().levels[0].runs, 0, "asked to settle");
 }

@@ -5,6 +5,8 @@
 //! a level, the one goes that drags the fewest bytes of the next level along for each byte of its own; so
 //! a flush of 64 MiB never rewrites a level of 1 GiB, but a tenth of it at a time.
 //!
+//! A merge of level 0 must be worth what it rewrites: see [`super::worth`].
+//!
 //! When no level is due, tables full of tombstones go down, and tombstones leave the last level once no
 //! snapshot needs them.
 
@@ -13,6 +15,7 @@ use std::sync::Arc;
 
 use terrace_base::FileNumber;
 
+use super::worth::referred_by;
 use super::{Blocked, Compaction, CompactionKind, LAST, PickOptions, Targets, run_at, targets};
 use crate::run::Run;
 use crate::table_file::TableFile;
@@ -74,8 +77,10 @@ impl<'a> Picker<'a> {
 
     fn score(&self, level: usize) -> u128 {
         if level == 0 {
-            let runs = self.oldest_free_runs().len() as u128;
-            return runs * DUE / self.options.due_runs() as u128;
+            let runs = self.oldest_free_runs();
+            let by_runs = runs.len() as u128 * DUE / self.options.due_runs() as u128;
+            let by_blobs = u128::from(referred_by(runs)) * DUE;
+            return by_runs.max(by_blobs / u128::from(self.options.blob_bytes.max(1)));
         }
         let Some(run) = run_at(self.version, level) else {
             return 0;
@@ -129,7 +134,7 @@ impl<'a> Picker<'a> {
 
     fn pick_merge(&self, level: usize) -> Option<Compaction> {
         if level == 0 {
-            return self.merge_level0(self.oldest_free_runs());
+            return self.merge_level0_if_worth();
         }
         self.merge_least_overlap(level, |_| true)
     }

@@ -22,6 +22,7 @@ mod older;
 mod range;
 mod shape;
 mod tidy;
+mod worth;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -64,6 +65,11 @@ pub struct PickOptions {
     /// The oldest snapshot, else what is visible: every reader sees older writes alike. Tombstones that old
     /// can go from the last level. Zero if unknown.
     pub settled: SeqNo,
+    /// A merge of level 0 must be worth it: it drags along at most so many bytes of the next level for each of its own, or so
+    /// many entries for each tombstone. Else the newest runs are merged with each other.
+    pub worth: u64,
+    /// Level 0 is also due when its tables refer to so many bytes in blob files, if its merge writes fewer than these.
+    pub blob_bytes: u64,
     /// A job takes further inputs along only up to this many bytes in all.
     pub max_job_bytes: u64,
 }
@@ -77,6 +83,8 @@ impl Default for PickOptions {
             packings: Packings::default(),
             idle: false,
             settled: SeqNo::ZERO,
+            worth: u64::MAX,
+            blob_bytes: u64::MAX,
             max_job_bytes: 512 << 20,
         }
     }

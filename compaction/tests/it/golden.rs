@@ -26,6 +26,7 @@ fn scripts() {
         "level0",
         "levels",
         "ranges",
+        "worth",
     ] {
         goldenscript::run(&mut Runner::default(), format!("{dir}/{name}")).unwrap();
     }
@@ -134,6 +135,8 @@ impl Runner {
         while let Some((name, value)) = args.next_key() {
             match name {
                 "idle" => self.options.idle = value == "yes",
+                "worth" => self.options.worth = value.parse()?,
+                "blobs" => self.options.blob_bytes = value.parse::<u64>()? << 20,
                 "settled" => self.options.settled = SeqNo::new(value.parse()?),
                 "job" => self.options.max_job_bytes = value.parse::<u64>()? << 20,
                 "lz4" => {

@@ -1,0 +1,82 @@
+//! Whether a merge of level 0 is worth what it rewrites
+//!
+//! Level 0 is due by the number of its runs, however small they are: in an idle database one is
+//! enough. If a few hundred bytes made the level below be written again each time, a trickle of
+//! writes, or of values that expire, would keep the disk busy for ever. So a merge may drag along
+//! only so many bytes of the next level for each byte of level 0 (`PickOptions::worth`). What large
+//! values the tables refer to counts as theirs. A tombstone may free an entry below: a merge is
+//! also worth it if it drags along only so many entries for each.
+//!
+//! Where a merge is not worth it the newest runs are merged with each other ([`super::tidy`]),
+//! which costs little, and level 0 waits until there is more of it. Two things end the wait
+//! whatever it costs: twice as many runs as are due.
+//!
+//! Runs may also be few and small, and refer to much. A large value that was overwritten stays
+//! until the merge that finds both references. So level 0 is also due by the bytes that it refers
+//! to (`PickOptions::blob_bytes`), if its merge writes fewer bytes than these.
+
+use std::sync::Arc;
+
+use terrace_base::mutant;
+
+use super::leveled::Picker;
+use super::{Compaction, tidy};
+use crate::run::Run;
+use crate::table_file::TableFile;
+
+/// Bytes in blob files that a table refers to.
+fn referred(table: &TableFile) -> u64 {
+    table.info().blobs.iter().map(|(_, bytes)| bytes).sum()
+}
+
+/// The same of whole runs.
+pub(super) fn referred_by(runs: &[Arc<Run>]) -> u64 {
+    let tables = runs.iter().flat_map(|run| run.tables().iter());
+    tables.map(|table| referred(table)).sum()
+}
+
+impl Picker<'_> {
+    /// The merge of level 0 that is due, as far as it is worth it.
+    pub fn merge_level0_if_worth(&self) -> Option<Compaction> {
+        let runs = self.oldest_free_runs();
+        let plan = self.merge_level0(runs)?;
+        let allowed = self.options.due_runs();
+        let is_worth = match runs.len() >= allowed {
+            true => self.is_worth(&plan),
+            false => is_cheap(&plan),
+        };
+        if is_worth || mutant("merge-at-any-cost") {
+            return Some(plan);
+        }
+        tidy::newest(self.version, self.options, self.blocked.busy, allowed - 1)
+    }
+
+    fn is_worth(&self, plan: &Compaction) -> bool {
+        if self.version.level(0).runs.len() >= 2 * self.options.level0_runs.max(2) {
+            return true;
+        }
+        let (mut own, mut tombstones) = (0_u64, 0_u64);
+        let (mut dragged, mut entries) = (0_u64, 0_u64);
+        for (level, table) in &plan.inputs {
+            let info = table.info();
+            if *level == 0 {
+                own = own
+                    .saturating_add(info.size)
+                    .saturating_add(referred(table));
+                tombstones += info.tombstones;
+            } else {
+                dragged = dragged.saturating_add(info.size);
+                entries += info.entries;
+            }
+        }
+        let most = |count: u64| count.saturating_mul(self.options.worth);
+        dragged <= most(own) || (tombstones > 0 && entries <= most(tombstones))
+    }
+}
+
+/// True if a merge writes fewer bytes than its inputs of level 0 refer to in blob files.
+fn is_cheap(plan: &Compaction) -> bool {
+    let level0 = plan.inputs.iter().filter(|(level, _)| *level == 0);
+    let freed: u64 = level0.map(|(_, table)| referred(table)).sum();
+    plan.input_bytes() <= freed
+}
