@@ -41,6 +41,8 @@ pub(crate) struct Basis {
     pub(crate) lsn: u64,
     /// Frames behind the log's end; none was promised.
     pub(crate) dropped_frames: u64,
+    /// Small tables may be merged and go; a salvage deletes none.
+    pub(crate) tidies: bool,
 }
 
 impl Opening<'_> {
@@ -71,7 +73,9 @@ impl Opening<'_> {
         };
         edit.blobs_removed = unreferenced(&state, &edit);
         state.apply(&edit, &self.store)?;
-        self.tidy(&mut state, found_seq)?;
+        if basis.tidies {
+            self.tidy(&mut state, found_seq)?;
+        }
         let number = FileNumber(self.free_number(state.file_ceiling));
         state.file_ceiling = number.0 + 1;
         let manifest = self.publish(&state, number, basis.database, basis.last_edit + 1)?;

@@ -397,6 +397,7 @@ impl<'a> Opening<'a> {
                 last_seq,
                 lsn: log.end.0.max(log.highest_seen.0),
                 dropped_frames: log.dropped_frames,
+                tidies: true,
             };
             return self.rebuilt(state, &basis, replay);
         }

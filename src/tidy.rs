@@ -7,7 +7,7 @@
 //! It is a help and no duty: if an input is damaged, or the disk is full, the runs stay as they
 //! are.
 
-use terrace_base::{RangeSet, Result, SeqNo, UserKey};
+use terrace_base::{FileKind, FileNumber, RangeSet, Result, SeqNo, UserKey};
 use terrace_compaction::{
     Folding, MergeOptions, PickOptions, Rules, Stripes, VersionEdit, pick_newest,
 };
@@ -53,15 +53,22 @@ impl Opening<'_> {
             packings: &compaction.packings,
             should_stop: &|| false,
         };
+        let first = self.free_number(state.file_ceiling);
         let mut outputs = RecoveredTables {
             files: &self.files,
-            next_file: self.free_number(state.file_ceiling),
+            next_file: first,
         };
         let merged = terrace_compaction::merge(compaction.entries(), &options, &mut outputs);
         let merged = merged.and_then(|result| {
             self.files.read_back(&result.tables)?;
             compaction.edit(&result)
         });
+        if merged.is_err() {
+            // They may take the space that the manifest needs.
+            for number in first..outputs.next_file {
+                self.files.remove(FileKind::Table(FileNumber(number)))?;
+            }
+        }
         let edit = VersionEdit {
             file_ceiling: Some(outputs.next_file),
             ..merged.unwrap_or_default()

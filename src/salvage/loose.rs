@@ -91,6 +91,7 @@ impl Survey<'_> {
             last_seq,
             lsn: log.lsn,
             dropped_frames: 0,
+            tidies: false,
         };
         self.publish(state, basis, Replay::of_changes(changes))
     }

@@ -351,6 +351,7 @@ impl<'a> Survey<'a> {
                 .max(last_table.max().unwrap_or_default()),
             lsn,
             dropped_frames: 0,
+            tidies: false,
         };
         self.publish(state, basis, replay)
     }
