@@ -173,6 +173,11 @@ mod kernel {
     }
 
     #[inline(never)]
+    pub fn merge4_prefix(iter: &mut impl InternalIterator, n: usize) {
+        super::steps(iter, n, "merge4_prefix");
+    }
+
+    #[inline(never)]
     pub fn merge16_next(iter: &mut impl InternalIterator, n: usize) {
         super::steps(iter, n, "merge16_next");
     }
@@ -301,6 +306,11 @@ fn kernels(keys: &[Key], probes: &[Key], absent: &[Key], values: &Values, dir: &
     merged.first().unwrap();
     merge4_next(&mut merged, N);
     count("merge4_next", N);
+    let longer = common::prefixed(&sorted[..2 * N]);
+    let mut merged = common::merged(&longer, values, 4);
+    merged.first().unwrap();
+    merge4_prefix(&mut merged, N);
+    count("merge4_prefix", N);
     let mut merged = common::merged(&sorted[..2 * N], values, 16);
     merged.first().unwrap();
     merge16_next(&mut merged, N);

@@ -1,3 +1,5 @@
+use std::cell::Cell;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -10,6 +12,8 @@ struct Sorted {
     at: Option<usize>,
     /// Moves left until one fails.
     fuse: Option<usize>,
+    /// How often its key was looked at.
+    looks: Cell<usize>,
 }
 
 impl Sorted {
@@ -19,6 +23,7 @@ impl Sorted {
             entries,
             at: None,
             fuse: None,
+            looks: Cell::new(0),
         }
     }
 
@@ -71,6 +76,7 @@ impl InternalIterator for Sorted {
         self.at.is_some()
     }
     fn key(&self) -> KeyRef<'_> {
+        self.looks.set(self.looks.get() + 1);
         self.at.map_or(EMPTY, |i| self.entries[i].as_ref())
     }
     fn value(&self) -> &[u8] {
@@ -88,15 +94,28 @@ enum Move {
     SeekForPrev(Vec<u8>, u64),
 }
 
+/// Some are longer than a head, one begins with another, and some part late.
+const PREFIXES: [&str; 4] = [
+    "commonprefix",
+    "commonprefixcommonprefix",
+    "commonprefixcommonpreface",
+    "commonprefiy",
+];
+
+fn tail(len: std::ops::Range<usize>) -> impl Strategy<Value = Vec<u8>> {
+    prop::collection::vec(prop_oneof![Just(b'a'), Just(b'b')], len)
+}
+
+fn prefixed((prefix, tail): (usize, Vec<u8>)) -> Vec<u8> {
+    [PREFIXES[prefix].as_bytes(), &tail].concat()
+}
+
 fn key() -> impl Strategy<Value = Vec<u8>> {
     // Few letters and shared long prefixes, so that heads tie often.
     prop_oneof![
         prop::collection::vec(prop_oneof![Just(0u8), Just(b'a'), Just(255u8)], 0..4),
-        prop::collection::vec(prop_oneof![Just(b'a'), Just(b'b')], 0..3).prop_map(|tail| [
-            b"commonprefix",
-            tail.as_slice()
-        ]
-        .concat()),
+        (0..PREFIXES.len(), tail(0..3)).prop_map(prefixed),
+        (0..PREFIXES.len(), tail(0..20)).prop_map(prefixed),
     ]
 }
 
@@ -133,7 +152,8 @@ proptest! {
         let mut children: Vec<Vec<OwnedKey>> = vec![Vec::new(); 6];
         let mut all = Vec::new();
         for (i, (bytes, child)) in entries.into_iter().enumerate() {
-            let user = UserKey::new(KeyspaceId(0), &bytes).to_owned();
+            let keyspace = KeyspaceId(u32::from(i % 4 == 3));
+            let user = UserKey::new(keyspace, &bytes).to_owned();
             let entry = OwnedKey { user, seq: SeqNo::new(i as u64), kind: ValueKind::Put };
             children[child].push(entry.clone());
             all.push(entry);
@@ -166,5 +186,46 @@ fn a_child_that_fails_is_an_error_and_not_an_end() {
         }
         assert!(result.is_err(), "fuse {fuse}");
         assert!(!merged.valid());
+    }
+}
+
+/// Keys dealt out in stretches: within one only the child that has it is looked at, and how often
+/// does not depend on how much the keys share.
+#[test]
+fn keys_with_a_common_prefix_gallop_like_others() {
+    let looks = |name: &dyn Fn(usize) -> String, backward: bool| {
+        let mut children = vec![Vec::new(); 4];
+        for n in 0..8000 {
+            let user = UserKey::new(KeyspaceId(0), name(n).as_bytes()).to_owned();
+            let (seq, kind) = (SeqNo::new(1), ValueKind::Put);
+            children[n / 50 % 4].push(OwnedKey { user, seq, kind });
+        }
+        let mut merged = MergingIterator::new(children.into_iter().map(Sorted::new).collect());
+        match backward {
+            true => merged.last().unwrap(),
+            false => merged.first().unwrap(),
+        }
+        let mut steps = 0;
+        while merged.valid() {
+            match backward {
+                true => merged.prev().unwrap(),
+                false => merged.next().unwrap(),
+            }
+            steps += 1;
+        }
+        assert_eq!(steps, 8000);
+        let looks = merged.children().iter().map(|child| child.looks.get());
+        looks.sum::<usize>()
+    };
+    for backward in [false, true] {
+        let plain = looks(&|n| format!("{n:08}"), backward);
+        let padded = looks(&|n| format!("{n:024}"), backward);
+        let url = looks(
+            &|n| format!("https://example.org/item/{:03}/{:05}", n / 1000, n),
+            backward,
+        );
+        assert!(plain < 10_000, "{plain} looks at 8,000 plain keys");
+        assert!(padded < 11_000, "{padded} looks at 8,000 padded keys");
+        assert!(url < 11_000, "{url} looks at 8,000 urls");
     }
 }

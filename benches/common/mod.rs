@@ -81,8 +81,18 @@ impl Values {
     }
 }
 
-pub fn user(key: &Key) -> UserKey<'_> {
-    UserKey::new(KeyspaceId(0), key)
+pub fn user<K: AsRef<[u8]>>(key: &K) -> UserKey<'_> {
+    UserKey::new(KeyspaceId(0), key.as_ref())
+}
+
+/// The same keys after 16 bytes that are always the same.
+pub fn prefixed(keys: &[Key]) -> Vec<[u8; 32]> {
+    let longer = |key: &Key| {
+        let mut longer = *b"sixteen bytes of................";
+        longer[16..].copy_from_slice(key);
+        longer
+    };
+    keys.iter().map(longer).collect()
 }
 
 pub fn lookup(key: &Key) -> KeyRef<'_> {
@@ -90,8 +100,8 @@ pub fn lookup(key: &Key) -> KeyRef<'_> {
 }
 
 /// A table image of `keys`, which are sorted.
-pub fn write_table<'a>(
-    keys: impl IntoIterator<Item = &'a Key>,
+pub fn write_table<'a, K: AsRef<[u8]> + 'a>(
+    keys: impl IntoIterator<Item = &'a K>,
     values: &Values,
     compression: Compression,
 ) -> Vec<u8> {
@@ -126,7 +136,11 @@ pub fn mapped(bytes: &[u8], dir: &Path) -> Arc<Table> {
 }
 
 /// `keys`, which are sorted, dealt out to `ways` tables at random and merged again.
-pub fn merged(keys: &[Key], values: &Values, ways: u64) -> MergingIterator<TableIter> {
+pub fn merged<K: AsRef<[u8]>>(
+    keys: &[K],
+    values: &Values,
+    ways: u64,
+) -> MergingIterator<TableIter> {
     let part = |way: u64| {
         let mine = keys
             .iter()
