@@ -1,9 +1,10 @@
 //! The merge job: sorted entries in, new tables out. It knows no locks and publishes nothing.
 //!
-//! Tables are cut between user keys only, so that the output is a run: at the target size, and where the
-//! keyspace changes once a table is half full, or where the next is compressed otherwise. Each table is finished and
-//! synced; its directory, the reading back and the edit are the caller's, and so is removing what was created if the
-//! job fails.
+//! Tables are cut between user keys only, so that the output is a run: at the target size, where a
+//! point index could not name more blocks, and where the keyspace changes once a table is half
+//! full, or where the next is compressed otherwise. Each table is finished and synced; its
+//! directory, the reading back and the edit are the caller's, and so is removing what was created
+//! if the job fails.
 //!
 //! What came in must equal what went out plus what was dropped for a reason. That is checked here in every
 //! build; [`Compaction::edit`](crate::Compaction::edit) then compares what came in with what the manifest
@@ -12,6 +13,7 @@
 use terrace_base::vfs::File;
 use terrace_base::{
     Error, ErrorKind, FileNumber, InternalIterator, KeyRef, KeyspaceId, Result, UserKey, ValueKind,
+    mutant,
 };
 use terrace_sstable::{FileSink, TableWriter, WriterOptions};
 
@@ -200,13 +202,14 @@ impl RunWriter<'_, '_> {
     #[inline]
     fn cut_before(&self, table: &TableWriter<FileSink>, key: UserKey<'_>) -> bool {
         let (size, target) = (table.estimated_size(), self.options.target_size);
-        if size < target / 2 {
+        let full = table.is_full() && !mutant("table-without-end");
+        if size < target / 2 && !full {
             return false;
         }
         let Some(last) = table.last_user_key() else {
             return false;
         };
-        last.keyspace != key.keyspace || (size >= target && last != key)
+        last.keyspace != key.keyspace || ((size >= target || full) && last != key)
     }
 
     #[cold]

@@ -32,10 +32,11 @@ pub(crate) const MAGIC: [u8; 8] = *b"\xF0terrSST";
 /// The one version of the format so far.
 const VERSION: u32 = 1;
 
-// Tags of sections. Never reused; reserved: 4 Bloom filter, 5 range tombstones, 6 blob references.
+// Tags of sections. Never reused; reserved: 5 range tombstones, 6 blob references.
 pub(crate) const FENCES: u32 = 1;
 pub(crate) const POINT_INDEX: u32 = 2;
 pub(crate) const PROPERTIES: u32 = 3;
+pub(crate) const FILTER: u32 = 4;
 
 const REQUIRED: u32 = 1;
 

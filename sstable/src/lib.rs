@@ -13,6 +13,7 @@
 //! - **fences** (`fence`) name the first user key of each block: ordered search starts there;
 //! - the **point index** (`point_index`) maps the hash of a user key to its newest version: a read of one
 //!   key looks at one cache line of it and then at the record, or at nothing else when the key is absent;
+//!   a table that can have none has a **filter** (`filter`) in its place;
 //! - **properties** (`properties`) hold the counts and bounds, and the **footer** (`format`) says
 //!   where everything is.
 //!
@@ -25,6 +26,7 @@ mod blob;
 mod block;
 mod block_cache;
 mod fence;
+mod filter;
 mod format;
 #[cfg(feature = "testing")]
 #[doc(hidden)]

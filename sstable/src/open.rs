@@ -10,6 +10,7 @@ use terrace_base::vfs::File;
 
 use crate::block;
 use crate::fence::Fences;
+use crate::filter::Filter;
 use crate::format::{self, Footer, MAX_FOOTER_LEN, decode_footer};
 use crate::options::IoMode;
 use crate::paged_index::PagedIndex;
@@ -24,6 +25,7 @@ pub(crate) struct Parts {
     pub index: Option<PointIndex>,
     /// In place of an index.
     pub paged: Option<PagedIndex>,
+    pub filter: Option<Filter>,
     /// The map or the image.
     pub memory: Option<Bytes>,
     /// `None` for an image.
@@ -85,35 +87,46 @@ pub(crate) fn open(source: Source, id: u64, size: u64, io: IoMode, lean: bool) -
         Some(memory.slice_ref(part))
     };
     let in_place = placed(fences_at, &fences);
-    let section = in_place.as_ref().unwrap_or(&fences);
-    let fences = Fences::decode(section, footer.data_end, in_place.is_some())
+    let section_of = in_place.as_ref().unwrap_or(&fences);
+    let fences = Fences::decode(section_of, footer.data_end, in_place.is_some())
         .map_err(|error| error.in_file(source.path(), fences_at))?;
     let info = properties::decode(&properties, id, size)
         .and_then(|info| agree(&info, &fences).map(|()| info))
         .map_err(|error| error.in_file(source.path(), info_at))?;
     let stays = lean && memory.is_none();
+    let has_index = index.is_some();
     let paged = index.as_ref().filter(|_| stays).map(|(at, read)| {
         PagedIndex::new(read, *at, fences.len()).map_err(|e| e.in_file(source.path(), *at))
     });
     let paged = paged.transpose()?;
-    let index = match index.filter(|_| !stays) {
-        Some((at, read)) => {
-            let in_place = match &source {
-                Source::File(_) => placed(at, &read),
-                Source::Image(_) => None, // Its buckets are not whole cache lines.
-            };
-            let section = in_place.as_ref().unwrap_or(&read);
-            let index = PointIndex::decode(section, fences.len(), in_place.is_some())
-                .map_err(|error| error.in_file(source.path(), at))?;
-            Some(index)
-        }
-        None => None,
+    // The part of the map that is a section, if there is one. The buckets of an image are not whole cache lines.
+    let in_place = |at: u64, read: &Bytes| match &source {
+        Source::File(_) => placed(at, read),
+        Source::Image(_) => None,
     };
+    let index = index.filter(|_| !stays).map(|(at, read)| {
+        let mapped = in_place(at, &read);
+        let section = mapped.as_ref().unwrap_or(&read);
+        PointIndex::decode(section, fences.len(), mapped.is_some())
+            .map_err(|error| error.in_file(source.path(), at))
+    });
+    let index = index.transpose()?;
+    let filter = match has_index {
+        true => None, // The index says as much and more.
+        false => section(format::FILTER)?,
+    };
+    let filter = filter.map(|(at, read)| {
+        let mapped = in_place(at, &read);
+        let section = mapped.as_ref().unwrap_or(&read);
+        Filter::decode(section, mapped.is_some()).map_err(|error| error.in_file(source.path(), at))
+    });
+    let filter = filter.transpose()?;
     Ok(Parts {
         info,
         fences,
         index,
         paged,
+        filter,
         memory,
         file: match source {
             Source::File(file) => Some(file),

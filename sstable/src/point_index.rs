@@ -15,8 +15,9 @@
 //! overflow, but by few keys, and about one look-up in 60 sees a second line. In one large table of 70 some key
 //! finds no place so; then there are more buckets, by an eighth each time.
 //!
-//! Each user key has one slot, whichever keyspace it is in. The table that has too many blocks for the
-//! location to leave 9 bits of fingerprint, or a key that found no place even then, has no index.
+//! Each user key has one slot, whichever keyspace it is in. The table that has too many blocks for
+//! the location to leave 9 bits of fingerprint, or a key that found no place even then, has no
+//! index, and a filter ([`crate::filter`]) in its place.
 //!
 //! Example: seed 0, one bucket, 10 location bits, and the key `terrace` of keyspace 0 as the first record,
 //! at byte 40, of block 0: h = seeded(0xCDDC9E8EF76ED303, 0), fingerprint = h & 0x3fffff, slot 0 of bucket 0
@@ -29,6 +30,8 @@ use terrace_base::error::{Error, Result};
 use terrace_base::hash::seeded;
 use terrace_base::mutant;
 use terrace_base::prefetch::prefetch;
+
+use crate::filter;
 
 pub(crate) const SLOTS: usize = 15;
 pub(crate) const BUCKET_LEN: usize = (SLOTS + 1) * size_of::<u32>();
@@ -43,7 +46,7 @@ pub(crate) const MAX_PROBES: usize = 32;
 
 /// Bits of a location that name a record within its block.
 pub(crate) const RECORD_BITS: u32 = 10;
-/// A table with more blocks has no index.
+/// A table with more blocks has no index, but a filter.
 pub(crate) const MAX_BLOCKS: usize = 8192;
 const MAX_LOCATION_BITS: u32 = RECORD_BITS + MAX_BLOCKS.trailing_zeros();
 
@@ -82,10 +85,14 @@ impl IndexBuilder {
     /// Adds the key with this hash, whose newest version starts at byte `pos` of the raw block `block`.
     #[inline]
     pub fn push(&mut self, hash: u64, block: usize, pos: usize) {
-        if block < MAX_BLOCKS {
-            let location = (block << RECORD_BITS) | (pos / 8);
-            self.keys.push((seeded(hash, self.seed), location as u32));
-        }
+        // Of a block that cannot be named only the hash counts: then there is no index.
+        let location = (block << RECORD_BITS) | (pos / 8);
+        self.keys.push((seeded(hash, self.seed), location as u32));
+    }
+
+    /// The payload of a filter of the keys.
+    pub fn encode_filter(&self) -> Option<Vec<u8>> {
+        filter::encode(self.seed, self.keys.iter().map(|(hash, _)| *hash))
     }
 
     /// About how long the section will be.

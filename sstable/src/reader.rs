@@ -34,6 +34,7 @@ use terrace_base::vfs::File;
 use crate::block::{self, Header, RawBlock, Record, unpack};
 use crate::block_cache::{BlockCache, Charge, TableCache};
 use crate::fence::Fences;
+use crate::filter::Filter;
 use crate::iterator::TableIter;
 use crate::open::{self, Parts, Source, read_file};
 use crate::options::{Compression, IoMode};
@@ -50,6 +51,7 @@ pub struct Table {
     index: Option<PointIndex>,
     /// In place of an index, where that is to take little memory.
     paged: Option<Box<PagedIndex>>,
+    filter: Option<Filter>,
     /// The map or the image.
     memory: Option<Bytes>,
     /// `None` for an image.
@@ -139,6 +141,7 @@ impl Table {
             fences,
             index,
             paged,
+            filter,
             memory,
             file,
         } = parts;
@@ -153,6 +156,7 @@ impl Table {
             fences,
             index,
             paged: paged.map(Box::new),
+            filter,
             memory,
             file,
             all_raw,
@@ -211,7 +215,8 @@ impl Table {
     fn get_unindexed(&self, key: &UserKey<'_>, hash: u64, at: SeqNo) -> Result<Option<Found<'_>>> {
         match &self.paged {
             Some(index) => self.get_by_pages(index, key, hash, at),
-            None => self.get_by_fences(*key, at),
+            None if self.passes_filter(hash) => self.get_by_fences(*key, at),
+            None => Ok(None),
         }
     }
 
@@ -229,6 +234,14 @@ impl Table {
         let reference = self.block(block)?;
         let record = Record::at(reference.bytes(), pos);
         Ok(record.is_some_and(|record| record.key == key.bytes) && self.is_in(block, key))
+    }
+
+    /// False only if there is a filter, and it knows no key with this hash.
+    #[cold]
+    pub(crate) fn passes_filter(&self, hash: u64) -> bool {
+        self.filter
+            .as_ref()
+            .is_none_or(|filter| filter.may_contain(hash))
     }
 
     #[cold]
@@ -285,7 +298,7 @@ impl Table {
             (None, Some(index)) => self
                 .probe_pages(index, hash)
                 .map_or(true, |p| !p.is_empty()),
-            (None, None) => true,
+            (None, None) => self.passes_filter(hash),
         }
     }
 
@@ -306,7 +319,8 @@ impl Table {
             (Some(image), None) => image.len() as u64,
             _ => 0,
         };
-        let index = self.index.as_ref().map_or(0, PointIndex::memory);
+        let index = self.index.as_ref().map_or(0, PointIndex::memory)
+            + self.filter.as_ref().map_or(0, Filter::memory);
         let paged = self.paged.as_ref().map_or(0, |index| index.memory());
         let slots = self.cache.as_ref().map_or(0, TableCache::memory);
         let fixed = size_of::<Table>() + size_of_val(&*self.verified);
@@ -314,7 +328,7 @@ impl Table {
     }
 
     /// Checks everything: every block by `pread`, counts and bounds against the properties, and that the
-    /// point index finds the newest version of every key.
+    /// point index finds the newest version of every key, or that each passes the filter.
     pub fn verify(&self) -> Result<()> {
         crate::verify::verify(self)
     }

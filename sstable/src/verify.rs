@@ -137,11 +137,15 @@ impl Sums {
     }
 }
 
-/// Checks that the point index, if there is one, leads to the newest version of `user`, which lies at `place`, before
-/// it leads to any other version of it.
+/// Checks that the filter, where that stands for the index, lets `user` pass; else that the point
+/// index leads to the newest version of `user`, which lies at `place`, before it leads to any other
+/// version of it.
 fn find_by_index(table: &Table, user: UserKey<'_>, place: (usize, usize)) -> Result<()> {
     let Some(index) = table.index() else {
-        return Ok(());
+        return match table.passes_filter(key_hash(user)) {
+            true => Ok(()),
+            false => Err(Error::corruption(format!("the filter misses {user:?}"))),
+        };
     };
     for found in index.probe(key_hash(user)) {
         if found == place {

@@ -20,7 +20,7 @@ use crate::block::{self, BlockBuilder, Packer};
 use crate::fence::{FenceBuilder, MAX_DATA_LEN};
 use crate::format::{self, Section, encode_footer, seal_section};
 use crate::options::Compression;
-use crate::point_index::IndexBuilder;
+use crate::point_index::{IndexBuilder, MAX_BLOCKS};
 use crate::properties::{self, Expiries, TableInfo};
 use crate::sink::Sink;
 
@@ -235,6 +235,14 @@ impl<S: Sink> TableWriter<S> {
         self.offset + block + self.fences.encoded_len() + self.index.encoded_len() + 512
     }
 
+    /// True if the table should end before the next key: with many more blocks it could have no
+    /// point index.
+    #[inline]
+    pub fn is_full(&self) -> bool {
+        // A key with many versions may take many blocks, and no table ends within a key.
+        self.fences.len() >= MAX_BLOCKS - MAX_BLOCKS / 16
+    }
+
     /// How many entries were added.
     pub fn entries(&self) -> u64 {
         self.entries
@@ -258,8 +266,13 @@ impl<S: Sink> TableWriter<S> {
         let mut sections = Vec::new();
         let fences = self.fences.encode();
         self.write_section(&mut sections, format::FENCES, true, fences)?;
-        if let Some(index) = self.index.encode(self.fences.len()) {
-            self.write_section(&mut sections, format::POINT_INDEX, false, index)?;
+        match self.index.encode(self.fences.len()) {
+            Some(index) => self.write_section(&mut sections, format::POINT_INDEX, false, index)?,
+            None => {
+                let filter = self.index.encode_filter();
+                let filter = filter.ok_or_else(|| Error::invalid("the table has too many keys"))?;
+                self.write_section(&mut sections, format::FILTER, false, filter)?;
+            }
         }
         let mut info = TableInfo {
             id: self.options.id,

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use terrace::vfs::MemVfs;
-use terrace::{Compression, Db, Durability, ErrorKind, IoMode, Options};
+use terrace::{Compression, Db, Durability, ErrorKind, IoMode, KeyspaceOptions, Options};
 
 const KEYS: u32 = 3000;
 
@@ -93,4 +93,47 @@ fn what_this_build_has_no_feature_for_is_refused_and_nothing_is_touched() {
         .compression(Compression::Zstd)
         .open_in_memory();
     assert_eq!(in_memory.unwrap_err().kind(), ErrorKind::Unsupported);
+}
+
+/// So many blocks a point index can name.
+const MOST_BLOCKS: u64 = 8192;
+
+/// Tables are cut by their size on disk. However well their blocks pack, and however small they
+/// are, each ends before it has more blocks than its index can name.
+#[test]
+fn tables_that_pack_well_end_before_their_index_is_full() {
+    let (keys, block) = (40_000u64, 512u64);
+    let options = Options::new().durability(Durability::Buffered);
+    let db = options
+        .tune(|tuning| tuning.manual = true)
+        .open_in_memory()
+        .unwrap();
+    db.set_options(KeyspaceOptions::new().block_size(Some(block)))
+        .unwrap();
+    let value = [b'v'; 190]; // Two entries fill a block.
+    for n in 0..keys {
+        db.put((2 * n).to_be_bytes(), value).unwrap();
+    }
+    db.compact_all().unwrap();
+    let stats = db.stats();
+    let last = stats.levels.last().unwrap();
+    let blocks = keys / 2;
+    assert!(
+        last.bytes < blocks * block / 2,
+        "they do not pack: {stats:?}"
+    );
+    let tables = last.tables as u64;
+    assert!(
+        tables > blocks / MOST_BLOCKS,
+        "{tables} tables of {blocks} blocks"
+    );
+    assert!(
+        tables <= blocks / MOST_BLOCKS + 2,
+        "{tables} tables of {blocks} blocks"
+    );
+    for n in (0..2 * keys).step_by(101) {
+        let found = db.get(n.to_be_bytes()).unwrap();
+        assert_eq!(found.is_some(), n % 2 == 0, "{n}");
+    }
+    assert_eq!(db.count(..).unwrap(), keys);
 }

@@ -302,6 +302,35 @@ fn tables_are_cut_between_user_keys() {
     assert_eq!(none, MergeResult::default());
 }
 
+/// Without an end by size a table ends before it has more blocks than its point index can name, but
+/// never within a key.
+#[test]
+fn a_table_ends_while_its_index_can_name_all_blocks() {
+    let (store, deleted) = (Store::new(), RangeSet::default());
+    let packings = Packings::new(
+        Packing {
+            block_size: 512,
+            ..Packing::default()
+        },
+        BTreeMap::new(),
+    );
+    let all = |_: UserKey<'_>| true;
+    // Each entry fills a block.
+    for (keys, versions) in [(200, 100), (3, 9000)] {
+        let snapshots: Vec<SeqNo> = (0..=versions).map(SeqNo::new).collect();
+        let stripes = Stripes::new(&snapshots, SeqNo::new(versions));
+        let rules = rules(&stripes, &deleted, &all);
+        let options = options(u64::MAX, &packings, rules, &|| false);
+        let result = merge(puts(1, keys, versions, 400), &options, &mut Files(&store)).unwrap();
+        let blocks = || result.tables.iter().map(|table| table.info.blocks);
+        assert_eq!(blocks().sum::<u64>(), u64::from(keys) * versions);
+        match versions {
+            100 => assert!(blocks().len() == 3 && blocks().all(|n| n <= 8192)),
+            _ => assert_eq!(blocks().collect::<Vec<_>>(), [9000; 3]),
+        }
+    }
+}
+
 #[test]
 fn a_table_that_is_half_full_ends_with_its_keyspace() {
     let (store, packings) = (Store::new(), Packings::default());
