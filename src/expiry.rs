@@ -1,9 +1,11 @@
 //! Values that hold until a time.
 //!
-//! An entry carries the time at which it expires. From then on it is a tombstone: no read shows it, an older value of
-//! its key does not come back, and merges drop it by the rule of tombstones. What a reader goes by is the database's own
-//! clock, [`Context::now`](crate::context::Context::now): the system's, but never backwards, not even across a restart, for
-//! the manifest and the log say how far it had come. A snapshot answers as of the time at which it was taken.
+//! An entry carries the time at which it expires. From then on it is a tombstone: no read shows it,
+//! an older value of its key does not come back, and merges drop it by the rule of tombstones. What
+//! a reader goes by is the database's own clock, [`Context::now`](crate::context::Context::now):
+//! the system's, but never backwards, and not across a restart as long as it is not far ahead: the
+//! manifest and the log say how far it had come. A snapshot answers as of the time at which it was
+//! taken.
 //!
 //! Which expiry a write has is one rule, for single writes, batches, transactions and bulk loads: a
 //! write without an expiry of its own gets the default of its keyspace, and a read-modify-write (an
@@ -38,7 +40,13 @@ use crate::operations::encode_clock;
 
 /// Until when a value holds.
 ///
-/// Times count in milliseconds. A value is never returned once its time has come, whoever reads and however. Its space is
+/// Times count in milliseconds, by the system's clock. If that is set forward, values expire that
+/// much sooner, and may be gone for good also when it is put right. If it is set back, nothing that
+/// had expired comes back: the database's time moves at half the pace, until the clock has
+/// caught up. A database remembers its time, and begins with it when it is opened again, as long as
+/// it is not more than an hour ahead of the clock; else it begins with the clock.
+///
+/// A value is never returned once its time has come, whoever reads and however. Its space is
 /// given back within some ten seconds of the time at which the last entry of its table expires, and once half of a
 /// table's entries have expired if those are a quarter of it or more, as far as no snapshot still sees them and the disk
 /// keeps up.

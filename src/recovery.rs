@@ -30,6 +30,7 @@ use terrace_sstable::{BlockCache, Compression, Table, TableWriter, WriterOptions
 use terrace_wal::{Lsn, SegmentMeta, Start};
 
 use crate::assemble::assemble;
+use crate::context::believed;
 use crate::engine::Engine;
 use crate::events::event;
 use crate::files::Files;
@@ -332,6 +333,24 @@ impl<'a> Opening<'a> {
         Ok(manifest)
     }
 
+    /// The time that the database begins with, of what the manifest and the log remember.
+    fn clock_after(&self, manifest: u64, log: u64) -> u64 {
+        let clock = &*self.options.clock;
+        let (latest, begin) = (
+            manifest.max(log),
+            believed(manifest, clock).max(believed(log, clock)),
+        );
+        if begin < latest {
+            event!(
+                warn,
+                "{}: its clock was {:?} ahead of the system's and is set back; values may come back",
+                self.dir().display(),
+                Duration::from_millis(latest - begin)
+            );
+        }
+        begin
+    }
+
     /// Reads manifest and log, and decides how the database ended.
     pub(crate) fn existing(&self) -> Result<Found> {
         let mut edits = ManifestState::new().replay();
@@ -365,7 +384,7 @@ impl<'a> Opening<'a> {
         spill.check_listed(&state)?;
         let mut replay = spill.replay;
         let cut = replay.check_large(log.synced, state.version.blobs())?;
-        state.clock = state.clock.max(replay.clock);
+        state.clock = self.clock_after(state.clock, replay.clock);
         self.set_policies(&state, &replay.changes, true)?;
         let last_table = state
             .version

@@ -15,6 +15,7 @@ use terrace_compaction::KeyspaceRecord;
 use terrace_wal::Frame;
 
 use crate::blob::recover::{FoundRef, Mark};
+use crate::context::remembered;
 use crate::keyspace::Change;
 use crate::keyspace_options::KeyspaceOptions;
 use crate::operations::{Operation, Operations};
@@ -77,7 +78,7 @@ impl Replay {
                     upper: upper.map(Into::into),
                     seq,
                 }),
-                Operation::Clock(time) => self.clock = self.clock.max(time),
+                Operation::Clock(time) => self.clock = remembered(self.clock, time),
                 Operation::CreateKeyspace { id, name, options } => {
                     let record = KeyspaceRecord {
                         id,

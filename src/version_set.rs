@@ -16,6 +16,7 @@ use terrace_compaction::{
 };
 use terrace_wal::SegmentMeta;
 
+use crate::context::remembered;
 use crate::files::Files;
 use crate::keyspace::DEFAULT_NAME;
 use crate::manifest::Manifest;
@@ -123,7 +124,8 @@ impl ManifestState {
         }
         self.next_keyspace = self.next_keyspace.max(edit.next_keyspace.unwrap_or(0));
         self.last_seq = self.last_seq.max(edit.last_seq.unwrap_or(SeqNo::ZERO));
-        self.clock = self.clock.max(edit.clock.unwrap_or(0));
+        let clock = edit.clock.map(|time| remembered(self.clock, time));
+        self.clock = clock.unwrap_or(self.clock);
         Ok(())
     }
 

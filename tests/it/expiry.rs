@@ -6,12 +6,12 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use terrace::clock::{Clock, ManualClock};
 use terrace::vfs::{CrashPolicy, ImageKind, MemVfs, Vfs};
-use terrace::{Batch, Db, Expiry, KeyspaceOptions, Options};
+use terrace::{Batch, Db, Expiry, Options};
 
-const START: Duration = Duration::from_secs(1_790_000_000);
-const SECOND: Duration = Duration::from_secs(1);
+pub(crate) const START: Duration = Duration::from_secs(1_790_000_000);
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
-fn manual(clock: &Arc<ManualClock>) -> Options {
+pub(crate) fn manual(clock: &Arc<ManualClock>) -> Options {
     Options::new()
         .clock(clock.clone())
         .tune(|tuning| tuning.manual = true)
@@ -24,7 +24,7 @@ fn opened() -> (Arc<ManualClock>, Db) {
 }
 
 /// Every way to ask whether `key` is there; they agree.
-fn is_there(db: &Db, key: &str) -> bool {
+pub(crate) fn is_there(db: &Db, key: &str) -> bool {
     let there = db.get(key).unwrap().is_some();
     assert_eq!(db.get_with(key, |_| ()).unwrap().is_some(), there);
     assert_eq!(db.get_entry(key).unwrap().is_some(), there);
@@ -246,6 +246,122 @@ fn a_clock_that_is_set_back_brings_nothing_back() {
     assert!(is_there(&db, "b"));
 }
 
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn has(db: &Db, key: &str) -> bool {
+    db.contains_key(key).unwrap()
+}
+
+/// While the system's clock is behind, time goes on at half the pace, and at the clock's again once
+/// that has caught up.
+#[test]
+fn time_goes_on_while_the_clock_is_behind() {
+    let (clock, db) = opened();
+    db.put_expiring("before", "1", Expiry::In(HOUR * 3))
+        .unwrap();
+    clock.set_wall(START + HOUR * 2);
+    assert!(has(&db, "before"));
+    clock.set_wall(START);
+    db.put_expiring("minute", "1", Expiry::In(SECOND * 60))
+        .unwrap();
+    clock.advance(SECOND * 60);
+    assert!(has(&db, "minute"));
+    clock.advance(SECOND * 59);
+    assert!(has(&db, "minute"));
+    clock.advance(SECOND);
+    assert!(!has(&db, "minute"), "time stands still");
+    clock.advance(HOUR * 2 - SECOND * 121); // Just not caught up.
+    assert!(has(&db, "before"));
+    clock.advance(HOUR * 2); // By far.
+    assert!(!has(&db, "before"));
+    db.put_expiring("minute", "1", Expiry::In(SECOND * 60))
+        .unwrap();
+    clock.advance(SECOND * 60);
+    assert!(!has(&db, "minute"));
+}
+
+/// A clock that was wrong by years, for a moment, expires what is there at that moment; opened
+/// again, the database goes by the clock as it is now. Wherever the wrong time had been noted, and
+/// whatever the end was.
+#[test]
+fn a_clock_that_jumped_forward_counts_until_the_database_is_opened_again() {
+    let years = HOUR * 24 * 3650;
+    for (flushes, kill) in [(false, false), (false, true), (true, false), (true, true)] {
+        let mut vfs = MemVfs::crashable(3);
+        let clock = Arc::new(ManualClock::new(START));
+        let open = |vfs: &Arc<MemVfs>| {
+            let vfs: Arc<dyn Vfs> = vfs.clone();
+            manual(&clock).vfs(vfs).open("/db").unwrap()
+        };
+        let db = open(&vfs);
+        db.put_expiring("dropped", "1", Expiry::In(HOUR)).unwrap();
+        clock.set_wall(START + years);
+        assert!(!has(&db, "dropped"));
+        db.compact_all().unwrap();
+        db.put_expiring("wrong", "1", Expiry::In(HOUR)).unwrap();
+        if flushes {
+            db.flush().unwrap();
+        }
+        clock.set_wall(START + SECOND);
+        assert!(!has(&db, "dropped"));
+        let end = |db: Db, vfs: &Arc<MemVfs>| match kill {
+            true => vfs.image(ImageKind::Kill, CrashPolicy::KeepAll, 1),
+            false => {
+                db.close().unwrap();
+                vfs.clone()
+            }
+        };
+        vfs = end(db, &vfs);
+        // Twice: the wrong time must not come back out of an old note.
+        for round in 0..2 {
+            let db = open(&vfs);
+            assert!(!has(&db, "dropped"), "what was dropped is gone");
+            db.put_expiring("short", "1", Expiry::In(SECOND)).unwrap();
+            let end_of_short = db.get_entry("short").unwrap().unwrap().expires_at;
+            let now = UNIX_EPOCH + START + SECOND * (1 + 2 * round);
+            assert_eq!(end_of_short, Some(now + SECOND), "{flushes} {kill} {round}");
+            clock.advance(SECOND * 2);
+            assert!(!has(&db, "short"));
+            // The log learns the time with a value that expires.
+            db.put_expiring("note", "1", Expiry::In(HOUR)).unwrap();
+            if flushes {
+                db.flush().unwrap();
+            }
+            vfs = end(db, &vfs);
+        }
+        // And what was believed since is remembered: within the hour nothing comes back.
+        clock.set_wall(START);
+        let db = open(&vfs);
+        assert!(!has(&db, "short"), "{flushes} {kill}");
+    }
+}
+
+/// A machine that has no clock yet says that it is 1970: then what is remembered is the better
+/// guess.
+#[test]
+fn a_clock_that_says_1970_is_not_believed() {
+    let vfs = MemVfs::crashable(4);
+    let clock = Arc::new(ManualClock::new(START));
+    let open = || {
+        let vfs: Arc<dyn Vfs> = vfs.clone();
+        manual(&clock).vfs(vfs).open("/db").unwrap()
+    };
+    let db = open();
+    db.put_expiring("expired", "1", Expiry::In(SECOND)).unwrap();
+    db.put_expiring("alive", "1", Expiry::In(HOUR)).unwrap();
+    clock.advance(SECOND);
+    db.flush().unwrap();
+    db.close().unwrap();
+    clock.set_wall(SECOND);
+    let db = open();
+    assert!(!has(&db, "expired"));
+    db.put_expiring("new", "1", Expiry::In(HOUR)).unwrap();
+    clock.set_wall(START + SECOND * 60);
+    for key in ["alive", "new"] {
+        assert!(has(&db, key), "{key}");
+    }
+}
+
 /// Half of a table that expires is given back before the rest does, and each table goes soon after its last entry.
 #[test]
 fn space_comes_back_without_writes() {
@@ -311,239 +427,4 @@ fn the_expiry_of_a_value_can_be_changed() {
         !db.set_expiry("k", Expiry::Never).unwrap(),
         "an expired value came back"
     );
-}
-
-const LATER: Duration = Duration::from_secs(50);
-const DEFAULT: Duration = Duration::from_secs(100);
-
-/// A database that merges by appending, whose default keyspace has this default expiry.
-fn with_default(default: Option<Duration>) -> (Arc<ManualClock>, Db) {
-    let clock = Arc::new(ManualClock::new(START));
-    let append = |_: &[u8], older: &[u8], newer: &[u8]| [older, newer].concat();
-    let options = manual(&clock).merge_operator("append", append);
-    let db = options.open_in_memory().unwrap();
-    let options = KeyspaceOptions::new().merge_operator("append");
-    db.set_options(options.expiry(default)).unwrap();
-    (clock, db)
-}
-
-/// What a write does to a key, and whether it keeps the expiry that the key's entry has.
-type Kind = (&'static str, bool, fn(&Db));
-
-fn batch(fill: impl FnOnce(&mut Batch) -> &mut Batch) -> Batch {
-    let mut batch = Batch::new();
-    fill(&mut batch);
-    batch
-}
-
-const NEW: [u8; 8] = *b"newvalue";
-
-const KINDS: [Kind; 15] = [
-    ("put", false, |db| {
-        db.put("k", NEW).unwrap();
-    }),
-    ("a put of a batch", false, |db| {
-        db.write(batch(|batch| batch.put("k", NEW))).unwrap();
-    }),
-    ("a put of a transaction", false, |db| {
-        let tx = db.transaction();
-        tx.put("k", NEW).unwrap();
-        let seen = tx.get_entry("k").unwrap().unwrap().expires_at;
-        tx.commit().unwrap();
-        assert_eq!(db.get_entry("k").unwrap().unwrap().expires_at, seen);
-    }),
-    ("ingest", false, |db| {
-        db.ingest([("k", NEW)]).unwrap();
-    }),
-    ("ingest_unsorted", false, |db| {
-        db.ingest_unsorted([("k", NEW)], 0, |_| ()).unwrap();
-    }),
-    ("put_if_absent", true, |db| {
-        let _ = db.put_if_absent("k", NEW).unwrap();
-    }),
-    ("compare_and_swap", true, |db| {
-        let now = db.get("k").unwrap();
-        let swap = db.compare_and_swap("k", now.as_deref(), Some(&NEW));
-        assert!(swap.unwrap().is_done());
-    }),
-    ("update", true, |db| {
-        db.update("k", |_| Some(NEW.to_vec())).unwrap();
-    }),
-    ("add_i64", true, |db| {
-        db.add_i64("k", 1).unwrap();
-    }),
-    ("append", true, |db| {
-        db.append("k", NEW).unwrap();
-    }),
-    ("merge", true, |db| {
-        db.merge("k", NEW).unwrap();
-    }),
-    ("add_i64 of a batch", true, |db| {
-        let batch = batch(|batch| batch.add_i64("k", 1).add_i64("k", 2));
-        db.write(batch).unwrap();
-    }),
-    ("append of a batch", true, |db| {
-        let batch = batch(|batch| batch.append("k", NEW).put("other", NEW));
-        db.submit(batch).unwrap().wait().unwrap();
-    }),
-    ("merge of a batch", true, |db| {
-        let batch = batch(|batch| batch.merge("k", NEW).merge("k", NEW));
-        db.write(batch).unwrap();
-    }),
-    ("merge of a batch with another change", true, |db| {
-        let batch = batch(|batch| batch.merge("k", NEW).append("k", NEW).add_i64("n", 1));
-        db.submit(batch).unwrap().wait().unwrap();
-    }),
-];
-
-/// A write without an expiry of its own gets the keyspace's default; a read-modify-write keeps the
-/// expiry that the entry has. Wherever the entries lie, and whether or not a merge has been over
-/// them.
-#[test]
-fn one_rule_says_when_what_is_written_expires() {
-    let settle: [fn(&Db); 3] = [
-        |_| (),
-        |db| db.flush().unwrap(),
-        |db| db.compact_all().unwrap(),
-    ];
-    let before = [
-        None,
-        Some(Expiry::Never),
-        Some(Expiry::In(LATER)),
-        Some(Expiry::In(SECOND)),
-    ];
-    for (name, keeps, write) in KINDS {
-        for default in [None, Some(DEFAULT)] {
-            for (before, settle) in before
-                .iter()
-                .flat_map(|b| settle.map(|settle| (*b, settle)))
-            {
-                let (clock, db) = with_default(default);
-                if let Some(expiry) = before {
-                    db.put_expiring("k", 7i64.to_le_bytes(), expiry).unwrap();
-                    settle(&db);
-                }
-                clock.advance(SECOND); // The shortest has expired.
-                write(&db);
-                let fresh = default.map(|after| UNIX_EPOCH + START + SECOND + after);
-                let due = match before {
-                    Some(Expiry::Never) if keeps => None,
-                    Some(Expiry::In(LATER)) if keeps => Some(UNIX_EPOCH + START + LATER),
-                    _ => fresh,
-                };
-                for _ in 0..2 {
-                    let found = db.get_entry("k").unwrap().unwrap();
-                    assert_eq!(found.expires_at, due, "{name} on {before:?}, {default:?}");
-                    settle(&db);
-                }
-                clock.advance(DEFAULT);
-                assert_eq!(is_there(&db, "k"), due.is_none(), "{name} on {before:?}");
-            }
-        }
-    }
-}
-
-/// A counter of what happened within a second, however it counts.
-#[test]
-fn a_rate_limit_begins_anew_when_its_time_is_over() {
-    let count: [fn(&Db) -> usize; 4] = [
-        |db| db.add_i64("k", 1).unwrap() as usize,
-        |db| {
-            db.merge("k", "x").unwrap();
-            db.get("k").unwrap().unwrap().len()
-        },
-        |db| {
-            db.append("k", "x").unwrap();
-            db.get("k").unwrap().unwrap().len()
-        },
-        |db| {
-            let longer = |old: Option<&[u8]>| Some(vec![b'x'; old.unwrap_or(&[]).len() + 1]);
-            db.update("k", longer).unwrap().unwrap().len()
-        },
-    ];
-    for count in count {
-        let (clock, db) = with_default(Some(SECOND));
-        for round in 0..3 {
-            for n in 1..=5 {
-                assert_eq!(count(&db), n, "round {round}");
-                clock.advance(SECOND / 5);
-                if n == 3 {
-                    db.wait_idle().unwrap();
-                }
-            }
-            assert!(!is_there(&db, "k"));
-        }
-    }
-}
-
-/// A batch that sets a key itself, and then changes it: the expiry is the one that it set.
-#[test]
-fn a_batch_keeps_the_expiry_that_it_sets_itself() {
-    let (_, db) = with_default(Some(DEFAULT));
-    let later = Expiry::In(LATER);
-    let batch = batch(|batch| {
-        batch
-            .put("default", 5i64.to_le_bytes())
-            .add_i64("default", 2);
-        batch
-            .put_expiring("later", "a", later)
-            .append("later", "b")
-            .merge("later", "c");
-        batch
-            .put_expiring("never", "a", Expiry::Never)
-            .merge("never", "b");
-        batch
-            .put_expiring("past", "a", Expiry::At(UNIX_EPOCH))
-            .append("past", "b");
-        batch
-            .put_expiring("deleted", "a", Expiry::Never)
-            .delete("deleted")
-            .merge("deleted", "b")
-    });
-    assert_eq!(batch.len(), 12);
-    db.write(batch).unwrap();
-    let found = |key: &str| {
-        let entry = db.get_entry(key).unwrap().unwrap();
-        (entry.value, entry.expires_at)
-    };
-    let after = |time: Duration| Some(UNIX_EPOCH + START + time);
-    assert_eq!(
-        found("default"),
-        (7i64.to_le_bytes().to_vec().into(), after(DEFAULT))
-    );
-    assert_eq!(found("later"), ("abc".into(), after(LATER)));
-    assert_eq!(found("never"), ("ab".into(), None));
-    assert_eq!(found("past"), ("b".into(), after(DEFAULT)));
-    assert_eq!(found("deleted"), ("b".into(), after(DEFAULT)));
-}
-
-/// What may expire is known again after each kind of end.
-#[test]
-fn merges_keep_the_expiry_of_values_from_before_the_open() {
-    let vfs = MemVfs::crashable(7);
-    let clock = Arc::new(ManualClock::new(START));
-    let append = |_: &[u8], older: &[u8], newer: &[u8]| [older, newer].concat();
-    let open = |vfs: &Arc<MemVfs>| {
-        let vfs: Arc<dyn Vfs> = vfs.clone();
-        let options = manual(&clock).vfs(vfs).merge_operator("append", append);
-        options.open("/db").unwrap()
-    };
-    let db = open(&vfs);
-    db.set_options(KeyspaceOptions::new().merge_operator("append"))
-        .unwrap();
-    db.put_expiring("table", "1", Expiry::In(LATER)).unwrap();
-    db.flush().unwrap();
-    db.put_expiring("log", "1", Expiry::In(LATER)).unwrap();
-    db.sync().unwrap();
-    let check = |db: &Db| {
-        for key in ["table", "log"] {
-            db.merge(key, "2").unwrap();
-            let entry = db.get_entry(key).unwrap().unwrap();
-            assert_eq!(entry.value, "12");
-            assert_eq!(entry.expires_at, Some(UNIX_EPOCH + START + LATER), "{key}");
-        }
-    };
-    check(&open(&vfs.image(ImageKind::Kill, CrashPolicy::KeepAll, 1)));
-    db.close().unwrap();
-    check(&open(&vfs));
 }
