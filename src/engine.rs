@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use terrace_base::vfs::{Fs, LockGuard, Process};
-use terrace_base::{Clock, Error, ErrorKind, Result, SeqNo};
+use terrace_base::{Clock, Error, ErrorKind, Result, SeqNo, mutant};
 use terrace_compaction::{KeyRange, PickOptions};
 use terrace_wal::Lsn;
 
@@ -326,7 +326,8 @@ impl Engine {
         if let Some(cause) = self.versions.failure() {
             return Err(cause.wrap(ErrorKind::ReadOnly, "the manifest failed"));
         }
-        let trouble = self.space.full().or_else(|| self.background.trouble());
+        let full = self.space.full().filter(|_| !mutant("full-in-silence"));
+        let trouble = full.or_else(|| self.background.trouble());
         let trouble = trouble.or_else(|| self.context.policies.trouble());
         let trouble = trouble.or_else(|| self.blobs.damage());
         if let Some(trouble) = trouble {

@@ -43,6 +43,12 @@ impl Reader<'_> {
     #[inline]
     pub(crate) fn check(&self) -> Result<()> {
         self.engine.check_open()?;
+        if mutant("lock-to-read") {
+            self.engine.committer.end();
+        }
+        if mutant("reads-end-with-log") {
+            self.engine.check_writable()?;
+        }
         if let Some(wrong) = self.wrong {
             return Err(wrong.clone());
         }

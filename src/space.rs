@@ -28,7 +28,7 @@
 use std::sync::Arc;
 
 use terrace_base::vfs::OpenMode;
-use terrace_base::{Error, ErrorKind, FileKind, Result};
+use terrace_base::{Error, ErrorKind, FileKind, Result, mutant};
 
 use crate::background::{Background, Task};
 use crate::engine::Engine;
@@ -150,7 +150,7 @@ impl Space {
                     .clone()
                     .wrap_as("the disk is full: only deletes are taken until there is room");
                 state.full = Some(cause);
-                self.views.refuse(true);
+                self.views.refuse(!mutant("full-takes-puts"));
             }
             drop(state);
             self.background.wake(Task::Space);
@@ -173,7 +173,7 @@ impl Space {
     /// Writes are taken again.
     fn end(&self) {
         let mut state = lock(&self.state);
-        if state.full.take().is_some() {
+        if !mutant("full-without-end") && state.full.take().is_some() {
             self.views.refuse(false);
         }
     }
@@ -219,8 +219,8 @@ impl Engine {
             false => self.space.full().map_or(Ok(()), Err),
         };
         match write.only_deletes() {
-            true => Ok(()),
-            false => room,
+            true if !mutant("full-refuses-deletes") => Ok(()),
+            _ => room,
         }
     }
 
