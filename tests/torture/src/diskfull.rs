@@ -23,6 +23,7 @@ use terrace_kit::{
 
 use crate::faults::writes_from;
 use crate::parallel::{all_of, caught};
+use crate::skip;
 use crate::tmpfs::Tmpfs;
 use crate::{Counts, Failure, Plan};
 
@@ -71,8 +72,8 @@ fn one(seed: u64, at: &str, counts: &mut Counts) -> Result<(), Failure> {
         }),
         "tmpfs" => failing(seed, at, || {
             let Some(tmpfs) = Tmpfs::mount(8 << 20) else {
-                println!("no tmpfs can be mounted here, which needs root: that part is left out");
-                return Ok(());
+                let why = "no tmpfs can be mounted here, which needs root";
+                return skip::skip("diskfull on a tmpfs", why).map_err(Into::into);
             };
             let ballast = tmpfs.path().join("ballast");
             let bytes = vec![1; (1 << 20) + Random::new(seed).below(3 << 20)];

@@ -32,7 +32,6 @@ mod isolation;
 #[cfg(target_os = "linux")]
 mod kill;
 #[cfg(target_os = "linux")]
-#[cfg(target_os = "linux")]
 mod ledger;
 #[cfg(target_os = "linux")]
 mod limits;
@@ -47,6 +46,7 @@ mod report;
 mod rounds;
 mod schedules;
 mod shrink;
+mod skip;
 #[cfg(target_os = "linux")]
 mod steps;
 #[cfg(target_os = "linux")]

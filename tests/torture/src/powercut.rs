@@ -21,7 +21,7 @@ use crate::ledger::{Crash, Ledger};
 use crate::rounds::{self, Tally};
 use crate::steps::Life;
 use crate::writer::{Spring, Task, scenario};
-use crate::{Counts, Failure, Outcome, Plan, sys};
+use crate::{Counts, Failure, Outcome, Plan, skip, sys};
 
 /// Cuts of a file system.
 const CUTS: usize = 40;
@@ -33,9 +33,11 @@ const SIGBUS: i32 = 7;
 
 pub(crate) fn run(plan: &Plan) -> Outcome {
     if let Some(why) = disk::missing() {
-        eprintln!(
-            "powercut: skipped: it needs root, loop devices, mkfs.ext4 and mkfs.xfs (package xfsprogs): {why}"
-        );
+        let needed = "it needs root, loop devices, mkfs.ext4 and mkfs.xfs (package xfsprogs)";
+        skip::skip("powercut", &format!("{needed}: {why}")).map_err(|what| Failure {
+            what,
+            reproduce: "powercut --count 1".to_owned(),
+        })?;
         return Ok(Counts::from([("skipped".to_owned(), 1)]));
     }
     rounds::run_waiting(plan, |seed, tally| {

@@ -8,6 +8,7 @@ use std::process::Command;
 use terrace::ErrorKind;
 
 use super::{Checked, Talking, check, fill, holds, other, small, text};
+use crate::skip;
 
 const NOBODY: u32 = 65_534;
 const AS_NOBODY: [&str; 4] = [
@@ -17,17 +18,18 @@ const AS_NOBODY: [&str; 4] = [
     "--clear-groups",
 ];
 
-/// Why there is nobody to be, if so.
-fn skipped() -> bool {
+/// True if there is nobody to be.
+fn skipped() -> Result<bool, String> {
     let tried = Command::new(AS_NOBODY[0])
         .args(&AS_NOBODY[1..])
         .arg("true")
         .output();
     let can = tried.is_ok_and(|run| run.status.success());
     if !can {
-        eprintln!("limits: permissions skipped: they need root and setpriv (package util-linux)");
+        let why = "they need root and setpriv (package util-linux)";
+        skip::skip("limits: permissions", why)?;
     }
-    !can
+    Ok(!can)
 }
 
 fn mode(path: &Path, mode: u32) {
@@ -102,7 +104,7 @@ fn still_whole(db: &Path, at_most: u64) -> Checked {
 
 /// A directory of somebody else, mode 0700: an error with the path, and nothing happens.
 pub(super) fn foreign_directory(dir: &Path) -> Checked {
-    if skipped() {
+    if skipped()? {
         return Ok(());
     }
     let db = database(dir)?;
@@ -118,7 +120,7 @@ pub(super) fn foreign_directory(dir: &Path) -> Checked {
 
 /// One file cannot be read: whoever needs it hears so, and it is no damage.
 pub(super) fn unreadable_file(dir: &Path) -> Checked {
-    if skipped() {
+    if skipped()? {
         return Ok(());
     }
     let whole = database(dir)?;
@@ -149,7 +151,7 @@ pub(super) fn unreadable_file(dir: &Path) -> Checked {
 
 /// A directory in which no file can be made, first with files that can be written, then with none.
 pub(super) fn read_only_directory(dir: &Path) -> Checked {
-    if skipped() {
+    if skipped()? {
         return Ok(());
     }
     let db = database(dir)?;
