@@ -13,7 +13,7 @@ use std::sync::{Mutex, OnceLock};
 use crate::background::{Background, Task};
 use terrace_base::error::is_missing;
 use terrace_base::vfs::{File, Fs, OpenFiles, OpenMode};
-use terrace_base::{Error, ErrorKind, FileKind, FileNumber, Result};
+use terrace_base::{Error, ErrorKind, FileKind, FileNumber, Result, mutant};
 use terrace_compaction::{BlobFile, BlobMeta, Opened, TableMeta, TableStore};
 use terrace_sstable::{BLOB_HEADER_LEN, BlobReader, BlockCache, IoMode, Table};
 
@@ -183,6 +183,9 @@ impl Files {
     /// Unlinks a file that no edit lists. One that is gone already is fine: a crash may have kept the edit
     /// and lost nothing else.
     pub(crate) fn remove(&self, file: FileKind) -> Result<()> {
+        if mutant("keep-obsolete") && matches!(file, FileKind::Table(_)) {
+            return Ok(());
+        }
         match self.fs.remove_file(&file.path(&self.dir)) {
             Err(error) if is_missing(&error) => Ok(()),
             result => result,

@@ -63,7 +63,7 @@ run() { # one entry of the table's second column, such as `it: crash::a`, and ho
     lib) binary=$lib ;;
     schedules) binary=$schedules ;;
     torture)
-        timeout "$2" "$torture" "$filters" --seed 1 --for 30s >"$log" 2>&1
+        timeout "$2" "$torture" $filters --seed 1 --for 30s >"$log" 2>&1
         return
         ;;
     *) fail "no such tests: $1" ;;

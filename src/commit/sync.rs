@@ -151,7 +151,9 @@ impl Committer {
                 self.fail(&mut state, error);
             }
         }
-        self.synced.notify_all();
+        if !mutant("lose-wakeup") {
+            self.synced.notify_all();
+        }
         if state.woken.is_empty() && state.untold.is_none() {
             return state;
         }
