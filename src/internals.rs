@@ -1,8 +1,9 @@
 //! Parts below the public API, for benches and fuzzing. Not part of the API.
 
 use terrace_base::hash::key_hash;
-use terrace_base::{Error, KeyRef, KeyspaceId, Result, SeqNo, UserKey, ValueKind};
+use terrace_base::{Error, FileKind, KeyRef, KeyspaceId, Result, SeqNo, UserKey, ValueKind};
 
+use crate::db::Db;
 use crate::memtable::{ListWriter, pin};
 use crate::operations::{
     Framing, Operation, Operations, encode_clock, encode_create, encode_delete_range, encode_drop,
@@ -38,6 +39,15 @@ impl MemList {
         let found = self.0.list().get(&user, key_hash(user), SeqNo::MAX)?;
         Ok(found.map(|(_, _, value)| value.len()))
     }
+}
+
+/// The names of the tables and blob files that the database consists of now.
+pub fn listed_files(db: &Db) -> Vec<String> {
+    let view = db.shared().views.cell.load();
+    let tables = view.version.tables();
+    let tables = tables.map(|(_, _, table)| FileKind::Table(table.meta().number));
+    let blobs = view.version.blobs().keys().copied().map(FileKind::Blob);
+    tables.chain(blobs).map(FileKind::name).collect()
 }
 
 /// The operations of a log frame's payload, decoded and encoded again, and how many they were.

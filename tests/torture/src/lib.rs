@@ -24,6 +24,8 @@ mod corrupt;
 #[cfg(target_os = "linux")]
 mod disk;
 mod diskfull;
+#[cfg(target_os = "linux")]
+mod endure;
 mod faults;
 #[cfg(target_os = "linux")]
 mod hook;
@@ -127,6 +129,12 @@ pub const MODES: &[Mode] = &[
         about: "transactions by 8 threads, and a search for what no serial order explains",
         run: isolation::run,
     },
+    #[cfg(target_os = "linux")]
+    Mode {
+        name: "endure",
+        about: "databases under load, watched for calls that hang and resources that grow; counts rounds",
+        run: endure::run,
+    },
     Mode {
         name: "schedules",
         about: "the concurrent parts under chosen schedules, built anew by cargo; counts schedules",
@@ -139,6 +147,8 @@ pub fn child(arguments: &[String]) -> Option<std::process::ExitCode> {
     match arguments.split_first()? {
         #[cfg(target_os = "linux")]
         (first, rest) if first == writer::ARGUMENT => Some(writer::main(rest)),
+        #[cfg(target_os = "linux")]
+        (first, rest) if first == endure::ARGUMENT => Some(endure::child_main(rest)),
         #[cfg(target_os = "linux")]
         (first, rest) if first == limits::ARGUMENT => Some(limits::child_main(rest)),
         _ => None,
