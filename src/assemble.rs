@@ -23,7 +23,7 @@ use crate::recovery::Found;
 use crate::segments::Env;
 use crate::space::Space;
 use crate::stats::Counters;
-use crate::sync::Mutex;
+use crate::sync::{Mutex, Rank};
 use crate::version_set::VersionSet;
 use crate::view::{View, Views};
 
@@ -148,10 +148,10 @@ pub(crate) fn assemble(
         operands: AtomicU64::new(0),
         closed: AtomicBool::new(false),
         working: AtomicBool::new(false),
-        directory_lock: Mutex::new(Some(lock)),
-        flushing: Mutex::new(()),
+        directory_lock: Mutex::new(Rank::Leaf, Some(lock)),
+        flushing: Mutex::new(Rank::Flushing, ()),
+        forgetting: Mutex::new(Rank::Forgetting, ()),
+        closing: Mutex::new(Rank::Closing, ()),
         pushing: AtomicUsize::new(0),
-        forgetting: Mutex::new(()),
-        closing: Mutex::new(()),
     }))
 }

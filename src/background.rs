@@ -16,7 +16,7 @@ use std::time::Duration;
 use terrace_base::{Error, ErrorKind, Result, SeqNo};
 
 use crate::events::{Plain, event};
-use crate::sync::{Condvar, Mutex, MutexGuard, lock};
+use crate::sync::{Condvar, Mutex, MutexGuard, Rank, lock};
 
 /// How often a waiting call looks again if it missed a signal.
 const RECHECK: Duration = Duration::from_millis(50);
@@ -62,7 +62,7 @@ pub(crate) struct State {
 }
 
 /// State and signals of the background.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Background {
     state: Mutex<State>,
     signals: [Condvar; TASKS],
@@ -70,6 +70,17 @@ pub(crate) struct Background {
     progress: Condvar,
     /// Jobs in progress.
     pub(crate) running: AtomicUsize,
+}
+
+impl Default for Background {
+    fn default() -> Background {
+        Background {
+            state: Mutex::new(Rank::Background, State::default()),
+            signals: Default::default(),
+            progress: Condvar::new(),
+            running: AtomicUsize::new(0),
+        }
+    }
 }
 
 impl Background {
@@ -124,11 +135,8 @@ impl Background {
         if !ends(&state) && !*state.due_flag(task) {
             let signal = self.signal(task);
             state = match longest {
-                None => signal.wait(state).unwrap_or_else(|p| p.into_inner()),
-                Some(longest) => match signal.wait_timeout(state, longest) {
-                    Ok((state, _)) => state,
-                    Err(poisoned) => poisoned.into_inner().0,
-                },
+                None => signal.wait(state),
+                Some(longest) => signal.wait_timeout(state, longest),
             };
         }
         *state.due_flag(task) = false;
@@ -203,8 +211,7 @@ impl Background {
                 return Err(error);
             }
             if state.progressed == seen {
-                let waited = self.progress.wait_timeout(state, RECHECK);
-                drop(waited.map_err(|poisoned| poisoned.into_inner()));
+                drop(self.progress.wait_timeout(state, RECHECK));
             }
         }
     }

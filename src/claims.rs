@@ -13,7 +13,7 @@ use std::time::Duration;
 use terrace_base::{FileNumber, mutant};
 use terrace_compaction::Compaction;
 
-use crate::sync::{Condvar, Mutex, lock};
+use crate::sync::{Condvar, Mutex, Rank, lock};
 
 /// How long a call sleeps before it looks again, should a signal be missed.
 const RECHECK: Duration = Duration::from_millis(50);
@@ -26,7 +26,7 @@ struct State {
 }
 
 /// The inputs of the running compactions.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Claims {
     state: Mutex<State>,
     /// Signalled when inputs were released.
@@ -43,6 +43,15 @@ pub(crate) struct Busy<'a> {
 /// A caller that waits for claimed tables.
 #[derive(Debug)]
 pub(crate) struct Waiting<'a>(&'a Claims);
+
+impl Default for Claims {
+    fn default() -> Claims {
+        Claims {
+            state: Mutex::new(Rank::Claims, State::default()),
+            released: Condvar::new(),
+        }
+    }
+}
 
 impl Claims {
     /// Claims the inputs of the compaction that `choose` picks beside the claimed tables. The `background` gets nothing
@@ -78,8 +87,7 @@ impl Claims {
         if state.busy.is_empty() {
             return false;
         }
-        let waited = self.released.wait_timeout(state, RECHECK);
-        drop(waited.map_err(|poisoned| poisoned.into_inner()));
+        drop(self.released.wait_timeout(state, RECHECK));
         true
     }
 

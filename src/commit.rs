@@ -36,7 +36,7 @@ use crate::memtable::{Form, ListWriter, MemRun, pin};
 use crate::options::Durability;
 use crate::snapshot_list::SnapshotList;
 use crate::stretches::Stretches;
-use crate::sync::{AtomicU64, Condvar, Mutex, MutexGuard, Ordering, lock};
+use crate::sync::{AtomicU64, Condvar, Mutex, MutexGuard, Ordering, Rank, lock};
 use crate::view::{View, Views};
 use crate::write::{Effect, Write};
 
@@ -199,9 +199,9 @@ impl Committer {
             refusal: start.refusal,
         };
         Committer {
-            state: Mutex::new(state),
+            state: Mutex::new(Rank::Commit, state),
             synced: Condvar::new(),
-            making_segment: Mutex::new(()),
+            making_segment: Mutex::new(Rank::MakingSegment, ()),
             visible: AtomicU64::new(start.last_seq.get()),
             waiting: AtomicU64::new(0),
             snapshots: SnapshotList::default(),
@@ -627,9 +627,7 @@ impl Drop for Gate<'_> {
 }
 
 fn wait<'a>(condition: &Condvar, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-    condition
-        .wait(state)
-        .unwrap_or_else(|poisoned| poisoned.into_inner())
+    condition.wait(state)
 }
 
 impl State {

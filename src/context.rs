@@ -28,7 +28,7 @@ use terrace_base::{Clock, SeqNo, mutant};
 
 use crate::policy::Policies;
 use crate::stretches::Stretches;
-use crate::sync::{Mutex, lock};
+use crate::sync::{Mutex, Rank, lock};
 
 /// What the entries of an open database need to become values. Iterators share it, and outlive the database.
 #[derive(Debug)]
@@ -110,7 +110,7 @@ impl Context {
             stamped: AtomicU64::new(latest),
             next_expiry: AtomicU64::new(u64::MAX),
             stretches: Arc::default(),
-            behind: Mutex::new(None),
+            behind: Mutex::new(Rank::Leaf, None),
         }
     }
 

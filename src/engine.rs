@@ -6,11 +6,7 @@
 //!            └ visible SeqNo               ^ every reader pins one, lock-free
 //! ```
 //!
-//! Locks, in the order in which they may be taken: `Engine::closing`, `Engine::flushing`, `Catalogue::changing`, `Blobs::making`,
-//! `Committer::making_segment`, the
-//! version set, the commit state, the catalogue, the view's install lock, the background state. None is held
-//! while user code runs, and readers take none of them. What walks learn of dead keys ([`crate::stretches`]) has a lock of
-//! its own, which comes last of all: walks take it for a moment, and only where they meet many dead keys.
+//! The locks and their order are listed in [`crate::sync::Rank`].
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -24,7 +24,7 @@ use crate::keyspace_options::KeyspaceOptions;
 use crate::operations::Framing;
 use crate::policy::Policies;
 use crate::snapshot::Snapshot;
-use crate::sync::{Mutex, MutexGuard, lock};
+use crate::sync::{Mutex, MutexGuard, Rank, lock};
 use crate::write::{Entries, Entry, Write};
 
 /// Longest name of a keyspace in bytes.
@@ -91,7 +91,7 @@ impl KeyspaceState {
             },
             owner,
             dropped: AtomicU64::new(0),
-            options: Mutex::new(KeyspaceOptions::default()),
+            options: Mutex::new(Rank::KeyspaceOptions, KeyspaceOptions::default()),
             expiry: AtomicU64::new(u64::MAX),
             expiring: AtomicBool::new(false),
         };
@@ -245,9 +245,9 @@ impl Catalogue {
             ..Default::default()
         };
         let catalogue = Catalogue {
-            inner: Mutex::new(inner),
+            inner: Mutex::new(Rank::Catalogue, inner),
             policies,
-            changing: Mutex::new(()),
+            changing: Mutex::new(Rank::ChangingCatalogue, ()),
         };
         let options = KeyspaceOptions::default();
         catalogue.add(KeyspaceState::new(

@@ -19,7 +19,7 @@ use terrace_compaction::{Packing, Packings};
 use crate::events::{Plain, event};
 use crate::keyspace_options::KeyspaceOptions;
 use crate::options::Options;
-use crate::sync::{ArcCell, Mutex, lock};
+use crate::sync::{ArcCell, Mutex, Rank, lock};
 
 /// Key, older and newer: what the two are together.
 pub(crate) type MergeFn = dyn Fn(&[u8], &[u8], &[u8]) -> Vec<u8> + Send + Sync;
@@ -142,7 +142,7 @@ impl Policies {
             default_threshold,
             large_from: AtomicUsize::new(default_threshold),
             all: ArcCell::new(Arc::default()),
-            trouble: Mutex::new(None),
+            trouble: Mutex::new(Rank::Leaf, None),
         }
     }
 

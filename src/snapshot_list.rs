@@ -9,9 +9,9 @@ use std::collections::BTreeMap;
 
 use terrace_base::{SeqNo, mutant};
 
-use crate::sync::{AtomicU64, Mutex, Ordering, lock};
+use crate::sync::{AtomicU64, Mutex, Ordering, Rank, lock};
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct SnapshotList {
     counts: Mutex<BTreeMap<SeqNo, Registered>>,
     /// How many snapshots were released.
@@ -23,6 +23,15 @@ struct Registered {
     snapshots: usize,
     /// The time of the first of them.
     time: u64,
+}
+
+impl Default for SnapshotList {
+    fn default() -> SnapshotList {
+        SnapshotList {
+            counts: Mutex::new(Rank::Snapshots, BTreeMap::new()),
+            released: AtomicU64::new(0),
+        }
+    }
 }
 
 impl SnapshotList {

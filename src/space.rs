@@ -31,9 +31,10 @@ use terrace_base::vfs::OpenMode;
 use terrace_base::{Error, ErrorKind, FileKind, Result, mutant};
 
 use crate::background::{Background, Task};
+use crate::commit::closed;
 use crate::engine::Engine;
 use crate::files::Files;
-use crate::sync::{Mutex, lock};
+use crate::sync::{Mutex, Rank, lock};
 use crate::version_set::VersionSet;
 use crate::view::Views;
 use crate::write::Write;
@@ -79,7 +80,7 @@ impl Space {
             views,
             background,
             most,
-            state: Mutex::new(State::default()),
+            state: Mutex::new(Rank::Space, State::default()),
         }
     }
 
@@ -110,6 +111,9 @@ impl Space {
         let file = self.files.fs.open(&path, mode)?;
         let zeroes = vec![0; ZERO_LEN];
         while state.held < wanted {
+            if self.background.lock().stop {
+                return Err(closed()); // No flush will need it: closing does not wait for it.
+            }
             let rest = usize::try_from(wanted - state.held).unwrap_or(ZERO_LEN);
             let part = zeroes.get(..rest).unwrap_or(&zeroes);
             if let Err(error) = file.write_all_at(part, state.held) {

@@ -39,7 +39,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use terrace_base::{KeyspaceId, SeqNo, UserKey, ValueKind, mutant};
 
 use crate::context::{Context, ReadPoint};
-use crate::sync::{Mutex, lock};
+use crate::sync::{Mutex, Rank, lock};
 
 /// A walk asks after as many dead keys in a row.
 pub(crate) const STEP: usize = 32;
@@ -152,11 +152,20 @@ impl Stretch {
 }
 
 /// What is known of the keyspaces of an open database.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Stretches {
     asks: AtomicU8,
     /// The one used last comes last. Held for a moment, with the commit lock or without any other.
     known: Mutex<Vec<Stretch>>,
+}
+
+impl Default for Stretches {
+    fn default() -> Stretches {
+        Stretches {
+            asks: AtomicU8::new(0),
+            known: Mutex::new(Rank::Leaf, Vec::new()),
+        }
+    }
 }
 
 impl Stretches {

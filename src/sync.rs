@@ -1,33 +1,251 @@
-//! Locks and atomics of the concurrent parts: the standard library's, or the schedule checker's.
+//! Locks and atomics of the concurrent parts: the standard library's, or the schedule checker's
 //!
 //! Under `--cfg terrace_shuttle` the same code runs on shuttle's types, so that a test can drive it through chosen
-//! schedules. Every lock that is held while another of these is taken must come from here: a thread that
+//! schedules. Every lock that is held while another one is taken must come from here: a thread that
 //! waits for a lock which the checker does not know stops all of them.
+//!
+//! Each lock has a [`Rank`], and a thread takes locks in rising order of rank only: so no two threads can wait for
+//! each other. A debug build asserts this at every lock.
 
 #[cfg(not(terrace_shuttle))]
-pub(crate) use std::sync::{
-    Condvar, Mutex, MutexGuard,
-    atomic::{AtomicU64, Ordering},
-};
+use std::sync as system;
+#[cfg(not(terrace_shuttle))]
+pub(crate) use std::sync::atomic::{AtomicU64, Ordering};
 
 #[cfg(terrace_shuttle)]
-pub(crate) use shuttle::sync::{
-    Condvar, Mutex, MutexGuard,
-    atomic::{AtomicU64, Ordering},
-};
+use shuttle::sync as system;
+#[cfg(terrace_shuttle)]
+pub(crate) use shuttle::sync::atomic::{AtomicU64, Ordering};
+
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::time::Duration;
+
+/// The locks of the engine, in the order in which they may be taken.
+///
+/// None is held while code of the caller runs, and readers take none of them but those of a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Rank {
+    /// `Transaction::writes`.
+    TransactionWrites,
+    /// `Transaction::used`.
+    TransactionUsed,
+    /// `Transaction::reads`.
+    TransactionReads,
+    /// `Engine::closing`.
+    Closing,
+    /// `Engine::flushing`.
+    Flushing,
+    /// `Catalogue::changing`.
+    ChangingCatalogue,
+    /// `Engine::forgetting`.
+    Forgetting,
+    /// `Blobs::making`.
+    MakingBlob,
+    /// `Committer::making_segment`.
+    MakingSegment,
+    /// `Claims::state`.
+    Claims,
+    /// `VersionSet::inner`.
+    Versions,
+    /// `Blobs::syncing`.
+    SyncingBlobs,
+    /// `Blobs::made`.
+    MadeBlobs,
+    /// `Blobs::active`.
+    ActiveBlob,
+    /// `Committer::state`.
+    Commit,
+    /// `Catalogue::inner`.
+    Catalogue,
+    /// `KeyspaceState::options`.
+    KeyspaceOptions,
+    /// `Space::state`.
+    Space,
+    /// `Views::replaced`.
+    Views,
+    /// `Blobs::damaged`.
+    DamagedBlobs,
+    /// `SnapshotList::counts`.
+    Snapshots,
+    /// `Background::state`.
+    Background,
+    /// Locks under which no other is taken.
+    Leaf,
+}
+
+/// A lock with a rank.
+pub(crate) struct Mutex<T> {
+    inner: system::Mutex<T>,
+    rank: Rank,
+}
+
+impl<T> Mutex<T> {
+    pub(crate) fn new(rank: Rank, value: T) -> Mutex<T> {
+        Mutex {
+            inner: system::Mutex::new(value),
+            rank,
+        }
+    }
+}
+
+impl<T> fmt::Debug for Mutex<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Mutex({:?})", self.rank)
+    }
+}
+
+/// A lock that is held.
+pub(crate) struct MutexGuard<'a, T> {
+    inner: system::MutexGuard<'a, T>,
+    held: Held,
+}
+
+impl<T> Deref for MutexGuard<'_, T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        &self.inner
+    }
+}
+
+impl<T> DerefMut for MutexGuard<'_, T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.inner
+    }
+}
+
+/// Locks `mutex`, also after a panic under it: code that must stop then asks [`std::thread::panicking`]
+/// on the way out, as the commit path does, and leaves a state that says so.
+#[inline]
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    let held = Held::new(mutex.rank);
+    let locked = mutex.inner.lock();
+    let inner = locked.unwrap_or_else(|poisoned| poisoned.into_inner());
+    MutexGuard { inner, held }
+}
+
+/// A condition variable of a [`Mutex`].
+#[derive(Debug, Default)]
+pub(crate) struct Condvar(system::Condvar);
+
+impl Condvar {
+    pub(crate) fn new() -> Condvar {
+        Condvar(system::Condvar::new())
+    }
+
+    pub(crate) fn notify_all(&self) {
+        self.0.notify_all();
+    }
+
+    pub(crate) fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+        let MutexGuard { inner, held } = guard;
+        let waited = self.0.wait(inner);
+        let inner = waited.unwrap_or_else(|poisoned| poisoned.into_inner());
+        MutexGuard { inner, held }
+    }
+
+    pub(crate) fn wait_timeout<'a, T>(
+        &self,
+        guard: MutexGuard<'a, T>,
+        longest: Duration,
+    ) -> MutexGuard<'a, T> {
+        let MutexGuard { inner, held } = guard;
+        let waited = self.0.wait_timeout(inner, longest);
+        let (inner, _) = waited.unwrap_or_else(|poisoned| poisoned.into_inner());
+        MutexGuard { inner, held }
+    }
+}
+
+#[cfg(all(debug_assertions, not(terrace_shuttle)))]
+use checked::Held;
+#[cfg(not(all(debug_assertions, not(terrace_shuttle))))]
+use unchecked::Held;
+
+/// The order of locks, asserted.
+#[cfg(all(debug_assertions, not(terrace_shuttle)))]
+mod checked {
+    use std::cell::RefCell;
+
+    use super::Rank;
+
+    thread_local! {
+        /// The ranks of the locks that the thread holds.
+        static HELD: RefCell<Vec<Rank>> = const { RefCell::new(Vec::new()) };
+    }
+
+    /// A lock on the list of its thread.
+    pub(super) struct Held(Rank);
+
+    impl Held {
+        pub(super) fn new(rank: Rank) -> Held {
+            // A thread that ends has no list any more.
+            let highest = HELD.try_with(|held| held.borrow().iter().max().copied());
+            let highest = highest.ok().flatten();
+            assert!(
+                std::thread::panicking() || highest.is_none_or(|highest| highest < rank),
+                "lock order: {rank:?} is taken while {highest:?} is held"
+            );
+            HELD.try_with(|held| held.borrow_mut().push(rank)).ok();
+            Held(rank)
+        }
+    }
+
+    impl Drop for Held {
+        fn drop(&mut self) {
+            let removed = HELD.try_with(|held| {
+                let mut held = held.borrow_mut();
+                if let Some(at) = held.iter().rposition(|rank| *rank == self.0) {
+                    held.swap_remove(at);
+                }
+            });
+            removed.ok();
+        }
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::super::{Mutex, Rank, lock};
+
+        #[test]
+        fn locks_are_taken_in_rising_order() {
+            let (low, high) = (Mutex::new(Rank::Versions, ()), Mutex::new(Rank::Commit, ()));
+            let first = lock(&low);
+            drop(lock(&high));
+            drop(first);
+            drop(lock(&high));
+            drop(lock(&low));
+        }
+
+        #[test]
+        #[should_panic(expected = "lock order: Versions is taken while Some(Commit) is held")]
+        fn a_lock_that_is_taken_too_late_is_noticed() {
+            let (low, high) = (Mutex::new(Rank::Versions, ()), Mutex::new(Rank::Commit, ()));
+            let _second = lock(&high);
+            let _first = lock(&low);
+        }
+    }
+}
+
+/// Nothing, in a release build.
+#[cfg(not(all(debug_assertions, not(terrace_shuttle))))]
+mod unchecked {
+    pub(super) struct Held;
+
+    impl Held {
+        #[inline]
+        pub(super) fn new(_rank: super::Rank) -> Held {
+            Held
+        }
+    }
+}
 
 #[cfg(not(terrace_shuttle))]
 pub(crate) use arc_swap_cell::ArcCell;
 #[cfg(terrace_shuttle)]
 pub(crate) use mutex_cell::ArcCell;
-
-/// Locks `mutex`, also after a panic under it: whoever must not go on then asks [`std::thread::panicking`]
-/// on the way out, as the commit path does, and leaves a state that says so.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex
-        .lock()
-        .unwrap_or_else(|poisoned| poisoned.into_inner())
-}
 
 /// Gives the processor away once, for a wait of microseconds.
 pub(crate) fn yield_now() {
@@ -72,7 +290,7 @@ mod mutex_cell {
     use std::ops::Deref;
     use std::sync::Arc;
 
-    use super::{Mutex, lock};
+    use super::{Mutex, Rank, lock};
 
     #[derive(Debug)]
     pub(crate) struct ArcCell<T>(Mutex<Arc<T>>);
@@ -88,7 +306,7 @@ mod mutex_cell {
 
     impl<T> ArcCell<T> {
         pub(crate) fn new(value: Arc<T>) -> ArcCell<T> {
-            ArcCell(Mutex::new(value))
+            ArcCell(Mutex::new(Rank::Leaf, value))
         }
 
         pub(crate) fn load(&self) -> impl Deref<Target = Arc<T>> + use<T> {

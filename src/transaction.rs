@@ -41,7 +41,7 @@ use crate::iter::{Overlay, Scan};
 use crate::keyspace::{Keyspace, KeyspaceState};
 use crate::readable::{Reader, count};
 use crate::snapshot::Snapshot;
-use crate::sync::{Mutex, lock, yield_now};
+use crate::sync::{Mutex, Rank, lock, yield_now};
 use crate::write::Write;
 use reads::{ReadSet, first_changed};
 use writes::{OwnWrite, Writes};
@@ -235,9 +235,9 @@ impl Transaction {
         Transaction {
             snapshot: db.snapshot(),
             isolation: Isolation::Serializable,
-            writes: Mutex::new(Writes::new(MAX_BATCH_LEN)),
-            reads: Arc::default(),
-            used: Mutex::new(Vec::new()),
+            writes: Mutex::new(Rank::TransactionWrites, Writes::new(MAX_BATCH_LEN)),
+            reads: Arc::new(Mutex::new(Rank::TransactionReads, ReadSet::default())),
+            used: Mutex::new(Rank::TransactionUsed, Vec::new()),
         }
     }
 

@@ -21,7 +21,7 @@ use crate::files::Files;
 use crate::keyspace::DEFAULT_NAME;
 use crate::manifest::Manifest;
 use crate::reclaim::{touched, whole_keyspace};
-use crate::sync::{Mutex, MutexGuard, lock};
+use crate::sync::{Mutex, MutexGuard, Rank, lock};
 
 /// File numbers lie below this: far more than can be used, and far from where sums overflow.
 pub(crate) const FILE_NUMBERS: u64 = 1 << 62;
@@ -254,7 +254,7 @@ impl VersionSet {
         };
         let store: Arc<dyn TableStore> = files.clone();
         VersionSet {
-            inner: Mutex::new(inner),
+            inner: Mutex::new(Rank::Versions, inner),
             files,
             store,
             database,

@@ -15,7 +15,7 @@ use terrace_sstable::BlobReader;
 
 use crate::memtable::{List, MemRun};
 use crate::pacer::Pacer;
-use crate::sync::{ArcCell, AtomicU64, Mutex, Ordering, lock};
+use crate::sync::{ArcCell, AtomicU64, Mutex, Ordering, Rank, lock};
 
 /// The memtable's pieces and the tables, at one moment.
 #[derive(Clone, Debug)]
@@ -63,7 +63,7 @@ impl Views {
             cell: ArcCell::new(Arc::new(view)),
             pacer,
             installed: AtomicU64::new(0),
-            replaced: Mutex::new(Vec::new()),
+            replaced: Mutex::new(Rank::Views, Vec::new()),
         }
     }
 

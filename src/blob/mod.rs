@@ -41,7 +41,7 @@ use terrace_sstable::{BLOB_HEADER_LEN, BlobHead, BlobRef, blob_header};
 
 use crate::engine::Engine;
 use crate::files::Files;
-use crate::sync::{Mutex, MutexGuard, lock};
+use crate::sync::{Mutex, MutexGuard, Rank, lock};
 
 /// Values up to this length are written together with their heads.
 const JOINED: usize = 1 << 20;
@@ -168,16 +168,16 @@ impl Blobs {
             files,
             most,
             live: AtomicU64::new(live),
-            active: Mutex::new(None),
-            making: Mutex::new(()),
-            unsynced: Mutex::new(Vec::new()),
+            active: Mutex::new(Rank::ActiveBlob, None),
+            making: Mutex::new(Rank::MakingBlob, ()),
+            unsynced: Mutex::new(Rank::Leaf, Vec::new()),
             is_dirty: AtomicBool::new(false),
-            syncing: Mutex::new(None),
-            made: Mutex::new(Vec::new()),
+            syncing: Mutex::new(Rank::SyncingBlobs, None),
+            made: Mutex::new(Rank::MadeBlobs, Vec::new()),
             found_upto,
             unflushed: AtomicU64::new(0),
-            victims: Mutex::new(Arc::default()),
-            damaged: Mutex::new(Vec::new()),
+            victims: Mutex::new(Rank::Leaf, Arc::default()),
+            damaged: Mutex::new(Rank::DamagedBlobs, Vec::new()),
         }
     }
 
@@ -386,7 +386,7 @@ impl Engine {
         )?;
         let open = Arc::new(Open {
             meta,
-            file: Mutex::new(Some(file)),
+            file: Mutex::new(Rank::Leaf, Some(file)),
             listed: listed.clone(),
             dirty: AtomicBool::new(false),
             writers: AtomicU64::new(0),
