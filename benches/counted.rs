@@ -43,6 +43,7 @@ fn steps(iter: &mut impl InternalIterator, n: usize, name: &str) {
 }
 
 /// A tree of many tables without files, and edits that replace one table of it, as a merge does.
+#[derive(Debug)]
 pub struct Edits {
     version: Version,
     store: Arc<dyn TableStore>,

@@ -44,9 +44,8 @@ fn overlaps(model: &Model, level: usize, first: u32, last: u32) -> bool {
 
 /// One step of the edit, and of the model if it is right.
 fn step(edit: &mut VersionEdit, model: &mut Model, (kind, at, len): (u8, usize, u32), next: u64) {
-    let of = |place: Option<(&(usize, u32), &(u64, u32))>| place.map(|(k, v)| (*k, *v));
-    let Some(((level, first), (number, last))) = of(model.iter().nth(at % model.len().max(1)))
-    else {
+    let place = model.iter().nth(at % model.len().max(1));
+    let Some(((level, first), (number, last))) = place.map(|(k, v)| (*k, *v)) else {
         return;
     };
     let taken = edit.moved.iter().any(|moved| moved.number.0 == number)
