@@ -1,3 +1,5 @@
+#![allow(clippy::indexing_slicing)] // A test may panic.
+
 use std::sync::Arc;
 
 use terrace_base::hash::key_hash;
