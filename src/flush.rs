@@ -388,7 +388,7 @@ impl Engine {
         }
         let ranges = ranges.without_superseded(|seq| stripes.end_of(seq));
         tables.written();
-        if let Err(error) = self.install_flush(runs, &ranges, flushed, written) {
+        if let Err(error) = self.install_flush(runs, &ranges, stripes.settled(), flushed, written) {
             tables.discard();
             return Err(error);
         }
@@ -430,7 +430,8 @@ impl Engine {
             return Ok(false);
         }
         let flushed = Flushed { lsn: lsn.0, seq };
-        let result = self.install_flush(&[], &RangeSet::default(), flushed, MergeResult::default());
+        let (ranges, nothing) = (RangeSet::default(), MergeResult::default());
+        let result = self.install_flush(&[], &ranges, SeqNo::ZERO, flushed, nothing);
         self.heed(result)?;
         self.release_log(lsn)?;
         Ok(true)
@@ -482,18 +483,22 @@ impl Engine {
         &self,
         runs: &[Arc<MemRun>],
         ranges: &RangeSet,
+        settled: SeqNo,
         flushed: Flushed,
         written: MergeResult,
     ) -> Result<()> {
         let MergeResult { tables, blobs, .. } = written;
-        // One that touches no table hides nothing: what was in memory before it is in these tables, or gone.
+        // One that touches no table hides nothing: what was in memory before it is in these tables, or gone. But a
+        // transaction that began before it still has to find that its reads were written over.
         let before = self.views.cell.load().version.clone();
         let is_needed = |range: &DeletedRange| {
             let touches = |meta: &TableMeta| {
                 let info = &meta.info;
                 range.touches(info.smallest.as_ref(), info.largest.as_ref())
             };
-            tables.iter().any(touches) || touched(&before, range).next().is_some()
+            range.seq > settled
+                || tables.iter().any(touches)
+                || touched(&before, range).next().is_some()
         };
         let needed = ranges.ranges().filter(|range| is_needed(range));
         let ranges_deleted = needed

@@ -4,7 +4,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use terrace::vfs::{CrashPolicy, ImageKind, MemVfs, Vfs};
-use terrace::{Batch, Db, Durability, Expiry, KeyBounds, Options, SeqNo};
+use terrace::{Batch, Db, Durability, ErrorKind, Expiry, KeyBounds, Options, SeqNo};
 
 fn keys(db: &Db) -> Vec<String> {
     let forwards: Vec<String> = db
@@ -487,4 +487,23 @@ fn many_range_deletes_are_worked_off_together() {
     assert_eq!(db.stats().range_deletes, 0, "after {took:?}");
     assert!(took < std::time::Duration::from_secs(20), "{took:?}");
     assert_eq!(db.iter().count(), 11_000);
+}
+
+/// A transaction finds that what it read was deleted since, also where the delete hid nothing and a flush has seen that.
+#[test]
+fn a_flush_keeps_a_delete_of_nothing_for_older_transactions() {
+    let db = Options::new()
+        .tune(|tuning| tuning.manual = true)
+        .open_in_memory()
+        .unwrap();
+    let tx = db.transaction();
+    assert_eq!(tx.get("k").unwrap(), None);
+    tx.put("other", "1").unwrap();
+    let mut batch = Batch::new();
+    batch.delete_range("a".."z");
+    db.write(batch).unwrap();
+    db.flush().unwrap();
+    assert_eq!(tx.commit().unwrap_err().kind(), ErrorKind::Conflict);
+    db.wait_idle().unwrap();
+    assert_eq!(db.stats().range_deletes, 0);
 }
