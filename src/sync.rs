@@ -34,10 +34,10 @@ pub(crate) enum Rank {
     TransactionReads,
     /// `Engine::closing`.
     Closing,
-    /// `Engine::flushing`.
-    Flushing,
     /// `Catalogue::changing`.
     ChangingCatalogue,
+    /// `Engine::flushing`.
+    Flushing,
     /// `Engine::forgetting`.
     Forgetting,
     /// `Blobs::making`.
