@@ -37,7 +37,7 @@ use crate::key::{KeyRef, KeyspaceId, OwnedKey, SeqNo, UserKey, ValueKind, head_o
 const END: u128 = u128::MAX;
 /// The head of a key above the prefix: above that of every key with it.
 const ABOVE: u128 = 1 << 96;
-/// The prefix ends so many bytes before the place where two keys part, so that it lasts for a
+/// The prefix ends this many bytes before the place where two keys part, so that it lasts for a
 /// while.
 const SLACK: usize = 6;
 const EMPTY: KeyRef<'static> = KeyRef::new(

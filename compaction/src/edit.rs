@@ -77,7 +77,7 @@ const RANGE_FORGOTTEN: u64 = 30;
 const CLOCK: u64 = 32;
 const KEYSPACE_OPTIONS: u64 = 34;
 const KEYSPACE_RENAMED: u64 = 36;
-/// Odd: who does not know it goes on leaving out entries that there are none of.
+/// Odd: a reader that does not know the tag skips it, and filters out entries that no longer exist.
 const KEYSPACE_FORGOTTEN: u64 = 37;
 
 /// Fields at the end of a table.
