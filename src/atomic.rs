@@ -14,10 +14,11 @@ use bytes::Bytes;
 use terrace_base::{Result, SeqNo, UserKey, ValueKind};
 use terrace_sstable::Value;
 
+use crate::basis::CheckedKey;
 use crate::batch::{Batch, check_lengths};
 use crate::blob::Want;
 use crate::bounds::OwnedBounds;
-use crate::check::{CheckedKey, Checks, counter, joined};
+use crate::check::{Checks, counter, joined};
 use crate::commit::opened_read_only;
 use crate::context::ReadPoint;
 use crate::ends::{Proof, Side};
@@ -429,6 +430,7 @@ impl Keyspace {
     fn pop(&self, side: Side) -> Result<Option<(Bytes, Bytes)>> {
         let engine = self.engine_to_write()?;
         let id = self.state.id;
+        let mut attempt = 0;
         loop {
             self.state.check_alive()?;
             let (view, at, from) = engine.committer.newest_end(id, side);
@@ -462,8 +464,6 @@ impl Keyspace {
             }
             let checked = CheckedKey::new(UserKey::new(id, &key));
             let checks = Checks {
-                since: at,
-                keys: &[checked],
                 ranges: &[(id, bounds)],
                 proof: Some(Proof {
                     keyspace: id,
@@ -471,7 +471,8 @@ impl Keyspace {
                     from: from.as_deref(),
                     to: &key,
                 }),
-                lasting: &[],
+                attempt,
+                ..Checks::keys(at, std::slice::from_ref(&checked))
             };
             if self
                 .write_one_if(checked, ValueKind::Tombstone, &[], &checks)?
@@ -479,6 +480,7 @@ impl Keyspace {
             {
                 return Ok(Some((key, value)));
             }
+            attempt += 1;
         }
     }
 }

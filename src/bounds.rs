@@ -62,19 +62,23 @@ impl<A: AsRef<[u8]>, B: AsRef<[u8]>> KeyBounds for (Bound<A>, Bound<B>) {
     }
 }
 
+/// The key next to `key`: nothing lies between them.
+fn after(key: &[u8]) -> Vec<u8> {
+    [key, &[0]].concat()
+}
+
 /// The range from its first possible key to before the second; to the end if there is no second. `None` if no
 /// key can lie in it.
 pub(crate) fn half_open(range: &impl KeyBounds) -> Option<(Vec<u8>, Option<Vec<u8>>)> {
-    let behind = |key: &[u8]| [key, &[0]].concat(); // Nothing lies between a key and this.
     let (lower, upper) = range.bounds();
     let lower = match lower {
         Bound::Unbounded => Vec::new(),
         Bound::Included(key) => key.to_vec(),
-        Bound::Excluded(key) => behind(key),
+        Bound::Excluded(key) => after(key),
     };
     let upper = match upper {
         Bound::Unbounded => None,
-        Bound::Included(key) => Some(behind(key)),
+        Bound::Included(key) => Some(after(key)),
         Bound::Excluded(key) => Some(key.to_vec()),
     };
     let some = upper.as_ref().is_none_or(|upper| lower < *upper);
@@ -128,6 +132,15 @@ impl OwnedBounds {
 
     pub(crate) fn upper_key(&self) -> Bound<&[u8]> {
         self.upper.as_ref().map(Vec::as_slice)
+    }
+
+    /// The first key that may lie in it.
+    pub(crate) fn first(&self) -> Vec<u8> {
+        match &self.lower {
+            Bound::Unbounded => Vec::new(),
+            Bound::Included(key) => key.clone(),
+            Bound::Excluded(key) => after(key),
+        }
     }
 
     /// A closed range of whole keys that holds this one.

@@ -10,55 +10,45 @@
 //! ```
 //!
 //! The newest appended entries count, published or not, so that many writers of one key are decided one after the
-//! other and then share a sync. A range delete counts as a write of each of its keys. Under the lock only memory is
-//! looked at: the active list, and sealed pieces that reach above `since`. If a flush has meanwhile put something above it into tables, the answer is "changed"
-//! without a look: that happens once for each flush, and a wrong "changed" costs but a repetition.
+//! other and then share a sync. A range delete counts as a write of each of its keys. Under the lock only a bounded piece
+//! of memory is looked at: if more than a list's entries lie in sealed pieces above `since`, or anything in tables, the
+//! answer is "changed" without a look, and a wrong "changed" costs but a repetition. An attempt that was overtaken several
+//! times insists: then all of it is looked at under the lock, so that every decision comes to its end.
 
-use std::ops::Bound;
 use std::sync::Arc;
 
-use terrace_base::hash::key_hash;
-use terrace_base::{
-    DeletedRange, Error, ErrorKind, InternalIterator, KeyRef, KeyspaceId, RangeSet, Result, SeqNo,
-    UserKey, mutant,
-};
-use terrace_compaction::TableFile;
+use terrace_base::{Error, ErrorKind, Result, SeqNo, mutant};
 
+use crate::basis::{Basis, CheckedKey, Stretch};
 use crate::batch::check_lengths;
-use crate::bounds::OwnedBounds;
 use crate::commit::Receipt;
 use crate::ends::{Ends, Proof};
 use crate::engine::Engine;
 use crate::keyspace::KeyspaceState;
-use crate::memtable::{Form, List};
+use crate::memtable::LIST_ENTRIES;
 use crate::options::Durability;
 use crate::view::View;
 use crate::write::Write;
 
-/// A key that a decision rests on.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct CheckedKey<'a> {
-    pub(crate) user: UserKey<'a>,
-    pub(crate) hash: u64,
-}
-
-impl<'a> CheckedKey<'a> {
-    pub(crate) fn new(user: UserKey<'a>) -> CheckedKey<'a> {
-        let hash = key_hash(user);
-        CheckedKey { user, hash }
-    }
-}
+/// So many keys are looked up in every sealed piece while others wait.
+const FEW_KEYS: usize = 256;
+/// So often a write lets itself be overtaken.
+const PATIENCE: u32 = 4;
 
 /// What must have no entry above `since`.
 #[derive(Debug)]
 pub(crate) struct Checks<'a> {
     pub(crate) since: SeqNo,
+    /// In order.
     pub(crate) keys: &'a [CheckedKey<'a>],
-    pub(crate) ranges: &'a [(KeyspaceId, OwnedBounds)],
+    /// In order, and not overlapping.
+    pub(crate) ranges: &'a [Stretch],
     /// That the first range holds nothing alive: noted once that is certain.
     pub(crate) proof: Option<Proof<'a>>,
     /// Keyspaces that hold nothing that expires. Whoever appends such an entry has noted it first.
     pub(crate) lasting: &'a [&'a KeyspaceState],
+    /// How often this write was overtaken.
+    pub(crate) attempt: u32,
 }
 
 impl<'a> Checks<'a> {
@@ -69,6 +59,7 @@ impl<'a> Checks<'a> {
             ranges: &[],
             proof: None,
             lasting: &[],
+            attempt: 0,
         }
     }
 
@@ -80,141 +71,54 @@ impl<'a> Checks<'a> {
         }
     }
 
-    /// True if nothing has changed. REQUIRES: the commit lock is held, and `view` is the present one.
-    pub(crate) fn hold(&self, view: &View, ends: &mut Ends) -> Result<bool> {
+    /// True if nothing has changed. REQUIRES: the commit lock is held, `view` is the present one, and `appended` the last
+    /// number given out.
+    pub(crate) fn hold(&self, view: &View, appended: SeqNo, ends: &mut Ends) -> Result<bool> {
         let may_expire = self.lasting.iter().any(|state| state.may_expire());
-        if view.tables_upto > self.since || may_expire && !mutant("merge-unchecked") {
+        if may_expire && !mutant("merge-unchecked") {
             return Ok(false);
         }
         if self.proof.as_ref().is_some_and(|proof| !ends.admit(proof)) {
             return Ok(false);
         }
-        let ranges = self.ranges.iter();
-        for (keyspace, bounds) in ranges.filter(|_| !mutant("skip-recheck-of-ranges")) {
-            if view.changed_in(*keyspace, bounds, self.since)?.is_some() {
+        if appended > self.since {
+            if self.attempt < PATIENCE && self.takes_long(view) {
+                return Ok(false);
+            }
+            let basis = Basis {
+                keys: if mutant("skip-recheck-of-keys") {
+                    &[]
+                } else {
+                    self.keys
+                },
+                ranges: if mutant("skip-recheck-of-ranges") {
+                    &[]
+                } else {
+                    self.ranges
+                },
+            };
+            if view.changed(&basis, self.since)?.is_some() {
                 return Ok(false);
             }
         }
         if let Some(proof) = &self.proof {
             ends.note_proof(proof);
         }
-        let keys = self.keys.iter();
-        for key in keys.filter(|_| !mutant("skip-recheck-of-keys")) {
-            if view.changed(key, self.since)?.is_some() {
-                return Ok(false);
-            }
-        }
         Ok(true)
     }
-}
 
-impl View {
-    /// The sequence number of the newest write of `key`, if it is above `since`. Tables are read only if they may hold
-    /// such a one.
-    pub(crate) fn changed(&self, key: &CheckedKey<'_>, since: SeqNo) -> Result<Option<SeqNo>> {
-        let CheckedKey { user, hash } = *key;
-        let in_list = |list: &List| -> Result<SeqNo> {
-            let found = list.get(&user, hash, SeqNo::MAX)?;
-            Ok(found.map_or(SeqNo::ZERO, |(seq, _, _)| seq))
-        };
-        let mut newest = in_list(&self.active)?;
-        if self.active.has_ranges() {
-            newest = newest.max(self.active.ranges().newest(user, SeqNo::MAX));
+    /// True if it takes long to see whether anything has changed.
+    fn takes_long(&self, view: &View) -> bool {
+        if view.tables_upto > self.since {
+            return true;
         }
-        for run in self.sealed.iter().take_while(|run| run.last_seq > since) {
-            if newest > SeqNo::ZERO {
-                break;
-            }
-            newest = match &run.form {
-                Form::List(list) => in_list(list)?,
-                Form::Image(table) => {
-                    let found = table.get(&user, hash, SeqNo::MAX)?;
-                    found.map_or(SeqNo::ZERO, |found| found.seq)
-                }
-            };
-            newest = newest.max(run.ranges.newest(user, SeqNo::MAX));
-        }
-        if newest == SeqNo::ZERO && self.tables_upto > since && !mutant("check-without-tables") {
-            let found = self.newest(&user, hash, SeqNo::MAX)?;
-            newest = found.map_or(SeqNo::ZERO, |found| found.seq);
-        }
-        Ok((newest > since).then_some(newest))
+        let newer = view
+            .sealed
+            .iter()
+            .take_while(|run| run.last_seq > self.since);
+        (self.keys.len() > FEW_KEYS || !self.ranges.is_empty())
+            && newer.map(|run| run.entries).sum::<u64>() > LIST_ENTRIES as u64
     }
-
-    /// A write above `since` in a range, if there is one: a key of it, and its sequence number.
-    pub(crate) fn changed_in(
-        &self,
-        keyspace: KeyspaceId,
-        bounds: &OwnedBounds,
-        since: SeqNo,
-    ) -> Result<Option<(Vec<u8>, SeqNo)>> {
-        let (smallest, largest) = bounds.closed(keyspace);
-        if smallest > largest {
-            return Ok(None);
-        }
-        let deleted = |set: &RangeSet| {
-            let first = |range: &DeletedRange| smallest.bytes.max(&range.lower).to_vec();
-            let inside = |range: &DeletedRange| bounds.below_upper(&first(range));
-            let found = set.find_touching(smallest, largest, since, inside)?;
-            Some((first(found), found.seq))
-        };
-        if self.active.has_ranges()
-            && let Some(found) = deleted(&self.active.ranges())
-        {
-            return Ok(Some(found));
-        }
-        let mut found = first_above(&mut self.active.cursor(), keyspace, bounds, since)?;
-        for run in self.sealed.iter().take_while(|run| run.last_seq > since) {
-            if found.is_some() {
-                return Ok(found);
-            }
-            found = match deleted(&run.ranges) {
-                None => first_above(&mut run.iter(), keyspace, bounds, since)?,
-                found => found,
-            };
-        }
-        if found.is_some() || self.tables_upto <= since {
-            return Ok(found);
-        }
-        found = deleted(self.version.deleted());
-        for run in self.version.runs() {
-            let tables = run.tables().part(run.overlapping(smallest, largest));
-            let newer = |file: &&Arc<_>| TableFile::info(file).max_seq > since;
-            for file in tables.into_iter().flat_map(|t| t.iter()).filter(newer) {
-                if found.is_some() {
-                    return Ok(found);
-                }
-                found = first_above(&mut file.table()?.iter(), keyspace, bounds, since)?;
-            }
-        }
-        Ok(found)
-    }
-}
-
-/// The first entry above `since` that `iter` has in a range.
-fn first_above(
-    iter: &mut impl InternalIterator,
-    keyspace: KeyspaceId,
-    bounds: &OwnedBounds,
-    since: SeqNo,
-) -> Result<Option<(Vec<u8>, SeqNo)>> {
-    let (key, seq): (&[u8], _) = match &bounds.lower {
-        Bound::Included(key) => (key, SeqNo::MAX),
-        Bound::Excluded(key) => (key, SeqNo::ZERO), // Behind every version.
-        Bound::Unbounded => (&[], SeqNo::MAX),
-    };
-    iter.seek(KeyRef::lookup(UserKey::new(keyspace, key), seq))?;
-    while iter.valid() {
-        let key = iter.key();
-        if key.user.keyspace != keyspace || !bounds.below_upper(key.user.bytes) {
-            break;
-        }
-        if key.seq > since {
-            return Ok(Some((key.user.bytes.to_vec(), key.seq)));
-        }
-        iter.next()?;
-    }
-    Ok(None)
 }
 
 impl Engine {

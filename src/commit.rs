@@ -281,7 +281,8 @@ impl Committer {
             }
         }
         if let Some(checks) = checks {
-            if !checks.hold(&self.views.cell.load(), &mut state.ends)? {
+            let appended = state.appended;
+            if !checks.hold(&self.views.cell.load(), appended, &mut state.ends)? {
                 return Ok(None);
             }
             if checks.proof.is_some() {

@@ -20,9 +20,10 @@ use terrace_base::hash::key_hash;
 use terrace_base::key::split_expiry;
 use terrace_base::{Error, KeyspaceId, OwnedUserKey, Result, SeqNo, UserKey, ValueKind};
 
+use crate::basis::CheckedKey;
 use crate::batch::{Batch, MAX_BATCH_LEN, check_lengths};
 use crate::blob::Want;
-use crate::check::{CheckedKey, Checks, conflict, counter, joined};
+use crate::check::{Checks, conflict, counter, joined};
 use crate::commit::Receipt;
 use crate::context::ReadPoint;
 use crate::engine::Engine;
@@ -126,6 +127,7 @@ impl Engine {
         let merging = batch.merging.iter();
         let merging = merging.map(|id| self.state_of(*id, &batch.keyspaces));
         let merging: Vec<&KeyspaceState> = merging.collect();
+        let mut attempt = 0;
         loop {
             self.check_open()?;
             for keyspace in &batch.keyspaces {
@@ -174,12 +176,14 @@ impl Engine {
             };
             let checks = Checks {
                 lasting: &lasting,
+                attempt,
                 ..Checks::keys(at, &keys)
             };
             let receipt = self.append_if(&write, batch.durability, &batch.keyspaces, &checks)?;
             if let Some(receipt) = receipt {
                 return Ok(receipt);
             }
+            attempt += 1;
         }
     }
 }

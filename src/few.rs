@@ -61,11 +61,8 @@ impl Keyspace {
         let parts = [&[], batch.payload.as_slice()];
         let write = Write::of_batch(&batch, &parts);
         let checks = Checks {
-            since: at,
-            keys: &[],
             ranges: &[(self.state.id, scan.bounds)],
-            proof: None,
-            lasting: &[],
+            ..Checks::keys(at, &[])
         };
         let receipt = engine.append_if(&write, None, &batch.keyspaces, &checks)?;
         let Some(receipt) = receipt else {

@@ -42,6 +42,7 @@ mod approximate;
 mod assemble;
 mod atomic;
 mod background;
+mod basis;
 mod batch;
 mod blob;
 mod bounds;

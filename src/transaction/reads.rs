@@ -13,12 +13,11 @@ use std::collections::{BTreeMap, HashSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use terrace_base::{KeyspaceId, Result, SeqNo, UserKey};
+use terrace_base::{KeyspaceId, UserKey};
 
+use crate::basis::Stretch;
 use crate::bounds::OwnedBounds;
-use crate::check::CheckedKey;
 use crate::sync::{Mutex, lock};
-use crate::view::View;
 
 /// What a transaction has read.
 #[derive(Debug, Default)]
@@ -41,25 +40,33 @@ impl ReadSet {
     }
 
     /// The stretches, in order, overlapping ones made into one.
-    pub(crate) fn stretches(&self) -> Vec<(KeyspaceId, OwnedBounds)> {
-        let mut sorted = self.stretches.clone();
-        sorted.sort_by(|(a, x), (b, y)| {
-            a.cmp(b)
-                .then_with(|| compare_lower(x.lower_key(), y.lower_key()))
-        });
-        let mut merged: Vec<(KeyspaceId, OwnedBounds)> = Vec::new();
-        for (id, next) in sorted {
-            match merged.last_mut() {
-                Some((last, into)) if *last == id && touches(&into.upper, &next.lower) => {
-                    if compare_upper(into.upper_key(), next.upper_key()) == Ordering::Less {
-                        into.upper = next.upper;
-                    }
-                }
-                _ => merged.push((id, next)),
-            }
-        }
-        merged
+    pub(crate) fn stretches(&self) -> Vec<Stretch> {
+        in_order(self.stretches.clone())
     }
+}
+
+/// Stretches in order, overlapping ones made into one; inverted ones are left out.
+pub(crate) fn in_order(mut stretches: Vec<Stretch>) -> Vec<Stretch> {
+    stretches.retain(|(id, bounds)| {
+        let (smallest, largest) = bounds.closed(*id);
+        smallest <= largest
+    });
+    stretches.sort_by(|(a, x), (b, y)| {
+        a.cmp(b)
+            .then_with(|| compare_lower(x.lower_key(), y.lower_key()))
+    });
+    let mut merged: Vec<Stretch> = Vec::new();
+    for (id, next) in stretches {
+        match merged.last_mut() {
+            Some((last, into)) if *last == id && touches(&into.upper, &next.lower) => {
+                if compare_upper(into.upper_key(), next.upper_key()) == Ordering::Less {
+                    into.upper = next.upper;
+                }
+            }
+            _ => merged.push((id, next)),
+        }
+    }
+    merged
 }
 
 fn compare_lower(a: Bound<&[u8]>, b: Bound<&[u8]>) -> Ordering {
@@ -155,27 +162,6 @@ impl Trace {
             change(bounds);
         }
     }
-}
-
-/// A key among these that has an entry above `since`, tables included, and that entry's sequence number.
-pub(crate) fn first_changed(
-    view: &View,
-    keys: &[CheckedKey<'_>],
-    ranges: &[(KeyspaceId, OwnedBounds)],
-    since: SeqNo,
-) -> Result<Option<(Vec<u8>, SeqNo)>> {
-    for key in keys {
-        if let Some(seq) = view.changed(key, since)? {
-            return Ok(Some((key.user.bytes.to_vec(), seq)));
-        }
-    }
-    for (keyspace, bounds) in ranges {
-        let changed = view.changed_in(*keyspace, bounds, since)?;
-        if changed.is_some() {
-            return Ok(changed);
-        }
-    }
-    Ok(None)
 }
 
 #[cfg(test)]

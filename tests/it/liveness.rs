@@ -379,3 +379,42 @@ fn a_table_that_an_iterator_pinned_goes_with_it() {
         eventually("the table is gone", || tables_in(&vfs) == 0);
     });
 }
+
+/// Each look at a large read set was overtaken by a flush, so the commit looked at all of it again, without end.
+#[test]
+fn a_large_transaction_is_not_overtaken_by_flushes() {
+    const KEYS: u32 = 50_000;
+    watched(|| {
+        let db = in_memory(7).memory(4 << 20).open("/db").unwrap();
+        let mut batch = Batch::new();
+        for i in 0..KEYS {
+            batch.put(i.to_be_bytes(), "1");
+        }
+        db.write(batch).unwrap();
+        let others = db.keyspace("others").unwrap();
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for i in 0u64.. {
+                    if done.load(Ordering::Acquire) {
+                        return;
+                    }
+                    others.put(i.to_be_bytes(), [7; 100]).unwrap();
+                    db.flush().unwrap();
+                }
+            });
+            let tx = db.transaction();
+            for i in 0..KEYS {
+                assert_eq!(tx.get(i.to_be_bytes()).unwrap().unwrap(), "1");
+            }
+            for i in 0..KEYS / 50 {
+                let from = (i * 50).to_be_bytes();
+                assert_eq!(tx.range(from..).take(2).count(), 2);
+            }
+            tx.put("sum", KEYS.to_string()).unwrap();
+            let committed = tx.commit();
+            done.store(true, Ordering::Release);
+            committed.unwrap();
+        });
+    });
+}
