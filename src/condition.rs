@@ -12,18 +12,21 @@
 //! ```text
 //! put n = 5; add 2 to n; delete m; append "x" to m      is written as      put n = 5; put n = 7; delete m; put m = "x"
 //! ```
+//!
+//! Of several changes of a key only the last writes the value. The others are written as deletes: nobody sees them, and
+//! each operation keeps its sequence number. Otherwise n appends to a log of one key would take n values.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use terrace_base::hash::key_hash;
 use terrace_base::key::split_expiry;
-use terrace_base::{Error, KeyspaceId, OwnedUserKey, Result, SeqNo, UserKey, ValueKind};
+use terrace_base::{Error, KeyspaceId, OwnedUserKey, Result, SeqNo, UserKey, ValueKind, mutant};
 
 use crate::basis::CheckedKey;
 use crate::batch::{Batch, MAX_BATCH_LEN, check_lengths};
 use crate::blob::Want;
-use crate::check::{Checks, conflict, counter, joined};
+use crate::check::{Checks, conflict, counter};
 use crate::commit::Receipt;
 use crate::context::ReadPoint;
 use crate::engine::Engine;
@@ -140,7 +143,7 @@ impl Engine {
             let targets = targets(batch, &reading)?;
             let keys = batch.deferred.conditions.iter();
             let keys = keys.map(|condition| condition.user.as_ref());
-            let mut keys: Vec<_> = keys.chain(targets.iter().copied()).collect();
+            let mut keys: Vec<_> = keys.chain(targets.keys().copied()).collect();
             keys.sort_unstable();
             keys.dedup();
             let keys: Vec<_> = keys.into_iter().map(CheckedKey::new).collect();
@@ -188,21 +191,30 @@ impl Engine {
     }
 }
 
-/// The keys whose values decide what `batch` writes.
-fn targets<'a>(batch: &'a Batch, reading: &[&KeyspaceState]) -> Result<BTreeSet<UserKey<'a>>> {
-    let changes = batch.deferred.changes.iter();
-    let mut targets: BTreeSet<_> = changes.map(|change| change.user.as_ref()).collect();
+/// How often each key is changed.
+type Targets<'a> = BTreeMap<UserKey<'a>, usize>;
+
+/// The keys whose values decide what `batch` writes, and how often it changes each.
+fn targets<'a>(batch: &'a Batch, reading: &[&KeyspaceState]) -> Result<Targets<'a>> {
+    let mut targets = Targets::new();
+    for change in &batch.deferred.changes {
+        *targets.entry(change.user.as_ref()).or_default() += 1;
+    }
     if !reading.is_empty() {
         for operation in Operations::new(&batch.payload, batch.count) {
             if let Operation::Entry { user, kind, .. } = operation?
-                && kind == ValueKind::Merge
-                && reading.iter().any(|state| state.id == user.keyspace)
+                && is_combined(reading, user, kind)
             {
-                targets.insert(user);
+                *targets.entry(user).or_default() += 1;
             }
         }
     }
     Ok(targets)
+}
+
+/// True if an entry is an operand that is combined before it is written.
+fn is_combined(reading: &[&KeyspaceState], user: UserKey<'_>, kind: ValueKind) -> bool {
+    kind == ValueKind::Merge && reading.iter().any(|state| state.id == user.keyspace)
 }
 
 /// A value, and when it expires.
@@ -257,7 +269,7 @@ impl<'a> State<'a> {
     }
 
     /// What the batch writes. `seen` becomes the newest entry looked at.
-    fn resolve(&self, targets: &BTreeSet<UserKey<'a>>, seen: &mut SeqNo) -> Result<Resolved<'a>> {
+    fn resolve(&self, targets: &Targets<'a>, seen: &mut SeqNo) -> Result<Resolved<'a>> {
         self.check_conditions(seen)?;
         let Batch {
             payload,
@@ -273,7 +285,7 @@ impl<'a> State<'a> {
             });
         }
         let mut values = Values::new();
-        for user in targets {
+        for user in targets.keys() {
             let (_, live) = self.look(*user, Want::Whole, seen)?;
             let held = live.map(|live| Held {
                 value: live.value.to_vec(),
@@ -281,7 +293,10 @@ impl<'a> State<'a> {
             });
             values.insert(*user, held);
         }
-        let mut out = Output::default();
+        let mut out = Output {
+            changes: targets.clone(),
+            ..Output::default()
+        };
         let mut changes = deferred.changes.iter().peekable();
         for (n, operation) in (0..).zip(Operations::new(payload, *count)) {
             while let Some(change) = changes.next_if(|change| change.operations == n) {
@@ -304,30 +319,32 @@ impl<'a> State<'a> {
     fn change(
         &self,
         values: &mut Values<'a>,
-        out: &mut Output,
+        out: &mut Output<'a>,
         user: UserKey<'a>,
         what: &What,
     ) -> Result<()> {
-        let old = values.get(&user).and_then(Option::as_ref);
-        let bytes = old.map(|held| held.value.as_slice());
+        let held = values.entry(user).or_default();
+        let old = held.as_ref().map(|held| held.value.as_slice());
         let value = match what {
-            What::Add(delta) => counter(bytes, *delta)?.to_le_bytes().to_vec(),
-            What::Append(more) => joined(bytes, more)?,
-            What::Merge(operand) => self.combined(user, bytes, operand)?,
-        };
-        let expires = match old {
-            Some(held) => held.expires,
-            None => {
-                let state = self.engine.state_of(user.keyspace, &self.batch.keyspaces);
-                state.expiry().map(|after| self.now.saturating_add(after))
+            What::Add(delta) => counter(old, *delta)?.to_le_bytes().to_vec(),
+            What::Merge(operand) => self.combined(user, old, operand)?,
+            What::Append(more) => {
+                check_lengths(0, old.map_or(0, <[u8]>::len).saturating_add(more.len()))?;
+                let mut value = held.as_mut().map(|held| std::mem::take(&mut held.value));
+                value.get_or_insert_default().extend_from_slice(more);
+                value.unwrap_or_default()
             }
         };
+        let state = self.engine.state_of(user.keyspace, &self.batch.keyspaces);
+        let expires = match held {
+            Some(held) => held.expires,
+            None => state.expiry().map(|after| self.now.saturating_add(after)),
+        };
         if expires.is_some() {
-            let state = self.engine.state_of(user.keyspace, &self.batch.keyspaces);
             state.note_expiring();
         }
-        out.put(user, &value, expires)?;
-        values.insert(user, Some(Held { value, expires }));
+        out.change(user, &value, expires)?;
+        *held = Some(Held { value, expires });
         Ok(())
     }
 
@@ -342,14 +359,12 @@ impl<'a> State<'a> {
     fn operation(
         &self,
         values: &mut Values<'a>,
-        out: &mut Output,
+        out: &mut Output<'a>,
         operation: Operation<'a>,
     ) -> Result<()> {
         match operation {
             Operation::Entry { user, kind, value } => {
-                if kind == ValueKind::Merge
-                    && self.reading.iter().any(|state| state.id == user.keyspace)
-                {
+                if is_combined(self.reading, user, kind) {
                     return self.change(values, out, user, &What::Merge(value.into()));
                 }
                 out.entry(user, kind, value)?;
@@ -405,21 +420,35 @@ impl<'a> State<'a> {
 
 /// The payload of a batch in its plain form.
 #[derive(Debug)]
-struct Output {
+struct Output<'a> {
+    /// How often each key is still to be changed.
+    changes: Targets<'a>,
     payload: Vec<u8>,
     first_expiry: u64,
 }
 
-impl Default for Output {
-    fn default() -> Output {
+impl Default for Output<'_> {
+    fn default() -> Self {
         Output {
+            changes: Targets::new(),
             payload: Vec::new(),
             first_expiry: u64::MAX,
         }
     }
 }
 
-impl Output {
+impl<'a> Output<'a> {
+    /// Writes the new value of a key, or a delete in its place if another change follows.
+    fn change(&mut self, user: UserKey<'a>, value: &[u8], expires: Option<u64>) -> Result<()> {
+        if let Some(left) = self.changes.get_mut(&user) {
+            *left = left.saturating_sub(1);
+            if *left > 0 && !mutant("write-every-change") {
+                return self.entry(user, ValueKind::Tombstone, &[]);
+            }
+        }
+        self.put(user, value, expires)
+    }
+
     fn put(&mut self, user: UserKey<'_>, value: &[u8], expires: Option<u64>) -> Result<()> {
         let Some(time) = expires else {
             return self.entry(user, ValueKind::Put, value);

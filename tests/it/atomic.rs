@@ -455,3 +455,38 @@ fn a_pop_costs_the_same_however_many_were_popped() {
         println!("{n}: push {push} ns, pops by tenths {times:?} ns");
     }
 }
+
+/// Each append wrote the whole value so far: 2,000 of them took a thousand times their bytes in the log.
+#[test]
+fn appends_to_one_key_of_a_batch_write_its_value_once() {
+    const TIMES: usize = 20_000;
+    let db = Db::in_memory().unwrap();
+    db.append("log", "begin ").unwrap();
+    let before = db.stats().log_bytes;
+    let mut batch = Batch::new();
+    for n in 0..TIMES {
+        batch.append("log", [b'x'; 50]);
+        batch.add_i64("count", 1);
+        if n == 10 {
+            batch.put("between", "1");
+        }
+    }
+    let len = batch.len() as u64;
+    let seq = db.write(batch).unwrap();
+    let log = db.stats().log_bytes - before;
+    assert!(log < 4 << 20, "{log} bytes of log for 1 MB");
+    let value = db.get("log").unwrap().unwrap();
+    assert_eq!(value.len(), 6 + 50 * TIMES);
+    assert!(value.starts_with(b"begin x") && value.ends_with(b"x"));
+    assert_eq!(
+        db.get("count").unwrap().unwrap()[..],
+        (TIMES as i64).to_le_bytes()
+    );
+    // Each operation has its number, and a key's version is that of its last one.
+    assert_eq!(len, 2 * TIMES as u64 + 1);
+    for (key, back) in [("log", 1), ("count", 0), ("between", len - 23)] {
+        let mut batch = Batch::new();
+        batch.require_version(key, SeqNo::new(seq.get() - back));
+        db.write(batch).unwrap();
+    }
+}
