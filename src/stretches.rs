@@ -132,6 +132,7 @@ impl Stretch {
         let mut upper = to.map(<[u8]>::to_vec);
         if let Some(above) = &self.above
             && is_below(above, to)
+            && !mutant("stretch-overlooks-puts")
         {
             upper = Some(above.clone());
             self.watched = None;
@@ -226,12 +227,13 @@ impl Stretches {
         self.asks.store(asks | ends, Ordering::Relaxed);
     }
 
-    /// The stretch that `key` lies in, for a reader at `at`: its two ends.
+    /// The stretch that `key` lies in, for a reader at `at`: its two ends. Where something in there has expired, the
+    /// time of `at` is fixed by it: what the reader proves with the stretch holds from then on only.
     pub(crate) fn around(
         &self,
         keyspace: KeyspaceId,
         key: &[u8],
-        at: &ReadPoint,
+        at: &mut ReadPoint,
         context: &Context,
     ) -> Option<(Vec<u8>, Upper)> {
         if self.asks.load(Ordering::Relaxed) & WATCHED == 0 || mutant("walk-over-all-dead") {
@@ -245,8 +247,20 @@ impl Stretches {
         let (since, time) = (stretch.since, stretch.time);
         known.push(stretch);
         drop(known);
-        let is_late = || time == 0 || at.now.unwrap_or_else(|| context.now()) >= time;
-        ((at.seq >= since || mutant("stretch-hides-from-snapshot")) && is_late()).then_some(found)
+        if at.seq < since && !mutant("stretch-hides-from-snapshot") {
+            return None;
+        }
+        if time == 0 {
+            return Some(found);
+        }
+        let now = at.now.unwrap_or_else(|| context.now());
+        if now < time {
+            return None;
+        }
+        if !mutant("stretch-without-time") {
+            at.now = Some(now);
+        }
+        Some(found)
     }
 
     /// A walk at `at` has found nothing alive from `from` to `to`; `last` is the last dead key in

@@ -24,7 +24,7 @@ fn put(stretches: &Stretches, key: &[u8], seq: u64) {
 #[test]
 fn a_stretch_is_watched_proven_used_and_cut() {
     let (stretches, context) = (Stretches::default(), context());
-    let around = |key: &[u8], seq| stretches.around(ID, key, &at(seq), &context);
+    let around = |key: &[u8], seq| stretches.around(ID, key, &mut at(seq), &context);
     let all = |from: &[u8], to: &[u8]| Some((from.to_vec(), Some(to.to_vec())));
     assert!(!stretches.ask());
     stretches.found_dead(ID, b"b", Some(b"m"), b"k", &at(10));
@@ -65,9 +65,12 @@ fn what_has_expired_is_dead_to_readers_of_later_times() {
         ..at(10)
     };
     stretches.found_dead(ID, b"b", Some(b"m"), b"k", &timed(500));
-    let around = |at| stretches.around(ID, b"c", &at, &context).is_some();
+    let around = |mut at| stretches.around(ID, b"c", &mut at, &context).is_some();
     assert!(around(timed(500)) && around(timed(501)) && !around(timed(499)));
     assert!(around(at(10)), "by the clock it is later");
+    // What it proves with this holds from that time on.
+    let mut reader = at(10);
+    assert!(stretches.around(ID, b"c", &mut reader, &context).is_some() && reader.now >= Some(500));
 }
 
 #[test]
@@ -80,7 +83,7 @@ fn few_are_remembered_and_others_keyspaces_are_left_alone() {
         stretches.found_dead(id, b"b", Some(b"m"), b"k", &at(10));
     }
     let known = |n| {
-        let around = stretches.around(KeyspaceId(n), b"c", &at(10), &context);
+        let around = stretches.around(KeyspaceId(n), b"c", &mut at(10), &context);
         around.is_some()
     };
     assert_eq!((0..40).filter(|n| known(*n)).count(), MOST);

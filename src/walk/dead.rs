@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 
 use terrace_base::key::{EXPIRY_LEN, split_expiry};
 use terrace_base::{
-    Error, InternalIterator, KeyRef, KeyspaceId, Result, SeqNo, UserKey, ValueKind,
+    Error, InternalIterator, KeyRef, KeyspaceId, Result, SeqNo, UserKey, ValueKind, mutant,
 };
 
 use super::{IN_BLOB, Walk};
@@ -71,12 +71,13 @@ impl Walk {
     fn jump_ahead(&mut self, from: &mut Option<Vec<u8>>) -> Result<bool> {
         let here = self.here().to_vec();
         let known = &self.context.stretches;
-        let Some((lower, upper)) = known.around(self.keyspace, &here, &self.at, &self.context)
+        let Some((lower, upper)) = known.around(self.keyspace, &here, &mut self.at, &self.context)
         else {
             from.get_or_insert(here);
             return Ok(false);
         };
-        let own = self.own.as_ref().and_then(|own| {
+        let own = self.own.as_ref().filter(|_| !mutant("stretch-hides-own"));
+        let own = own.and_then(|own| {
             let behind = (Bound::Excluded(here.as_slice()), Bound::Unbounded);
             own.range::<[u8], _>(behind)
                 .next()
@@ -148,7 +149,7 @@ impl Walk {
     /// that is not known.
     fn jump_back(&mut self, to: &mut Option<Upper>) -> Result<bool> {
         let known = &self.context.stretches;
-        let found = known.around(self.keyspace, &self.key, &self.at, &self.context);
+        let found = known.around(self.keyspace, &self.key, &mut self.at, &self.context);
         let Some((lower, upper)) = found else {
             to.get_or_insert_with(|| Some(self.key.clone()));
             return Ok(false);

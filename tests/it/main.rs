@@ -41,5 +41,6 @@ mod ranges;
 mod regressions;
 mod salvage;
 mod set_aside;
+mod stretches;
 mod transactions;
 mod typed;
