@@ -36,7 +36,7 @@ use crate::memtable::{Form, ListWriter, MemRun, pin};
 use crate::options::Durability;
 use crate::snapshot_list::SnapshotList;
 use crate::stretches::Stretches;
-use crate::sync::{AtomicU64, Condvar, Mutex, MutexGuard, Ordering, Rank, lock};
+use crate::sync::{AtomicU64, Condvar, Mutex, MutexGuard, Ordering, Rank, lock, try_lock};
 use crate::view::{View, Views};
 use crate::write::{Effect, Write};
 
@@ -392,6 +392,14 @@ impl Committer {
         self.stretches.watch(state.appended);
         let end = state.ends.get(keyspace, side);
         (self.views.cell.load_full(), state.appended, end)
+    }
+
+    /// Begins to watch the stretches that wait for it, unless a write is under way, which does so itself.
+    #[cold]
+    pub(crate) fn watch_stretches(&self) {
+        if let Some(state) = try_lock(&self.state) {
+            self.stretches.watch(state.appended);
+        }
     }
 
     /// Makes the next segment and hands it to the log, unless another writer did meanwhile.

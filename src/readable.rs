@@ -82,6 +82,9 @@ impl Reader<'_> {
 
     pub(crate) fn scan(&self, bounds: OwnedBounds) -> Result<Scan> {
         self.check()?;
+        if self.at.is_none() && self.engine.context.stretches.is_waiting() {
+            self.engine.committer.watch_stretches();
+        }
         let view = self.engine.views.cell.load_full();
         Ok(Scan {
             view,

@@ -28,9 +28,9 @@
 //! ```
 //!
 //! A stretch begins empty, where a first walk came to the end of what is dead, and is not watched:
-//! the next write begins the watch, because only the commit path knows that no write before it has
-//! been overlooked. It is begun anew when a proof was cut short by `above` or `below`, as in a
-//! queue whose tail has become its head.
+//! the next write begins the watch, or the next scan that finds the commit lock free, because only
+//! under that lock it is certain that no write has been overlooked. It is begun anew when a proof
+//! was cut short by `above` or `below`, as in a queue whose tail has become its head.
 //!
 //! Ingests bring keys to life that do not pass here: they make everything be forgotten.
 
@@ -176,6 +176,12 @@ impl Stretches {
         self.asks.load(Ordering::Relaxed) != 0
     }
 
+    /// True if a stretch is not watched yet.
+    #[inline]
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.asks.load(Ordering::Relaxed) & WAITING != 0
+    }
+
     /// Live writes have to tell of themselves from now on, also without a stretch.
     pub(crate) fn keep_asking(&self) {
         if self.asks.load(Ordering::Relaxed) & ENDS == 0 {
@@ -207,7 +213,7 @@ impl Stretches {
     /// Begins to watch what is not watched yet. REQUIRES: the commit lock is held, and `appended`
     /// the last number given out.
     pub(crate) fn watch(&self, appended: SeqNo) {
-        if self.asks.load(Ordering::Relaxed) & WAITING != 0 {
+        if self.is_waiting() {
             let mut known = lock(&self.known);
             for stretch in known.iter_mut() {
                 stretch.watched.get_or_insert(appended);

@@ -19,11 +19,13 @@ pub(crate) use shuttle::sync::atomic::{AtomicU64, Ordering};
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
+use std::sync::TryLockError;
 use std::time::Duration;
 
 /// The locks of the engine, in the order in which they may be taken.
 ///
-/// None is held while code of the caller runs, and readers take none of them but those of a transaction.
+/// None is held while code of the caller runs, and readers wait for none of them but those of a
+/// transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Rank {
     /// `Transaction::writes`.
@@ -127,6 +129,17 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     MutexGuard { inner, held }
 }
 
+/// The lock, unless somebody holds it. Nobody waits, so the order of locks does not matter.
+pub(crate) fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
+    let inner = match mutex.inner.try_lock() {
+        Ok(inner) => inner,
+        Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+        Err(TryLockError::WouldBlock) => return None,
+    };
+    let held = Held::of_any_order(mutex.rank);
+    Some(MutexGuard { inner, held })
+}
+
 /// A condition variable of a [`Mutex`].
 #[derive(Debug, Default)]
 pub(crate) struct Condvar(system::Condvar);
@@ -188,6 +201,10 @@ mod checked {
                 std::thread::panicking() || highest.is_none_or(|highest| highest < rank),
                 "lock order: {rank:?} is taken while {highest:?} is held"
             );
+            Held::of_any_order(rank)
+        }
+
+        pub(super) fn of_any_order(rank: Rank) -> Held {
             HELD.try_with(|held| held.borrow_mut().push(rank)).ok();
             Held(rank)
         }
@@ -237,6 +254,11 @@ mod unchecked {
     impl Held {
         #[inline]
         pub(super) fn new(_rank: super::Rank) -> Held {
+            Held
+        }
+
+        #[inline]
+        pub(super) fn of_any_order(_rank: super::Rank) -> Held {
             Held
         }
     }
