@@ -51,6 +51,7 @@ printf 'building\n'
 it=$(build '--cfg terrace_mutants' mutants -p terrace --test it)
 lib=$(build '--cfg terrace_mutants' mutants -p terrace --lib)
 schedules=$(build '--cfg terrace_mutants --cfg terrace_shuttle' mutants-schedules -p terrace --lib)
+cache=$(build '--cfg terrace_mutants --cfg terrace_shuttle' mutants-schedules -p terrace-sstable --lib)
 # A program as optimised as the tests are, which shares their crates.
 RUSTFLAGS='--cfg terrace_mutants' CARGO_PROFILE_DEV_OPT_LEVEL=1 cargo build --quiet --target-dir "$target/mutants" \
     -p terrace-torture || fail "does not build"
@@ -62,6 +63,7 @@ run() { # one entry of the table's second column, such as `it: crash::a`, and ho
     it) binary=$it ;;
     lib) binary=$lib ;;
     schedules) binary=$schedules ;;
+    cache-schedules) binary=$cache ;;
     torture)
         timeout "$2" "$torture" $filters --seed 1 --for 30s >"$log" 2>&1
         return

@@ -11,11 +11,12 @@
 //! leave the ring when half of the ring is dead, or when the hand meets them. Only the slot tells
 //! whether an entry is dead: a table can still be reached for a moment after it has emptied them.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 
-use arc_swap::{ArcSwapOption, Guard};
 use bytes::Bytes;
+use terrace_base::mutant;
+
+use crate::sync::{AtomicBool, AtomicU64, Guard, Mutex, MutexGuard, Ordering, Slot, meet};
 
 /// What an entry costs beside its bytes: the block's allocation headers, its ring entry.
 const OVERHEAD: u64 = 128;
@@ -43,7 +44,7 @@ impl CachedBlock {
 /// The slots of one table.
 #[derive(Debug)]
 struct Slots {
-    blocks: Box<[ArcSwapOption<CachedBlock>]>,
+    blocks: Box<[Slot<CachedBlock>]>,
 }
 
 #[derive(Debug)]
@@ -155,7 +156,7 @@ impl BlockCache {
             return;
         };
         let mut ring = self.lock();
-        if slot.load().is_some() {
+        if slot.load().is_some() && !mutant("cache-twice") {
             return; // Another reader was faster.
         }
         slot.store(Some(cached));
@@ -231,7 +232,7 @@ impl TableCache {
     pub fn new(cache: &Arc<BlockCache>, blocks: usize) -> TableCache {
         TableCache {
             slots: Arc::new(Slots {
-                blocks: (0..blocks).map(|_| ArcSwapOption::empty()).collect(),
+                blocks: (0..blocks).map(|_| Slot::empty()).collect(),
             }),
             cache: Arc::clone(cache),
         }
@@ -268,13 +269,18 @@ impl Drop for TableCache {
         let mut freed = Vec::new();
         let mut ring = self.cache.lock();
         for block in 0..self.slots.blocks.len() {
-            if let Some(cached) = self.slots.take(block as u32) {
+            let held = match mutant("give-back-twice") {
+                true => self.slots.blocks.get(block).and_then(Slot::load_full),
+                false => self.slots.take(block as u32),
+            };
+            if let Some(cached) = held {
                 self.cache.give_back(cached.size());
                 ring.dead += 1;
                 freed.push(cached);
             }
         }
         drop(ring); // Memory is freed outside of the lock.
+        meet(); // The slots go behind this.
     }
 }
 

@@ -41,6 +41,7 @@ mod reader;
 mod salvage;
 mod sink;
 mod stretch;
+mod sync;
 mod value;
 mod verify;
 mod writer;
@@ -58,5 +59,7 @@ pub use stretch::Stretch;
 pub use value::{Found, Value};
 pub use writer::{TableWriter, WriterOptions};
 
+#[cfg(all(test, terrace_shuttle))]
+mod shuttle_tests;
 #[cfg(test)]
 mod testing;

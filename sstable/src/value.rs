@@ -4,11 +4,11 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use arc_swap::Guard;
 use bytes::Bytes;
 use terrace_base::key::{SeqNo, ValueKind};
 
 use crate::block_cache::CachedBlock;
+use crate::sync::Guard;
 
 /// Values up to this length are copied, so that a small value that is kept pins no table.
 pub(crate) const COPY_LIMIT: usize = 512;
