@@ -8,15 +8,14 @@
 //! [`Background::wait_for`] waits for is evaluated between two looks at a counter of progress.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Wake;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use terrace_base::{Error, ErrorKind, Result, SeqNo};
+use terrace_base::{Error, ErrorKind, Result, SeqNo, mutant};
 
 use crate::events::{Plain, event};
-use crate::sync::{Condvar, Mutex, MutexGuard, Rank, lock};
+use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{AtomicUsize, Condvar, Mutex, MutexGuard, Ordering, Rank, lock};
 
 /// How often a waiting call looks again if it missed a signal.
 const RECHECK: Duration = Duration::from_millis(50);
@@ -132,7 +131,7 @@ impl Background {
     pub(crate) fn sleep(&self, task: Task, crew: u64, longest: Option<Duration>) -> bool {
         let ends = |state: &State| state.stop || state.crew != crew;
         let mut state = self.lock();
-        if !ends(&state) && !*state.due_flag(task) {
+        if !ends(&state) && (!*state.due_flag(task) || mutant("sleep-though-due")) {
             let signal = self.signal(task);
             state = match longest {
                 None => signal.wait(state),
@@ -202,9 +201,14 @@ impl Background {
     /// too. `done` runs under no lock.
     pub(crate) fn wait_for(&self, task: Task, done: impl Fn() -> bool) -> Result<()> {
         loop {
-            let seen = self.lock().progressed;
+            let mut seen = self.lock().progressed;
+            let held = mutant("wait-under-lock").then(|| self.lock());
             if done() {
                 return Ok(());
+            }
+            drop(held);
+            if mutant("missed-progress") {
+                seen = self.lock().progressed;
             }
             let state = self.lock();
             if let Some(error) = state.obstacle(task) {
@@ -240,7 +244,7 @@ impl Background {
             std::mem::take(&mut state.threads)
         };
         self.wake_all();
-        let this = std::thread::current().id();
+        let this = thread::current().id();
         for thread in threads {
             // A worker that held the last reference cannot wait for itself.
             if thread.thread().id() != this && thread.join().is_err() {
@@ -286,6 +290,7 @@ impl State {
         let unstarted = self.unstarted.as_ref().map(|(error, _)| error);
         let [_, _, flush, compaction] = &self.troubles;
         let compaction = compaction.as_ref().filter(|_| task == Task::Compaction);
+        let unstarted = unstarted.filter(|_| !mutant("wait-for-nobody"));
         let first = self.fatal.as_ref().or(unstarted).or(flush.as_ref());
         first.or(compaction).cloned()
     }

@@ -61,6 +61,8 @@ pub struct Options {
 pub struct Tuning {
     /// Sealed memory at which a flush is due.
     pub memtable_bytes: Option<u64>,
+    /// Memory for what has been written and not flushed; by default a quarter of all, at most 256 MiB.
+    pub write_budget: Option<u64>,
     /// Log above the tables at which a flush is due.
     pub log_bytes: Option<u64>,
     /// What recovery holds of the log at a time.
@@ -94,6 +96,7 @@ impl Default for Tuning {
     fn default() -> Tuning {
         Tuning {
             memtable_bytes: None,
+            write_budget: None,
             log_bytes: None,
             replay_bytes: None,
             list_entries: crate::memtable::LIST_ENTRIES,
@@ -328,7 +331,7 @@ impl Options {
         let memory = self.memory.unwrap_or_else(default_memory);
         self.memory = Some(memory);
         let tuning = &mut self.tuning;
-        let write_budget = write_budget(memory);
+        let write_budget = tuning.write_budget.unwrap_or(write_budget(memory));
         let memtable = *tuning
             .memtable_bytes
             .get_or_insert((64 << 20).min(write_budget / 3));
@@ -348,7 +351,8 @@ impl Options {
 
     /// Memory for what has been written and not flushed.
     pub(crate) fn write_budget(&self) -> u64 {
-        write_budget(self.memory_in_force())
+        let budget = self.tuning.write_budget;
+        budget.unwrap_or_else(|| write_budget(self.memory_in_force()))
     }
 
     pub(crate) fn memtable_bytes(&self) -> u64 {

@@ -12,13 +12,14 @@
 //! Only memory is a wall: at the full write budget a writer sleeps until a flush has made room, and if flushes
 //! fail it gets their error. On a full disk the price is [`REFUSED`]: see [`crate::space`].
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use terrace_base::Result;
+use terrace_base::{Result, mutant};
 
 use crate::background::Task;
 use crate::engine::Engine;
+use crate::sync::{AtomicU64, Ordering, thread};
 use crate::view::View;
 use crate::write::Write;
 
@@ -101,7 +102,10 @@ impl Pacer {
         let now = u64::try_from(engine.clock().monotonic().as_nanos()).unwrap_or(u64::MAX);
         let delay = self.take_turn(now, cost);
         if delay >= SHORTEST_SLEEP_NS {
-            std::thread::sleep(Duration::from_nanos(delay));
+            thread::sleep(Duration::from_nanos(delay));
+        }
+        if mutant("memory-without-wall") {
+            return Ok(());
         }
         let full = || engine.views.cell.load().sealed_bytes() >= self.full_bytes;
         match full() {
@@ -111,11 +115,16 @@ impl Pacer {
     }
 
     /// Takes `cost` of the common time line; how long it is until that has passed, in nanoseconds.
-    fn take_turn(&self, now: u64, cost: u64) -> u64 {
+    pub(crate) fn take_turn(&self, now: u64, cost: u64) -> u64 {
         let end = |taken: u64| {
             let end = taken.max(now).saturating_add(cost);
             end.min(now.saturating_add(LONGEST_SLEEP_NS))
         };
+        if mutant("turns-in-two-steps") {
+            let end = end(self.taken_to.load(Ordering::Relaxed));
+            self.taken_to.store(end, Ordering::Relaxed);
+            return end - now;
+        }
         let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
         let before = self
             .taken_to

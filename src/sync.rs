@@ -10,12 +10,16 @@
 #[cfg(not(terrace_shuttle))]
 use std::sync as system;
 #[cfg(not(terrace_shuttle))]
-pub(crate) use std::sync::atomic::{AtomicU64, Ordering};
+pub(crate) use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+#[cfg(not(terrace_shuttle))]
+pub(crate) use std::thread;
 
 #[cfg(terrace_shuttle)]
 use shuttle::sync as system;
 #[cfg(terrace_shuttle)]
-pub(crate) use shuttle::sync::atomic::{AtomicU64, Ordering};
+pub(crate) use shuttle::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+#[cfg(terrace_shuttle)]
+pub(crate) use shuttle::thread;
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -160,6 +164,7 @@ impl Condvar {
         MutexGuard { inner, held }
     }
 
+    /// Under the schedule checker no time passes: who is never woken sleeps for ever, which it reports.
     pub(crate) fn wait_timeout<'a, T>(
         &self,
         guard: MutexGuard<'a, T>,
@@ -271,10 +276,7 @@ pub(crate) use mutex_cell::ArcCell;
 
 /// Gives the processor away once, for a wait of microseconds.
 pub(crate) fn yield_now() {
-    #[cfg(not(terrace_shuttle))]
-    std::thread::yield_now();
-    #[cfg(terrace_shuttle)]
-    shuttle::thread::yield_now();
+    thread::yield_now();
 }
 
 #[cfg(not(terrace_shuttle))]

@@ -15,13 +15,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::task::Waker;
-use std::thread;
 use std::time::Duration;
 
-use terrace_base::{Error, ErrorKind, Result, SeqNo};
+use terrace_base::{Error, ErrorKind, Result, SeqNo, mutant};
 
 use crate::background::{Background, Task, WakeFlush};
 use crate::engine::Engine;
+use crate::sync::thread;
 
 /// How long a database is quiet before it counts as idle, and how often that is checked.
 const IDLE: Duration = Duration::from_secs(1);
@@ -43,7 +43,7 @@ pub(crate) fn start(engine: &Arc<Engine>) -> Result<()> {
         return Ok(());
     }
     let mut state = engine.background.lock();
-    if state.started || state.stop {
+    if state.started || (state.stop && !mutant("start-behind-stop")) {
         engine.working.store(true, Ordering::Relaxed);
         return Ok(());
     }
@@ -65,7 +65,7 @@ pub(crate) fn start(engine: &Arc<Engine>) -> Result<()> {
                 let path = engine.files.dir.as_path();
                 let error = Error::io("start a background thread for", path, error);
                 state.unstarted = Some((error.clone(), now));
-                state.crew += 1;
+                state.crew += u64::from(!mutant("half-a-crew"));
                 drop(state);
                 engine.background.wake_all();
                 // They have seen nothing but the lock, which is free now.
@@ -82,7 +82,10 @@ pub(crate) fn start(engine: &Arc<Engine>) -> Result<()> {
 
 /// The task of each thread.
 fn tasks() -> impl Iterator<Item = Task> {
-    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let cores = match cfg!(terrace_shuttle) {
+        true => 2, // The same schedules on every machine.
+        false => std::thread::available_parallelism().map_or(1, usize::from),
+    };
     let compactors = cores.saturating_sub(1).clamp(1, 4);
     let single = [Task::Log, Task::Space, Task::Flush];
     single

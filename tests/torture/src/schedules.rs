@@ -13,7 +13,7 @@ use crate::{Budget, Counts, Failure, Outcome, Plan};
 /// Schedules of each test under each scheduler in one round, at most.
 const ROUND: u64 = 250;
 /// About how many times that a round runs: tests and schedulers.
-const TESTS: u64 = 20;
+const TESTS: u64 = 40;
 /// Lines of the output that a failure shows.
 const SHOWN: usize = 25;
 
