@@ -61,7 +61,8 @@ pub struct Options {
 pub struct Tuning {
     /// Sealed memory at which a flush is due.
     pub memtable_bytes: Option<u64>,
-    /// Memory for what has been written and not flushed; by default a quarter of all, at most 256 MiB.
+    /// Memory for what has been written and not flushed; by default a quarter of all, at most 256
+    /// MiB.
     pub write_budget: Option<u64>,
     /// Log above the tables at which a flush is due.
     pub log_bytes: Option<u64>,

@@ -10,8 +10,8 @@
 //! `TERRACE_SCHEDULE_SEED=s` the seed from which they are drawn. `torture schedules` sets both, and reads the line that
 //! each test prints. A failure prints its schedule; `shuttle::replay(body, schedule)` in place of [`check`] repeats it.
 //!
-//! Databases have no threads of their own but in `background.rs`: a thread of the test does what the log's, the flush
-//! and the compaction thread would do, with the same functions.
+//! Databases have no threads of their own but in `background.rs`: a thread of the test does what
+//! the log's, the flush and the compaction thread would do, with the same functions.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // Helpers of tests as well as tests.
 

@@ -233,8 +233,9 @@ impl Stretches {
         self.asks.store(asks | ends, Ordering::Relaxed);
     }
 
-    /// The stretch that `key` lies in, for a reader at `at`: its two ends. Where something in there has expired, the
-    /// time of `at` is fixed by it: what the reader proves with the stretch holds from then on only.
+    /// The stretch that `key` lies in, for a reader at `at`: its two ends. Where something in there
+    /// has expired, the time of `at` is fixed by it: what the reader proves with the stretch holds
+    /// from then on only.
     pub(crate) fn around(
         &self,
         keyspace: KeyspaceId,

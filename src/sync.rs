@@ -164,7 +164,8 @@ impl Condvar {
         MutexGuard { inner, held }
     }
 
-    /// Under the schedule checker no time passes: who is never woken sleeps for ever, which it reports.
+    /// Under the schedule checker no time passes: who is never woken sleeps for ever, which it
+    /// reports.
     pub(crate) fn wait_timeout<'a, T>(
         &self,
         guard: MutexGuard<'a, T>,

@@ -1,7 +1,8 @@
-//! The database's own threads, started for real: the memory wall, the pacer's time line, tickets that the log's thread syncs for, and how threads start and end
+//! The database's own threads: memory wall, pacer, syncs for tickets, their start and end
 //!
-//! No time passes here: whoever sleeps for a time sleeps until it is woken. A signal that is missing, which elsewhere
-//! costs a wait of milliseconds, leaves threads asleep for ever, and the checker reports them.
+//! No time passes here: whoever sleeps for a time sleeps until it is woken. A signal that is
+//! missing, which elsewhere costs a wait of milliseconds, leaves threads asleep for ever, and the
+//! checker reports them.
 
 use std::sync::atomic::AtomicUsize;
 

@@ -1,10 +1,11 @@
-//! The block cache under chosen schedules: tables are dropped while others make room, change the budget and read
+//! The block cache under chosen schedules: tables are dropped while others make room
 //!
 //! ```text
 //! RUSTFLAGS="--cfg terrace_shuttle" cargo test --target-dir target/shuttle -p terrace-sstable --lib shuttle
 //! ```
 //!
-//! `TERRACE_SCHEDULES` and `TERRACE_SCHEDULE_SEED` do what they do for the engine's: see `src/shuttle_tests.rs`.
+//! `TERRACE_SCHEDULES` and `TERRACE_SCHEDULE_SEED` do what they do for the engine's: see
+//! `src/shuttle_tests.rs`.
 
 use std::sync::Arc;
 
@@ -15,7 +16,8 @@ use shuttle::{Config, Runner, thread};
 use crate::BlockCache;
 use crate::block_cache::TableCache;
 
-/// Runs `body` under `schedules` schedules of either scheduler, unless the environment names another number.
+/// Runs `body` under `schedules` schedules of either scheduler, unless the environment names
+/// another number.
 fn check(schedules: usize, body: fn()) {
     fn run(scheduler: impl Scheduler + 'static, body: fn()) {
         Runner::new(scheduler, Config::new()).run(body);
@@ -38,7 +40,8 @@ fn block() -> Bytes {
     Bytes::from_static(&[1; 1000])
 }
 
-/// What holds whenever nobody changes the cache: `used` is what the slots hold, and no more than the budget.
+/// What holds whenever nobody changes the cache: `used` is what the slots hold, and no more than
+/// the budget.
 fn settled(cache: &Arc<BlockCache>, blocks: u64) {
     assert_eq!(cache.used(), blocks * BLOCK, "used is not what is resident");
     assert!(cache.used() <= cache.capacity());

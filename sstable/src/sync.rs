@@ -1,9 +1,10 @@
-//! Lock, atomics and slots of the block cache: the standard library's and arc-swap's, or the schedule checker's
+//! Lock, atomics and slots of the block cache: the system's, or the schedule checker's
 //!
-//! In tests of this crate under `--cfg terrace_shuttle` they are shuttle's, so that a test can drive the cache through
-//! chosen schedules: what the engine has in `src/sync.rs`. A slot is a lock there, for shuttle knows no arc-swap. The
-//! engine's schedules run on the ordinary ones: a table is opened under a lock that the checker does not know, so
-//! nobody may have to wait for another thread in here.
+//! In tests of this crate under `--cfg terrace_shuttle` they are shuttle's, so that a test can
+//! drive the cache through chosen schedules: what the engine has in `src/sync.rs`. A slot is a lock
+//! there, for shuttle knows no arc-swap. The engine's schedules run on the ordinary ones: a table
+//! is opened under a lock that the checker does not know, so nobody may have to wait for another
+//! thread in here.
 
 #[cfg(not(all(test, terrace_shuttle)))]
 use std::sync as system;
@@ -19,7 +20,8 @@ pub(crate) use arc_swap::{ArcSwapOption as Slot, Guard};
 #[cfg(all(test, terrace_shuttle))]
 pub(crate) use mutex_slot::{Guard, Slot};
 
-/// Lets another thread go on, under the schedule checker alone: where threads can meet without a lock or an atomic.
+/// Lets another thread go on, under the schedule checker alone: where threads can meet without a
+/// lock or an atomic.
 #[inline]
 pub(crate) fn meet() {
     #[cfg(all(test, terrace_shuttle))]

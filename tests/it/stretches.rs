@@ -1,4 +1,4 @@
-//! What walks have learned of dead keys against a model: what lives is never skipped, what is dead never shown
+//! What walks have learned of dead keys, against a model: no live key is skipped
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -41,14 +41,15 @@ fn keys(iter: Iter) -> Vec<u16> {
     iter.map(|entry| number(&entry.unwrap().0)).collect()
 }
 
-/// A walk that jumps over what had expired once had no time of its own. What it proved made a stretch without a
-/// time longer, and a snapshot of before missed what lived then.
+/// A walk that jumps over what had expired once had no time of its own. What it proved made a
+/// stretch without a time longer, and a snapshot of before missed what lived then.
 #[test]
 fn what_expired_behind_another_stretch_is_alive_to_a_snapshot_of_before() {
     for backwards in [false, true] {
         let clock = Arc::new(ManualClock::new(Duration::from_secs(EPOCH)));
         let db = open(&clock);
-        // Dead 100..200, one alive at 300, dead 400..500, until later 500..600, and ends that live on.
+        // Dead 100..200, one alive at 300, dead 400..500, until later 500..600, and ends that live
+        // on.
         let order = |n: u16| key(if backwards { 1000 - n } else { n });
         for n in (100..200).chain(400..500) {
             db.delete(order(n)).unwrap();
@@ -156,7 +157,8 @@ fn span(from: u16, len: u16) -> std::ops::Range<u16> {
     from..from.saturating_add(len).min(KEYS)
 }
 
-/// One read, so that what is learned differs from run to run: a range in one direction or, if it is empty, an end.
+/// One read, so that what is learned differs from run to run: a range in one direction or, if it is
+/// empty, an end.
 fn read(reader: &impl Readable, want: &[u16], (from, to, back): (u16, u16, bool), what: &str) {
     if from >= to {
         let found = if back { reader.last() } else { reader.first() };
