@@ -80,7 +80,9 @@ pub(crate) fn assemble(
     };
     let budget = options.write_budget();
     let free = (budget / 2).max(options.memtable_bytes() * 5 / 4);
-    let views = Arc::new(Views::new(view, Pacer::new(free, budget)));
+    // The list that takes writes comes on top of what is sealed.
+    let wall = budget.saturating_sub(options.list_bytes() as u64);
+    let views = Arc::new(Views::new(view, Pacer::new(free, wall)));
     let versions = Arc::new(VersionSet::new(
         state,
         manifest,
@@ -125,6 +127,7 @@ pub(crate) fn assemble(
         list,
         last_seq,
         list_entries: options.tuning.list_entries,
+        list_bytes: options.list_bytes(),
         refusal: options.read_only.then(opened_read_only),
         stretches: context.stretches.clone(),
     };

@@ -121,6 +121,7 @@ pub(crate) struct Committer {
     views: Arc<Views>,
     clock: Arc<dyn Clock>,
     list_entries: usize,
+    list_bytes: usize,
     stretches: Arc<Stretches>,
     env: Arc<dyn CommitEnv>,
 }
@@ -138,6 +139,7 @@ pub(crate) struct CommitStart {
     /// Everything up to here is visible; what is given out next lies above.
     pub(crate) last_seq: SeqNo,
     pub(crate) list_entries: usize,
+    pub(crate) list_bytes: usize,
     /// Why no write is taken, if so.
     pub(crate) refusal: Option<Error>,
     pub(crate) stretches: Arc<Stretches>,
@@ -208,6 +210,7 @@ impl Committer {
             views,
             clock,
             list_entries: start.list_entries,
+            list_bytes: start.list_bytes,
             stretches: start.stretches,
             env,
         }
@@ -358,7 +361,7 @@ impl Committer {
             }
             Durability::Buffered => {}
         }
-        if state.list.is_full(self.list_entries) {
+        if state.list.bytes() >= self.list_bytes || state.list.is_full(self.list_entries) {
             self.seal_locked(&mut state);
         }
         self.publish(&mut state);

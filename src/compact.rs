@@ -210,6 +210,7 @@ impl Engine {
                 ..horizon.rules(&base.deleted, &may_hold, &combine)
             },
             target_size: self.options.tuning.table_bytes,
+            memory: self.options.job_memory(),
             packings: &compaction.packings,
             should_stop,
         };

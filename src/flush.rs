@@ -294,7 +294,8 @@ impl Engine {
             writer.add(key, value)?;
         }
         let (_, bytes) = writer.finish()?;
-        Table::open_image(Bytes::from(bytes), id, &self.files.cache)
+        // Boxed: an image keeps no more than it has, though what it was made of was larger.
+        Table::open_image(Bytes::from(bytes.into_boxed_slice()), id, &self.files.cache)
     }
 
     /// What a merge operator makes of parts, or nothing if it fails.
@@ -452,6 +453,7 @@ impl Engine {
         let options = MergeOptions {
             rules: horizon.rules(&deleted, &may_hold, &combine),
             target_size: self.options.tuning.table_bytes,
+            memory: self.options.job_memory(),
             packings: &self.context.policies.packings().plain(),
             should_stop: &|| false,
         };

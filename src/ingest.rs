@@ -488,6 +488,7 @@ impl Engine {
                 fetch: None,
             },
             target_size: self.options.tuning.table_bytes,
+            memory: self.options.job_memory(),
             packings,
             should_stop: &|| self.background.lock().stop,
         };

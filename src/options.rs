@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use terrace_base::vfs::{OsVfs, Vfs};
-use terrace_base::{Clock, Error, Result, SystemClock};
+use terrace_base::{Clock, Error, Result, SystemClock, mutant};
 pub use terrace_sstable::{Compression, IoMode};
 
 use crate::db::Db;
@@ -121,6 +121,10 @@ const DEFAULT_THRESHOLD: usize = 4096;
 /// Least memory that a database can be given.
 const MIN_MEMORY: u64 = 4 << 20;
 const MAX_DEFAULT_MEMORY: u64 = 1 << 30;
+/// A smaller list would hold less than its filter and the chunks of its arena take.
+const SMALLEST_LIST: u64 = 256 << 10;
+/// With less for a job, tables would hold a few thousand keys, and be written in small pieces.
+const SMALLEST_JOB: u64 = 128 << 10;
 /// Log segments grow up to this. An idle database keeps two.
 const LARGEST_SEGMENT: u64 = 16 << 20;
 
@@ -154,7 +158,8 @@ impl Options {
     }
 
     /// Bytes of anonymous memory to use: a quarter for writes (at most 256 MiB), half as much for
-    /// jobs at work, the rest for cached blocks and open tables. What open tables hold of their
+    /// jobs at work, the rest for cached blocks and open tables. Beside it come what calls are given
+    /// and give back, and what iterators pin; `docs/limits.md` has the figures. What open tables hold of their
     /// indexes is at most half of that rest, beside those that are being read: with
     /// [`IoMode::Pread`] and data of more than some fifty times this, a read may have to open its
     /// table first. By default a quarter of the machine's memory or of the control group's limit,
@@ -368,6 +373,21 @@ impl Options {
     /// What recovery holds of the log at a time.
     pub(crate) fn replay_bytes(&self) -> u64 {
         self.tuning.replay_bytes.unwrap_or(64 << 20)
+    }
+
+    /// Bytes at which a list is sealed: an eighth of the write budget, so that the list that takes
+    /// writes and the one that becomes an image are a small part of it.
+    pub(crate) fn list_bytes(&self) -> usize {
+        let bytes = (self.write_budget() / 8).clamp(SMALLEST_LIST, LIST_BYTES as u64);
+        match mutant("lists-without-end") {
+            true => LIST_BYTES,
+            false => bytes as usize,
+        }
+    }
+
+    /// What one job may hold in memory: half of the write budget is for all of them.
+    pub(crate) fn job_memory(&self) -> u64 {
+        (self.write_budget() / 2 / crate::workers::jobs()).max(SMALLEST_JOB)
     }
 
     pub(crate) fn largest_segment(&self) -> u64 {

@@ -130,6 +130,7 @@ impl Opening<'_> {
                 fetch: None,
             },
             target_size: self.options.tuning.table_bytes,
+            memory: self.options.job_memory(),
             packings: &self.policies.packings().plain(),
             should_stop: &|| false,
         };

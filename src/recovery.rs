@@ -551,7 +551,8 @@ impl<'a> Opening<'a> {
             entries.next()?;
         }
         let (info, bytes) = writer.finish()?;
-        let table = Table::open_image(Bytes::from(bytes), id, &self.files.cache)?;
+        let bytes = Bytes::from(bytes.into_boxed_slice());
+        let table = Table::open_image(bytes, id, &self.files.cache)?;
         Ok(Some(MemRun {
             id: 0,
             form: Form::Image(Arc::new(table)),

@@ -50,6 +50,7 @@ impl Opening<'_> {
                 fetch: None,
             },
             target_size: self.options.tuning.table_bytes,
+            memory: self.options.job_memory(),
             packings: &compaction.packings,
             should_stop: &|| false,
         };

@@ -80,17 +80,25 @@ pub(crate) fn start(engine: &Arc<Engine>) -> Result<()> {
     Ok(())
 }
 
-/// The task of each thread.
-fn tasks() -> impl Iterator<Item = Task> {
+fn compactors() -> usize {
     let cores = match cfg!(terrace_shuttle) {
         true => 2, // The same schedules on every machine.
         false => std::thread::available_parallelism().map_or(1, usize::from),
     };
-    let compactors = cores.saturating_sub(1).clamp(1, 4);
+    cores.saturating_sub(1).clamp(1, 4)
+}
+
+/// How many jobs that write tables run at once: flushes are one at a time.
+pub(crate) fn jobs() -> u64 {
+    1 + compactors() as u64
+}
+
+/// The task of each thread.
+fn tasks() -> impl Iterator<Item = Task> {
     let single = [Task::Log, Task::Space, Task::Flush];
     single
         .into_iter()
-        .chain(std::iter::repeat_n(Task::Compaction, compactors))
+        .chain(std::iter::repeat_n(Task::Compaction, compactors()))
 }
 
 fn spawn(

@@ -1,7 +1,7 @@
 //! The merge job: sorted entries in, new tables out. It knows no locks and publishes nothing.
 //!
 //! Tables are cut between user keys only, so that the output is a run: at the target size, where a
-//! point index could not name more blocks, and where the keyspace changes once a table is half
+//! point index could not name more blocks, or would take more memory than the job has, and where the keyspace changes once a table is half
 //! full, or where the next is compressed otherwise. Each table is finished and synced; its
 //! directory, the reading back and the edit are the caller's, and so is removing what was created
 //! if the job fails.
@@ -31,6 +31,9 @@ pub struct MergeOptions<'a> {
     pub rules: Rules<'a>,
     /// Tables are cut at this size.
     pub target_size: u64,
+    /// What a table that is being written may hold in memory: half for bytes that are not in the
+    /// file yet, half for its index. A table is cut where the index would take more.
+    pub memory: u64,
     /// Of the new tables.
     pub packings: &'a Packings,
     /// True once the job should give up; it then fails with `Closed`.
@@ -42,6 +45,7 @@ impl std::fmt::Debug for MergeOptions<'_> {
         f.debug_struct("MergeOptions")
             .field("rules", &self.rules)
             .field("target_size", &self.target_size)
+            .field("memory", &self.memory)
             .field("packings", &self.packings)
             .finish_non_exhaustive()
     }
@@ -202,7 +206,8 @@ impl RunWriter<'_, '_> {
     #[inline]
     fn cut_before(&self, table: &TableWriter<FileSink>, key: UserKey<'_>) -> bool {
         let (size, target) = (table.estimated_size(), self.options.target_size);
-        let full = table.is_full() && !mutant("table-without-end");
+        let full = (table.is_full() && !mutant("table-without-end"))
+            || (table.index_memory() >= self.options.memory / 2 && !mutant("index-without-end"));
         if size < target / 2 && !full {
             return false;
         }
@@ -221,7 +226,8 @@ impl RunWriter<'_, '_> {
             compression: self.packing.compression,
             block_size: self.packing.block_size,
         };
-        let table = TableWriter::new(FileSink::new(file), options);
+        let buffer = usize::try_from(self.options.memory / 2).unwrap_or(usize::MAX);
+        let table = TableWriter::new(FileSink::with_buffer(file, buffer), options);
         Ok(&mut self.open.insert((number, table)).1)
     }
 

@@ -177,6 +177,7 @@ impl Survey<'_> {
         let options = MergeOptions {
             rules,
             target_size: self.opening.options.tuning.table_bytes,
+            memory: self.opening.options.job_memory(),
             packings: &self.opening.policies.packings(),
             should_stop: &|| false,
         };

@@ -90,6 +90,12 @@ impl IndexBuilder {
         self.keys.push((seeded(hash, self.seed), location as u32));
     }
 
+    /// Bytes of memory held.
+    #[inline]
+    pub fn memory(&self) -> u64 {
+        size_of_val(&*self.keys) as u64
+    }
+
     /// The payload of a filter of the keys.
     pub fn encode_filter(&self) -> Option<Vec<u8>> {
         filter::encode(self.seed, self.keys.iter().map(|(hash, _)| *hash))

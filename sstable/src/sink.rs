@@ -25,12 +25,18 @@ impl Sink for Vec<u8> {
 
 /// Large writes make large folios in the page cache, and those cost readers fewer TLB misses.
 const BUFFER_LEN: usize = 4 << 20;
+/// Pieces smaller than this cost more in system calls than the memory is worth.
+const SMALLEST_BUFFER: usize = 64 << 10;
+/// What a buffer begins with: most tables of an ingest are no larger.
+const FIRST_BUFFER: usize = 16 << 10;
 
-/// Writes a file from its start, in pieces of 4 MiB. Syncs nothing: that is the owner's to do.
+/// Writes a file from its start, in pieces of up to 4 MiB. Syncs nothing: that is the owner's to do.
 #[derive(Debug)]
 pub struct FileSink {
     file: File,
     buffer: Vec<u8>,
+    /// The buffer is written once it has this length.
+    most: usize,
     /// Where the buffer's first byte belongs.
     offset: u64,
 }
@@ -38,9 +44,15 @@ pub struct FileSink {
 impl FileSink {
     /// Writes into `file`, which is new and empty.
     pub fn new(file: File) -> FileSink {
+        FileSink::with_buffer(file, BUFFER_LEN)
+    }
+
+    /// The same, with a buffer of about `bytes` at most.
+    pub fn with_buffer(file: File, bytes: usize) -> FileSink {
         FileSink {
             file,
             buffer: Vec::new(),
+            most: bytes.clamp(SMALLEST_BUFFER, BUFFER_LEN),
             offset: 0,
         }
     }
@@ -48,6 +60,17 @@ impl FileSink {
     /// The file written.
     pub fn file(&self) -> &File {
         &self.file
+    }
+
+    /// Makes room for `more` bytes, which fit. The buffer grows with what is written.
+    #[inline]
+    fn reserve(&mut self, more: usize) {
+        let needed = self.buffer.len() + more;
+        if needed > self.buffer.capacity() {
+            let doubled = (2 * self.buffer.capacity()).max(FIRST_BUFFER);
+            let capacity = doubled.max(needed).min(self.most);
+            self.buffer.reserve_exact(capacity - self.buffer.len());
+        }
     }
 
     fn flush(&mut self) -> Result<()> {
@@ -60,15 +83,14 @@ impl FileSink {
 
 impl Sink for FileSink {
     fn write(&mut self, mut bytes: &[u8]) -> Result<()> {
-        if self.buffer.capacity() == 0 {
-            self.buffer.reserve_exact(BUFFER_LEN);
-        }
         loop {
-            let room = BUFFER_LEN - self.buffer.len();
+            let room = self.most - self.buffer.len();
             let Some((now, later)) = bytes.split_at_checked(room) else {
+                self.reserve(bytes.len());
                 self.buffer.extend_from_slice(bytes);
                 return Ok(());
             };
+            self.reserve(now.len());
             self.buffer.extend_from_slice(now);
             self.flush()?;
             bytes = later;
@@ -79,5 +101,37 @@ impl Sink for FileSink {
         self.flush()?;
         self.buffer = Vec::new();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use terrace_base::vfs::{Fs, MemVfs, OpenMode};
+
+    use super::*;
+
+    /// The buffer grows with what is written, and never beyond what it may hold; the file gets
+    /// every byte in its place.
+    #[test]
+    fn a_buffer_is_no_larger_than_it_may_be() {
+        let fs = Fs::new(MemVfs::new(1));
+        let path = Path::new("/file");
+        let file = fs.open(path, OpenMode::CreateNew).unwrap();
+        let mut sink = FileSink::with_buffer(file.clone(), 100_000);
+        let piece: Vec<u8> = (0..8_200_u32).map(|n| n as u8).collect();
+        sink.write(&piece).unwrap();
+        assert_eq!(sink.buffer.capacity(), FIRST_BUFFER);
+        for _ in 1..40 {
+            sink.write(&piece).unwrap();
+            assert!(sink.buffer.capacity() <= 100_000);
+        }
+        sink.finish().unwrap();
+        let expected = piece.repeat(40);
+        let mut found = vec![0; expected.len()];
+        file.read_exact_at(&mut found, 0).unwrap();
+        assert_eq!(file.len().unwrap(), expected.len() as u64);
+        assert!(found == expected);
     }
 }

@@ -243,6 +243,12 @@ impl<S: Sink> TableWriter<S> {
         self.fences.len() >= MAX_BLOCKS - MAX_BLOCKS / 16
     }
 
+    /// Bytes of memory that it holds for the point index, until the table is finished.
+    #[inline]
+    pub fn index_memory(&self) -> u64 {
+        self.index.memory()
+    }
+
     /// How many entries were added.
     pub fn entries(&self) -> u64 {
         self.entries

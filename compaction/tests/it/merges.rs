@@ -263,6 +263,7 @@ fn options<'a>(
     MergeOptions {
         rules,
         target_size,
+        memory: u64::MAX,
         packings,
         should_stop,
     }

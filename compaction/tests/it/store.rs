@@ -348,6 +348,7 @@ impl Tree {
                 fetch: None,
             },
             target_size: self.target_size,
+            memory: u64::MAX,
             packings,
             should_stop: &|| false,
         };
