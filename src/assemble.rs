@@ -14,6 +14,7 @@ use crate::commit::{CommitStart, Committer, opened_read_only};
 use crate::context::Context;
 use crate::engine::Engine;
 use crate::files::Files;
+use crate::ingest::Turns;
 use crate::keyspace::{Catalogue, DEFAULT_NAME};
 use crate::memtable::{Form, LIST_BYTES, ListWriter};
 use crate::options::Options;
@@ -153,6 +154,7 @@ pub(crate) fn assemble(
         working: AtomicBool::new(false),
         directory_lock: Mutex::new(Rank::Leaf, Some(lock)),
         flushing: Mutex::new(Rank::Flushing, ()),
+        ingests: Turns::default(),
         forgetting: Mutex::new(Rank::Forgetting, ()),
         closing: Mutex::new(Rank::Closing, ()),
         pushing: AtomicUsize::new(0),

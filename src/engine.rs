@@ -24,6 +24,7 @@ use crate::claims::Claims;
 use crate::commit::{Committer, Receipt, closed, opened_read_only};
 use crate::context::Context;
 use crate::files::Files;
+use crate::ingest::Turns;
 use crate::keyspace::{Catalogue, KeyspaceState};
 use crate::options::{Durability, Options};
 use crate::space::Space;
@@ -67,6 +68,8 @@ pub(crate) struct Engine {
     pub(crate) directory_lock: Mutex<Option<Box<dyn LockGuard>>>,
     /// Held by a flush: the flushed position rises from edit to edit.
     pub(crate) flushing: Mutex<()>,
+    /// Ingests are published one at a time.
+    pub(crate) ingests: Turns,
     /// Callers that take tables down to the last level.
     pub(crate) pushing: AtomicUsize,
     /// Held while a range delete is forgotten, so that no two jobs forget the same one.

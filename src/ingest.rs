@@ -12,8 +12,10 @@
 //! ```
 //!
 //! Until the edit is synced nothing of an ingest can be seen, also after a crash; from then on all of it. If so much is
-//! written, or ingested by others, meanwhile that the number is overtaken, the tables are written again with one that is
-//! 16 times as far ahead.
+//! written, or ingested by others, meanwhile that the number is overtaken, the tables are written again under a higher
+//! one. Ingests do this one at a time, and no other is published meanwhile ([`Turns`]): else each would put the numbers
+//! of all others behind its own, those would reach farther, and 32 threads would use all numbers up within seconds. A
+//! large ingest tries once more without a turn, 16 times as far ahead, because others wait for whoever has one.
 //!
 //! The edit alone would leave no trace in the log: a manifest of before, put back, would fit it, and hide the entries. So
 //! the log then takes a number above the ingest's. Replay finds that numbers are missing, or that the log was closed
@@ -45,14 +47,14 @@ use crate::keyspace::{Keyspace, KeyspaceState};
 use crate::new_tables::NewTables;
 use crate::operations::encode_clock;
 use crate::options::Durability;
-use crate::sync::lock;
+use crate::sync::{Condvar, Mutex, Rank, lock};
 use crate::write::{Entries as Held, Write};
 
 /// How far above the last sequence number an ingest of a small input takes its own. A look-ahead reads that much of it.
 const AHEAD_IF_SMALL: u64 = 1 << 16;
 /// How far above it others do: so many writes may go on while the tables are written.
 const AHEAD: u64 = 1 << 26;
-/// How much farther an ingest goes each time that it was overtaken.
+/// How much farther an ingest goes where writes, or small ingests, have overtaken it.
 const FARTHER: u64 = 16;
 /// A small input has fewer entries than this,
 const SMALL_ENTRIES: usize = 1024;
@@ -378,6 +380,47 @@ impl Keyspace {
     }
 }
 
+/// Whose turn it is to publish an ingest, and to write its tables again if that comes too late.
+///
+/// It is no lock: merge operators may run meanwhile, which are the caller's code.
+#[derive(Debug)]
+pub(crate) struct Turns {
+    /// Turns given out, and turns that have ended: first come, first served.
+    state: Mutex<(u64, u64)>,
+    ended: Condvar,
+}
+
+impl Default for Turns {
+    fn default() -> Turns {
+        Turns {
+            state: Mutex::new(Rank::Leaf, (0, 0)),
+            ended: Condvar::new(),
+        }
+    }
+}
+
+impl Turns {
+    /// Waits for a turn, which ends with what is returned.
+    fn take(&self) -> Turn<'_> {
+        let mut state = lock(&self.state);
+        let mine = state.0;
+        state.0 += 1;
+        while state.1 != mine {
+            state = self.ended.wait(state);
+        }
+        Turn(self)
+    }
+}
+
+struct Turn<'a>(&'a Turns);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.state).1 += 1;
+        self.0.ended.notify_all();
+    }
+}
+
 impl Engine {
     /// When what an ingest that begins now writes expires.
     fn deadline_of_ingest(&self, keyspace: &KeyspaceState) -> Option<u64> {
@@ -393,7 +436,8 @@ impl Engine {
         keyspace.check_alive()?;
         let packings = self.context.policies.packings();
         let mut entries = Peeked::new(entries)?;
-        let mut ahead = match entries.small {
+        let small = entries.small;
+        let mut ahead = match small {
             true => AHEAD_IF_SMALL,
             false => AHEAD,
         };
@@ -401,11 +445,15 @@ impl Engine {
         let entries: &mut dyn Entries = &mut entries;
         let mut written = self.write_ingested(keyspace.id, seq, entries, &packings, true)?;
         let blobs = std::mem::take(&mut written.blobs);
+        let (mut tries, mut kept) = (0, None);
         loop {
             if written.tables.is_empty() {
                 return Ok(self.committer.visible());
             }
             let metas = written.tables.clone();
+            let held = kept.is_some();
+            let turn = kept.take().unwrap_or_else(|| self.ingests.take());
+            tries += 1;
             match self.heed(self.publish_ingested(keyspace, seq, &metas, &blobs)) {
                 Ok(true) => {
                     self.note_in_log();
@@ -420,7 +468,12 @@ impl Engine {
                 }
             }
             // Overtaken: the same once more under a higher number.
-            ahead = ahead.saturating_mul(FARTHER);
+            if small || tries > 1 {
+                kept = Some(turn).filter(|_| !mutant("ingests-outbid"));
+            }
+            if held || kept.is_none() {
+                ahead = ahead.saturating_mul(FARTHER);
+            }
             seq = self.committer.end().1.plus(ahead);
             let store: Arc<dyn TableStore> = self.files.clone();
             let open = |meta: &TableMeta| TableFile::new(meta.clone(), store.clone());
