@@ -3,7 +3,7 @@ use terrace_base::key::{KeyspaceId, SeqNo, UserKey};
 
 use super::*;
 use crate::testing::*;
-use crate::{Compression, Table};
+use crate::{Compression, IoMode, Table};
 
 fn model(n: u64) -> Model {
     (0..n)
@@ -182,4 +182,20 @@ fn two_threads_share_a_tiny_cache() {
     });
     resident(&cache);
     assert!(cache.used() <= 16 << 10);
+}
+
+/// Checking a new table made each of its blocks resident that a fingerprint led to by chance: a merge
+/// drove out what readers use.
+#[test]
+fn checking_a_table_makes_nothing_resident() {
+    let (_, image) = build(&model(20_000), &options(Compression::Lz4, 8192));
+    let cache = BlockCache::new(80 << 20);
+    let dir = tempfile::tempdir().unwrap();
+    let file = write_file(&dir.path().join("t.sst"), &image);
+    let size = image.len() as u64;
+    for io in [IoMode::Mmap, IoMode::Pread] {
+        let table = Table::open(file.clone(), ID, size, io, &cache).unwrap();
+        table.verify().unwrap();
+        assert_eq!(resident(&cache), 0);
+    }
 }

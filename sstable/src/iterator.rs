@@ -24,8 +24,6 @@ const EMPTY: KeyRef<'static> = KeyRef::new(
 );
 /// How many cache lines behind the one of its key a seek asks for.
 const READ_LINES: usize = 6;
-/// How much a scan reads at once.
-const CHUNK_LEN: usize = 256 << 10;
 
 /// A position among the entries of a table, which it keeps open.
 ///
@@ -68,7 +66,7 @@ impl Scan {
             Some(start) => start,
             None => {
                 let last = table.block_range(table.fences().len() - 1)?;
-                let end = (range.start + CHUNK_LEN).min(last.end).max(range.end);
+                let end = (range.start + table.chunk()).min(last.end).max(range.end);
                 let chunk = std::mem::take(&mut self.chunk);
                 let mut chunk = chunk.try_into_mut().unwrap_or_else(|_| BytesMut::new());
                 chunk.resize(end - range.start, 0);

@@ -66,7 +66,15 @@ pub struct Table {
     cache: Option<TableCache>,
     /// What it takes of the cache's budget; nothing for an image, which its owner counts.
     charge: Option<Charge>,
+    /// How much of it a scan reads at once.
+    chunk: usize,
 }
+
+/// A scan reads so much at once, and less where that is more than a share of the memory for blocks:
+/// a merge scans dozens of tables.
+const LARGEST_CHUNK: u64 = 256 << 10;
+const SMALLEST_CHUNK: u64 = 16 << 10;
+const CHUNK_SHARE: u64 = 160;
 
 /// What errors call a table that has no file.
 pub(crate) const IN_MEMORY: &str = "(table in memory)";
@@ -161,6 +169,7 @@ impl Table {
             file,
             all_raw,
             charge: None,
+            chunk: (cache.capacity() / CHUNK_SHARE).clamp(SMALLEST_CHUNK, LARGEST_CHUNK) as usize,
         }
     }
 
@@ -229,10 +238,17 @@ impl Table {
         i < self.fences.len() && self.fences.keyspace(i) == key.keyspace
     }
 
-    /// True if a version of `key` is at this place, a block and a byte in it.
-    pub(crate) fn is_at(&self, key: UserKey<'_>, (block, pos): (usize, usize)) -> Result<bool> {
-        let reference = self.block(block)?;
-        let record = Record::at(reference.bytes(), pos);
+    /// True if a version of `key` is at this place, a block and a byte in it. The block does not
+    /// become resident: whoever checks a whole table would drive out what others read.
+    pub(crate) fn is_at(
+        &self,
+        key: UserKey<'_>,
+        (block, pos): (usize, usize),
+        scratch: &mut Vec<u8>,
+    ) -> Result<bool> {
+        let stored = self.stored(self.block_range(block)?)?;
+        let raw = self.raw_form(block, stored, false, scratch)?;
+        let record = Record::at(&raw, pos);
         Ok(record.is_some_and(|record| record.key == key.bytes) && self.is_in(block, key))
     }
 
@@ -343,6 +359,11 @@ impl Table {
         self.index.as_ref()
     }
 
+    /// How much a scan reads at once.
+    pub(crate) fn chunk(&self) -> usize {
+        self.chunk
+    }
+
     /// The file, unless the table is an image.
     pub(crate) fn file(&self) -> Option<&File> {
         self.file.as_ref()
@@ -421,16 +442,21 @@ impl Table {
             return Ok(BlockRef::Cached(guard));
         }
         let range = self.block_range(i)?;
-        let stored = match (&self.memory, &self.file) {
-            (Some(memory), _) => memory.slice(range),
-            (None, Some(file)) => read_file(file, range.start as u64, range.len() as u64)?,
-            (None, None) => Bytes::new(),
-        };
+        let stored = self.stored(range)?;
         let trusted = self.memory.is_some() && self.is_verified(i);
         let raw = self.raw_form(i, stored, trusted, &mut Vec::new())?;
         self.set_verified(i);
         cache.insert(i, raw.clone());
         Ok(BlockRef::Owned(raw))
+    }
+
+    /// These bytes of the file.
+    fn stored(&self, range: Range<usize>) -> Result<Bytes> {
+        match (&self.memory, &self.file) {
+            (Some(memory), _) => Ok(memory.slice(range)),
+            (None, Some(file)) => read_file(file, range.start as u64, range.len() as u64),
+            (None, None) => Ok(Bytes::new()),
+        }
     }
 
     /// Where block `i` lies.

@@ -24,6 +24,8 @@ struct Sums {
     max_seq: SeqNo,
     /// The last key seen and its sequence number.
     last: Option<(OwnedUserKey, SeqNo)>,
+    /// Memory to unpack other blocks into.
+    scratch: Vec<u8>,
 }
 
 pub(crate) fn verify(table: &Table) -> Result<()> {
@@ -36,6 +38,7 @@ pub(crate) fn verify(table: &Table) -> Result<()> {
         min_seq: SeqNo::MAX,
         max_seq: SeqNo::ZERO,
         last: None,
+        scratch: Vec::new(),
     };
     let mut scan = Scan::default();
     for i in 0..table.fences().len() {
@@ -82,7 +85,7 @@ impl Sums {
             };
             let user = UserKey::new(header.keyspace, record.key);
             if newest {
-                find_by_index(table, user, (i, block.position(n)))?;
+                find_by_index(table, user, (i, block.position(n)), &mut self.scratch)?;
                 if last_new.is_none() {
                     find_by_fences(table, user, i)?;
                 }
@@ -140,7 +143,12 @@ impl Sums {
 /// Checks that the filter, where that stands for the index, lets `user` pass; else that the point
 /// index leads to the newest version of `user`, which lies at `place`, before it leads to any other
 /// version of it.
-fn find_by_index(table: &Table, user: UserKey<'_>, place: (usize, usize)) -> Result<()> {
+fn find_by_index(
+    table: &Table,
+    user: UserKey<'_>,
+    place: (usize, usize),
+    scratch: &mut Vec<u8>,
+) -> Result<()> {
     let Some(index) = table.index() else {
         return match table.passes_filter(key_hash(user)) {
             true => Ok(()),
@@ -152,7 +160,7 @@ fn find_by_index(table: &Table, user: UserKey<'_>, place: (usize, usize)) -> Res
             return Ok(());
         }
         // A key with the same fingerprint, as a rule: a look-up passes over it.
-        if table.is_at(user, found)? {
+        if table.is_at(user, found, scratch)? {
             break;
         }
     }
