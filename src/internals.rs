@@ -50,6 +50,17 @@ pub fn listed_files(db: &Db) -> Vec<String> {
     tables.chain(blobs).map(FileKind::name).collect()
 }
 
+/// Bytes of the memtable's pieces that the database has let go of, and that iterators and snapshots
+/// still read.
+pub fn pinned_bytes(db: &Db) -> u64 {
+    db.shared().views.pinned_bytes()
+}
+
+/// Bytes that lists of the memtable hold beside their entries: a filter, and the rest of a chunk.
+pub fn list_overhead(db: &Db) -> u64 {
+    db.shared().views.list_overhead()
+}
+
 /// The operations of a log frame's payload, decoded and encoded again, and how many they were.
 ///
 /// # Errors

@@ -7,15 +7,21 @@
 //! A view is replaced, never changed. Whoever replaces it holds the install lock for the moment of copying:
 //! the commit path when it seals a list, a job when it installs its result.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Weak};
 
 use terrace_base::SeqNo;
 use terrace_compaction::Version;
 use terrace_sstable::BlobReader;
 
-use crate::memtable::{List, MemRun};
+use crate::memtable::{Form, List, MemRun};
 use crate::pacer::Pacer;
 use crate::sync::{ArcCell, AtomicU64, Mutex, Ordering, Rank, lock};
+
+/// What a list holds beside its entries: up to a chunk of its arena, and its filter.
+const LIST_OVERHEAD: u64 = 320 << 10;
+/// What an entry takes at least, where only their number is known.
+const SMALL_ENTRY: u64 = 128;
 
 /// The memtable's pieces and the tables, at one moment.
 #[derive(Clone, Debug)]
@@ -89,6 +95,50 @@ impl Views {
     pub(crate) fn is_pinned(&self) -> bool {
         let replaced = lock(&self.replaced);
         replaced.iter().any(|view| view.strong_count() > 0)
+    }
+
+    /// What the lists of the present view hold beside their entries.
+    pub(crate) fn list_overhead(&self) -> u64 {
+        let now = self.cell.load();
+        let sealed = now.sealed.iter();
+        let lists = sealed.filter(|run| matches!(run.form, Form::List(_)));
+        (1 + lists.count() as u64) * LIST_OVERHEAD
+    }
+
+    /// Bytes of the memtable's pieces that only views that were replaced still hold: what readers
+    /// pin. A list has the rest of a chunk of its arena and its filter beside its entries.
+    pub(crate) fn pinned_bytes(&self) -> u64 {
+        let pinned: Vec<Arc<View>> = lock(&self.replaced)
+            .iter()
+            .filter_map(Weak::upgrade)
+            .collect();
+        let now = self.cell.load_full();
+        let mut counted: HashSet<u64> = now.sealed.iter().map(|run| run.id).collect();
+        let mut lists = vec![Arc::as_ptr(&now.active)];
+        let mut bytes = 0;
+        for run in now.sealed.iter() {
+            if let Form::List(list) = &run.form {
+                lists.push(Arc::as_ptr(list));
+            }
+        }
+        for view in &pinned {
+            for run in view.sealed.iter().filter(|run| counted.insert(run.id)) {
+                bytes += run.bytes;
+                if let Form::List(list) = &run.form {
+                    bytes += LIST_OVERHEAD;
+                    lists.push(Arc::as_ptr(list));
+                }
+            }
+        }
+        for view in &pinned {
+            // One that was sealed meanwhile, in a view that nobody pins.
+            let list = Arc::as_ptr(&view.active);
+            if !view.active.is_empty() && !lists.contains(&list) {
+                bytes += view.active.len() as u64 * SMALL_ENTRY + LIST_OVERHEAD;
+                lists.push(list);
+            }
+        }
+        bytes
     }
 
     /// Has the pacer refuse writes, or not. Under the lock of whoever else sets the price.

@@ -30,6 +30,7 @@ mod log_size;
 #[cfg(feature = "log")]
 mod logging;
 mod machine;
+mod memory;
 mod merge;
 mod moved;
 mod opening;

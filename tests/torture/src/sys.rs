@@ -1,5 +1,5 @@
 //! What no safe interface offers: shutting a file system down, mounts that only one thread and what it starts can
-//! see, and code in a forked process.
+//! see, code in a forked process, and free memory returned to the system.
 #![allow(unsafe_code)]
 
 use std::fs::File;
@@ -53,6 +53,15 @@ pub(crate) fn fork_into(
     // keeps its allocator usable across a fork.
     unsafe { program.pre_exec(code) };
     program.spawn()
+}
+
+/// Has the allocator return to the system what it keeps of memory that was given back.
+pub(crate) fn return_free_memory() {
+    // SAFETY: it takes no pointer, and may be called by any thread at any time.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
 
 /// SIGKILL for every process that this one has started.

@@ -4,6 +4,7 @@
 //! a sample each second and checks every bound. A value over its bound in one sample is a failure.
 
 use std::fmt;
+use std::thread;
 
 use terrace::Stats;
 
@@ -17,8 +18,8 @@ pub(crate) struct Sizes {
     pub(crate) memory: u64,
     /// Where tables are cut.
     pub(crate) table: u64,
-    /// Where blob files are full.
-    pub(crate) blob: u64,
+    /// The largest frame that the load writes to the log.
+    pub(crate) write: u64,
 }
 
 impl Sizes {
@@ -27,11 +28,42 @@ impl Sizes {
         (self.memory / 4).min(256 * MIB)
     }
 
+    /// Where a flush is due: a third of that.
+    pub(crate) fn memtable(&self) -> u64 {
+        (self.budget() / 3).min(64 * MIB)
+    }
+
+    /// Log above the tables at which a flush is due, however little is in memory.
+    pub(crate) fn log(&self) -> u64 {
+        (2 * self.memtable()).max(4 * MIB)
+    }
+
     /// The largest log segment.
     pub(crate) fn segment(&self) -> u64 {
         (16 * MIB).min((self.memory / 4).next_power_of_two() / 2)
     }
+
+    /// What blocks and open tables share.
+    pub(crate) fn cache(&self) -> u64 {
+        self.memory - self.budget() * 3 / 2
+    }
+
+    /// How many keys a table may have: a job holds 16 bytes for each in half of its memory.
+    pub(crate) fn keys(&self) -> u64 {
+        let jobs = 1 + compactors();
+        (self.budget() / 2 / jobs).max(128 * KIB) / 2 / 16
+    }
 }
+
+/// Threads of a database that compact.
+pub(crate) fn compactors() -> u64 {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    cores.saturating_sub(1).clamp(1, 4) as u64
+}
+
+/// What a thread that makes calls takes beside the memory of the databases: its stack, what the
+/// allocator keeps for it, a frame that it writes, and the blocks that its iterators read.
+pub(crate) const THREAD: u64 = 256 * KIB;
 
 /// One database at one moment.
 #[derive(Clone, Debug)]
@@ -48,6 +80,14 @@ pub(crate) struct Database {
     pub(crate) large: u64,
     /// Bytes of keys and values that the load keeps alive, and the most in the last seconds.
     pub(crate) live: u64,
+    /// Bytes of tables that jobs wrote in the last seconds.
+    pub(crate) written: u64,
+    /// Bytes of large values that were stored in the last seconds.
+    pub(crate) stored: u64,
+    /// Bytes in memory that only iterators and snapshots hold.
+    pub(crate) pinned: u64,
+    /// Bytes that lists of the memtable hold beside their entries.
+    pub(crate) lists: u64,
     /// Files that left the database longer ago than allowed and that nothing pins.
     pub(crate) obsolete: u64,
     /// Tables and blob files that never were part of the database, and are older than allowed.
@@ -64,6 +104,9 @@ pub(crate) struct Process {
     pub(crate) threads: u64,
     /// The same without any database, and with what the load itself needs.
     pub(crate) own: [u64; 4],
+    /// `RLIMIT_NOFILE` and `vm.max_map_count`.
+    pub(crate) most_files: u64,
+    pub(crate) most_maps: u64,
 }
 
 /// A value and what it may be at most.
@@ -130,20 +173,23 @@ const fn process(
 pub(crate) const BOUNDS: &[Bound] = &[
     database(
         "log",
-        "4 x write budget + 4 x segment + 4 MiB",
+        "2 x log above the tables + write budget + 4 x segment + 2 x largest write",
         true,
         |db| Measured {
             value: db.wal,
-            limit: 4 * db.sizes.budget() + 4 * db.sizes.segment() + 4 * MIB,
+            limit: 2 * db.sizes.log()
+                + db.sizes.budget()
+                + 4 * db.sizes.segment()
+                + 2 * db.sizes.write,
         },
     ),
     database(
         "table files",
-        "3 x tables of the tree + 4 x table size + write budget + 16 MiB",
+        "2 x tables of the tree + tables written in 3 s + 4 x table size + 16 MiB",
         true,
         |db| Measured {
             value: db.sst,
-            limit: 3 * db.tree + 4 * db.sizes.table.min(db.tree) + db.sizes.budget() + 16 * MIB,
+            limit: 2 * db.tree + db.written + 4 * db.sizes.table.min(db.tree) + 16 * MIB,
         },
     ),
     database(
@@ -157,11 +203,11 @@ pub(crate) const BOUNDS: &[Bound] = &[
     ),
     database(
         "blob files",
-        "3 x live large values + 3 x blob file size",
+        "3 x live large values + large values written in 3 s + 17 x blob file",
         true,
         |db| Measured {
             value: db.blobs,
-            limit: 3 * db.large + 3 * db.sizes.blob,
+            limit: 3 * db.large + db.stored + 17 * (db.large / 4).clamp(16 * MIB, 64 * MIB),
         },
     ),
     database(
@@ -186,48 +232,84 @@ pub(crate) const BOUNDS: &[Bound] = &[
         value: db.stats.memtable_pieces as u64,
         limit: 64,
     }),
-    database("level-0 runs", "32", false, |db| Measured {
+    database("level-0 runs", "56", false, |db| Measured {
         value: db.stats.levels.first().map_or(0, |level| level.runs as u64),
-        limit: 32,
+        limit: 56,
     }),
     database(
         "tables",
-        "128 + 4 x tables of the tree / table size",
+        "128 + 4 x tables of the tree / table size + 2 x entries / keys of a table",
         false,
-        |db| Measured {
-            value: db.stats.levels.iter().map(|l| l.tables as u64).sum(),
-            limit: 128 + 4 * db.stats.table_bytes / db.sizes.table,
+        |db| {
+            let levels = || db.stats.levels.iter();
+            let entries: u64 = levels().map(|level| level.entries).sum();
+            Measured {
+                value: levels().map(|level| level.tables as u64).sum(),
+                limit: 128
+                    + 4 * db.stats.table_bytes / db.sizes.table
+                    + 2 * entries / db.sizes.keys(),
+            }
         },
     ),
-    database("block cache", "memory", true, |db| Measured {
+    database("block cache", "shared memory", true, |db| Measured {
         value: db.stats.cache_bytes,
-        limit: db.sizes.memory,
+        limit: db.sizes.cache(),
+    }),
+    database("open tables", "shared memory / 2", true, |db| Measured {
+        value: db.stats.open_table_bytes,
+        limit: db.sizes.cache() / 2,
     }),
     process(
         "anonymous memory",
-        "1.1 x memory of all databases",
+        "1.1 x memory of all databases + what readers pin + 320 KiB a list + 512 bytes a range delete \
+         + 256 KiB a thread that makes calls",
         true,
-        |process, dbs| Measured {
-            value: process.anonymous,
-            limit: process.own[0] + dbs.iter().map(|db| db.sizes.memory).sum::<u64>() * 11 / 10,
+        |process, dbs| {
+            let memory: u64 = dbs.iter().map(|db| db.sizes.memory).sum();
+            let pinned: u64 = dbs.iter().map(|db| db.pinned).sum();
+            let lists: u64 = dbs.iter().map(|db| db.lists).sum();
+            let ranges = dbs.iter().map(|db| 512 * db.stats.range_deletes as u64);
+            let ranges: u64 = ranges.sum();
+            Measured {
+                value: process.anonymous,
+                limit: process.own[0] + memory * 11 / 10 + pinned + lists + ranges,
+            }
         },
     ),
-    process("descriptors", "64 a database", false, |process, dbs| {
-        Measured {
-            value: process.descriptors,
-            limit: process.own[1] + 64 * dbs.len() as u64,
-        }
-    }),
-    process("memory maps", "1,024 a database", false, |process, dbs| {
-        Measured {
+    process(
+        "descriptors",
+        "64 a database, and RLIMIT_NOFILE / 4 for tables and blob files",
+        false,
+        |process, dbs| {
+            let files = |db: &Database| {
+                let tables = db.stats.levels.iter().map(|level| level.tables as u64);
+                let files = tables.sum::<u64>() + db.stats.blob_files as u64;
+                64 + files.min((process.most_files / 4).max(8))
+            };
+            Measured {
+                value: process.descriptors,
+                limit: process.own[1] + dbs.iter().map(files).sum::<u64>(),
+            }
+        },
+    ),
+    process(
+        "memory maps",
+        "vm.max_map_count / 2, in the process",
+        false,
+        |process, _| Measured {
             value: process.maps,
-            limit: process.own[2] + 1024 * dbs.len() as u64,
-        }
-    }),
-    process("threads", "6 a database", false, |process, dbs| Measured {
-        value: process.threads,
-        limit: process.own[3] + 6 * dbs.len() as u64,
-    }),
+            limit: process.own[2] + process.most_maps / 2,
+        },
+    ),
+    process(
+        "threads",
+        "3 and the compactors a database",
+        false,
+        |process, dbs| Measured {
+            value: process.threads,
+            limit: process.own[3] + (3 + compactors()) * dbs.len() as u64,
+        },
+    ),
 ];
 
 /// The highest share of each bound that was seen, and the first violation.
@@ -256,22 +338,102 @@ impl Checked {
         result
     }
 
-    /// One line for each bound.
-    pub(crate) fn lines(&self) -> Vec<String> {
-        let line = |(bound, most): (&Bound, &Measured)| {
-            let (value, limit) = (shown(bound, most.value), shown(bound, most.limit));
-            format!(
-                "{:<20} {value:>12} of {limit:>12}   {}",
-                bound.name, bound.formula
-            )
+    /// The highest share of each bound.
+    pub(crate) fn shares(&self) -> Vec<Share> {
+        let share = |(bound, most): (&Bound, &Measured)| Share {
+            name: bound.name.to_owned(),
+            unit: if bound.bytes {
+                Unit::Bytes
+            } else {
+                Unit::Count
+            },
+            most: *most,
         };
-        BOUNDS.iter().zip(&self.most).map(line).collect()
+        BOUNDS.iter().zip(&self.most).map(share).collect()
+    }
+}
+
+/// What figures are of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unit {
+    Bytes,
+    Count,
+    /// Microseconds.
+    Time,
+    /// Thousandths a second.
+    Rate,
+}
+
+const UNITS: [(&str, Unit); 4] = [
+    ("bytes", Unit::Bytes),
+    ("count", Unit::Count),
+    ("time", Unit::Time),
+    ("rate", Unit::Rate),
+];
+
+/// The highest share of a bound that a round has seen, as its process says it: one line of
+/// `share UNIT VALUE LIMIT NAME`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Share {
+    pub(crate) name: String,
+    pub(crate) unit: Unit,
+    pub(crate) most: Measured,
+}
+
+impl Share {
+    pub(crate) fn line(&self) -> String {
+        let unit = UNITS.iter().find(|(_, unit)| *unit == self.unit);
+        let (unit, Measured { value, limit }) = (unit.map_or("?", |(name, _)| name), self.most);
+        format!("share {unit} {value} {limit} {}", self.name)
+    }
+
+    pub(crate) fn parse(line: &str) -> Option<Share> {
+        let mut words = line.strip_prefix("share ")?.splitn(4, ' ');
+        let unit = words.next()?;
+        let (_, unit) = UNITS.iter().find(|(name, _)| *name == unit)?;
+        let most = Measured {
+            value: words.next()?.parse().ok()?,
+            limit: words.next()?.parse().ok()?,
+        };
+        Some(Share {
+            name: words.next()?.to_owned(),
+            unit: *unit,
+            most,
+        })
+    }
+
+    /// How much of what is allowed it is.
+    pub(crate) fn of_one(&self) -> f64 {
+        self.most.share()
+    }
+}
+
+impl fmt::Display for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = |n: u64| match self.unit {
+            Unit::Bytes => format!("{:.1} MiB", n as f64 / MIB as f64),
+            Unit::Count => n.to_string(),
+            Unit::Time => format!("{:.2} s", n as f64 / 1e6),
+            Unit::Rate => format!("{:.2} a second", n as f64 / 1e3),
+        };
+        let (value, limit) = (shown(self.most.value), shown(self.most.limit));
+        let percent = 100.0 * self.of_one();
+        write!(
+            f,
+            "{:<24} {percent:>4.0} %  {value:>14} of {limit}",
+            self.name
+        )
+    }
+}
+
+impl Measured {
+    fn share(&self) -> f64 {
+        self.value as f64 / self.limit.max(1) as f64
     }
 }
 
 fn one(bound: &Bound, who: &str, now: Measured, most: &mut Measured) -> Result<(), String> {
-    let share = |m: &Measured| m.value as f64 / m.limit.max(1) as f64;
-    if share(&now) > share(most) || most.limit == 0 {
+    if now.share() > most.share() || most.limit == 0 {
         *most = now;
     }
     if now.value <= now.limit {
@@ -327,12 +489,27 @@ mod tests {
         assert_eq!(stated(), checked.collect::<Vec<_>>());
     }
 
+    #[test]
+    fn a_share_is_read_back() {
+        for (n, (_, unit)) in UNITS.iter().enumerate() {
+            let share = Share {
+                name: "a call on keys".to_owned(),
+                unit: *unit,
+                most: Measured {
+                    value: n as u64,
+                    limit: 7,
+                },
+            };
+            assert_eq!(Share::parse(&share.line()), Some(share));
+        }
+    }
+
     fn quiet() -> Database {
         Database {
             sizes: Sizes {
                 memory: 4 * MIB,
                 table: 32 * MIB,
-                blob: 64 * MIB,
+                write: MIB,
             },
             stats: Stats::default(),
             wal: 0,
@@ -341,6 +518,10 @@ mod tests {
             tree: 0,
             large: 0,
             live: 0,
+            written: 0,
+            stored: 0,
+            pinned: 0,
+            lists: 0,
             obsolete: 0,
             strays: 0,
         }
@@ -350,7 +531,7 @@ mod tests {
     #[test]
     fn each_bound_can_fail() {
         type Change = fn(&mut Database, &mut Process);
-        let changes: [Change; 14] = [
+        let changes: [Change; 15] = [
             |db, _| db.wal = 1 << 40,
             |db, _| db.sst = 1 << 40,
             |db, _| db.stats.table_bytes = 1 << 40,
@@ -360,17 +541,18 @@ mod tests {
             |db, _| db.stats.memtable_pieces = 65,
             |db, _| {
                 db.stats.levels.push(terrace::LevelStats::default());
-                db.stats.levels[0].runs = 33;
+                db.stats.levels[0].runs = 57;
             },
             |db, _| {
                 db.stats.levels.push(terrace::LevelStats::default());
                 db.stats.levels[0].tables = 129;
             },
-            |db, _| db.stats.cache_bytes = u64::MAX,
+            |db, _| db.stats.cache_bytes = MIB * 5 / 2 + 1,
+            |db, _| db.stats.open_table_bytes = MIB * 5 / 4 + 1,
             |_, process| process.anonymous = 5 * MIB,
             |_, process| process.descriptors = 65,
-            |_, process| process.maps = 1025,
-            |_, process| process.threads = 7,
+            |_, process| process.maps = 1,
+            |_, process| process.threads = 4 + compactors(),
         ];
         assert_eq!(changes.len(), BOUNDS.len());
         for (bound, change) in BOUNDS.iter().zip(changes) {

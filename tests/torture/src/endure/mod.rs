@@ -36,17 +36,23 @@ mod side;
 mod watch;
 mod worker;
 
+use bounds::Share;
 pub(crate) use round::child_main;
 use scenario::Scenario;
 
 /// The argument that makes this program the process of a round.
 pub(crate) const ARGUMENT: &str = "@endure";
 
+/// What the system's allocator keeps of memory that was given back is not the databases'. It can be
+/// asked to return it (`sample::process`), but of its arenas it does so for the first alone.
+const ARENAS: (&str, &str) = ("MALLOC_ARENA_MAX", "1");
+
 /// How long a round may take beside its load: opening, the last checks, idling, and a hanging call.
 const PATIENCE: Duration = Duration::from_secs(240);
 
 pub(crate) fn run(plan: &Plan) -> Outcome {
     let mut counts = Counts::new();
+    let mut shares = Vec::new();
     let mut rounds = 0;
     let seconds = match plan.budget {
         Budget::Count(_) => 8,
@@ -65,10 +71,13 @@ pub(crate) fn run(plan: &Plan) -> Outcome {
         }
         let said =
             round(&scenario, seed).map_err(|what| failure(seed, &scenario.to_string(), what))?;
-        add(&mut counts, &said, plan.progress);
+        add(&mut counts, &mut shares, &said, plan.progress);
         rounds += 1;
     }
     counts.insert("rounds".into(), rounds);
+    for share in &shares {
+        println!("  {share}");
+    }
     Ok(counts)
 }
 
@@ -79,9 +88,18 @@ fn failure(seed: u64, at: &str, what: String) -> Failure {
     }
 }
 
-/// Adds what a round counted; shows the rest of what it says.
-fn add(counts: &mut Counts, said: &str, show: bool) {
+/// Adds what a round counted, and its shares of the bounds where they are the highest; shows the
+/// rest of what it says.
+fn add(counts: &mut Counts, shares: &mut Vec<Share>, said: &str, show: bool) {
     for line in said.lines() {
+        if let Some(share) = Share::parse(line) {
+            match shares.iter_mut().find(|known| known.name == share.name) {
+                Some(known) if known.of_one() >= share.of_one() => {}
+                Some(known) => *known = share,
+                None => shares.push(share),
+            }
+            continue;
+        }
         let Some((count, name)) = line.strip_prefix("count ").and_then(|l| l.split_once(' '))
         else {
             if show {
@@ -105,6 +123,7 @@ fn round(scenario: &Scenario, seed: u64) -> Result<String, String> {
         },
         false => Command::new("env"),
     };
+    command.env(ARENAS.0, ARENAS.1);
     command.arg(program).arg(ARGUMENT).arg(scenario.to_string());
     command.arg(seed.to_string()).arg(home.path());
     let spawned = command

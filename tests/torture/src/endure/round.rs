@@ -9,17 +9,17 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use terrace::vfs::{FaultVfs, OsVfs};
-use terrace::{Db, Options};
+use terrace::{Db, Options, internals};
 use terrace_kit::Random;
 
-use super::bounds::{Checked, KIB, MIB, Sizes};
+use super::bounds::{Checked, KIB, MIB, Measured, Share, Sizes, THREAD, Unit};
 use super::disk;
 use super::idle;
 use super::sample::{self, Load, Sampler};
 use super::scenario::{Scenario, Speed};
-use super::side::{SUM, sum};
+use super::side::{APPENDS, LONGEST_LIST, SUM, sum};
 use super::watch::{Reach, Slot, Watch};
-use super::worker::{Shared, Site, Worker, durability};
+use super::worker::{Shared, Site, Worker, durability, keys_of};
 use crate::rounds::locked;
 
 /// The panic of a load that means it.
@@ -77,6 +77,8 @@ struct Round {
     disk: Duration,
     samples: u64,
     reopens: u64,
+    /// Wake-ups of an idle database, in thousandths a second.
+    wakeups: u64,
 }
 
 impl Round {
@@ -85,8 +87,8 @@ impl Round {
         watch.start(|what| fail(&what));
         let mut own = sample::process();
         let threads = scenario.threads as u64;
-        // What the load needs: its models, stacks, arenas of the allocator, and files in its hands.
-        own[0] += 12 * MIB + threads * 192 * KIB;
+        // What the load needs: its models, what its calls hold, and files in its hands.
+        own[0] += threads * (THREAD + models(&scenario));
         own[1] += 16 + 2 * threads;
         own[2] += 64 + 6 * threads;
         own[3] += threads;
@@ -110,7 +112,7 @@ impl Round {
         let sizes = Sizes {
             memory: scenario.memory * MIB,
             table: scenario.table * KIB,
-            blob: 64 * MIB,
+            write: LARGEST_WRITE,
         };
         let samplers = sites.iter().map(|site| Sampler::new(&site.dir, sizes));
         Round {
@@ -132,6 +134,7 @@ impl Round {
             disk: Duration::ZERO,
             samples: 0,
             reopens: 0,
+            wakeups: 0,
         }
     }
 
@@ -231,6 +234,12 @@ impl Round {
             databases.push(self.samplers[n].sample(&db, stats, load));
         }
         let process = sample::process_with(self.own);
+        for (n, database) in databases.iter_mut().enumerate() {
+            // What was pinned while the process was looked at, before or after.
+            let db = self.db(n);
+            database.pinned = database.pinned.max(internals::pinned_bytes(&db));
+            database.lists = database.lists.max(internals::list_overhead(&db));
+        }
         self.samples += 1;
         if let Err(what) = self.checked.check(&process, &databases)
             && self.shared.scenario.bounds > 0
@@ -269,13 +278,13 @@ impl Round {
             return;
         }
         let checks = |round: &mut Round| {
-            idle::rests(sites)?;
+            round.wakeups = idle::rests(sites)?;
             let dbs: Vec<Db> = (0..sites).map(|n| round.db(n)).collect();
             idle::does_nothing(&dbs)?;
             for db in &dbs {
                 idle::leaves_some_in_memory(db)?;
             }
-            idle::rests(sites)?;
+            round.wakeups = round.wakeups.max(idle::rests(sites)?);
             if round.shared.scenario.disk == Speed::Plain {
                 idle::tickets_are_prompt(&dbs[0])?;
             }
@@ -306,13 +315,46 @@ impl Round {
         for (name, count) in counts {
             println!("count {count} {name}");
         }
-        for line in self.checked.lines() {
-            println!("bound {line}");
+        for share in self.checked.shares().into_iter().chain(self.others()) {
+            println!("{}", share.line());
         }
-        for (name, took) in watch.slowest().iter().take(5) {
+        for (name, _, took) in watch.slowest().iter().take(5) {
             println!("slow {:>9.3} s  {name}", *took as f64 / 1e6);
         }
     }
+
+    /// The longest calls, and the wake-ups.
+    fn others(&self) -> Vec<Share> {
+        let slowest = self.shared.watch.slowest();
+        let longest = |name: &str, reach: Reach| {
+            let calls = slowest.iter().filter(|(_, of, _)| *of == reach);
+            let most = Measured {
+                value: calls.map(|(_, _, took)| *took).max().unwrap_or(0),
+                limit: reach.bound().as_micros() as u64,
+            };
+            (name.to_owned(), Unit::Time, most)
+        };
+        let woke = Measured {
+            value: self.wakeups,
+            limit: 1000,
+        };
+        let all = [
+            longest("a call on keys", Reach::Keys),
+            longest("a call on the database", Reach::Database),
+            ("wake-ups when idle".to_owned(), Unit::Rate, woke),
+        ];
+        let share = |(name, unit, most)| Share { name, unit, most };
+        all.into_iter().map(share).collect()
+    }
+}
+
+/// The longest frame of the log that a call of the load writes: [`super::side`] appends so often to
+/// a list of this length in one batch, and each makes a put.
+const LARGEST_WRITE: u64 = APPENDS as u64 * (LONGEST_LIST + 10 * APPENDS) as u64;
+
+/// Bytes that each thread of the load remembers its keys with.
+fn models(scenario: &Scenario) -> u64 {
+    4 * keys_of(scenario) as u64
 }
 
 fn options(scenario: &Scenario, seed: u64, watch: &Arc<Watch>) -> Options {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, getrlimit};
 use terrace::{Db, Stats, internals};
 
 use super::bounds::{Database, KIB, Process, Sizes};
@@ -14,6 +15,8 @@ const OBSOLETE: Duration = Duration::from_secs(10);
 const STRAY: Duration = Duration::from_secs(60);
 /// How many samples back a size counts as one that the database had a moment ago.
 const RECENT: usize = 15;
+/// How many samples back what was written may still be pinned, or wait to be removed.
+const WRITTEN: usize = 4;
 
 /// What is remembered of one database from sample to sample.
 #[derive(Debug)]
@@ -23,6 +26,8 @@ pub(crate) struct Sampler {
     tree: Vec<u64>,
     large: Vec<u64>,
     live: Vec<u64>,
+    written: Vec<u64>,
+    stored: Vec<u64>,
     files: BTreeMap<String, Known>,
 }
 
@@ -55,6 +60,8 @@ impl Sampler {
             tree: Vec::new(),
             large: Vec::new(),
             live: Vec::new(),
+            written: Vec::new(),
+            stored: Vec::new(),
             files: BTreeMap::new(),
         }
     }
@@ -62,6 +69,8 @@ impl Sampler {
     /// The database was closed and is open again: what it holds on to is new.
     pub(crate) fn reopened(&mut self) {
         self.files.clear();
+        self.written.clear(); // Counts begin again.
+        self.stored.clear();
     }
 
     /// One sample. `db` is `None` while the database is being opened or closed.
@@ -92,6 +101,13 @@ impl Sampler {
             tree: recent(&mut self.tree, stats.table_bytes),
             large: recent(&mut self.large, load.large.max(stats.blob_live_bytes)),
             live: recent(&mut self.live, load.live),
+            written: since(
+                &mut self.written,
+                stats.bytes_flushed + stats.bytes_compacted,
+            ),
+            stored: since(&mut self.stored, stats.bytes_stored + stats.bytes_collected),
+            pinned: internals::pinned_bytes(db),
+            lists: internals::list_overhead(db),
             stats,
             wal,
             sst,
@@ -138,6 +154,18 @@ impl Sampler {
     }
 }
 
+/// Adds a count; how far it has risen in the last samples.
+fn since(counts: &mut Vec<u64>, count: u64) -> u64 {
+    counts.push(count);
+    if counts.len() > WRITTEN {
+        counts.remove(0);
+    }
+    count.saturating_sub(match counts.len() {
+        WRITTEN => counts[0],
+        _ => 0,
+    })
+}
+
 /// Adds `value`; the most of the last samples.
 fn recent(values: &mut Vec<u64>, value: u64) -> u64 {
     values.push(value);
@@ -147,8 +175,10 @@ fn recent(values: &mut Vec<u64>, value: u64) -> u64 {
     values.iter().copied().max().unwrap_or(0)
 }
 
-/// What the process uses now: anonymous memory, descriptors, maps, threads.
+/// What the process uses now: anonymous memory, descriptors, maps, threads. What the allocator keeps
+/// of memory that was given back is not the databases', so it is returned first.
 pub(crate) fn process() -> [u64; 4] {
+    crate::sys::return_free_memory();
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let field = |name: &str| {
         let mut lines = status.lines();
@@ -169,12 +199,16 @@ pub(crate) fn process() -> [u64; 4] {
 /// A sample of the process beside `own`, what it would use without any database.
 pub(crate) fn process_with(own: [u64; 4]) -> Process {
     let [anonymous, descriptors, maps, threads] = process();
+    let most_maps = std::fs::read_to_string("/proc/sys/vm/max_map_count");
+    let most_maps = most_maps.ok().and_then(|text| text.trim().parse().ok());
     Process {
         anonymous,
         descriptors,
         maps,
         threads,
         own,
+        most_files: getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX),
+        most_maps: most_maps.unwrap_or(65_530),
     }
 }
 
@@ -189,7 +223,7 @@ mod tests {
         let sizes = Sizes {
             memory: 4 * MIB,
             table: MIB,
-            blob: MIB,
+            write: MIB,
         };
         let mut sampler = Sampler::new(Path::new("/nonexistent"), sizes);
         let names = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect();

@@ -12,6 +12,11 @@ use super::worker::{LARGE, Step, Worker, value, wrong};
 /// How long a key that expires lives.
 const LIFE: Duration = Duration::from_millis(300);
 
+/// How often ten bytes are appended in one batch, and how long a list becomes before it begins anew.
+pub(crate) const APPENDS: usize = 200;
+/// A list is short: each append of a batch is a put of the whole of it.
+pub(crate) const LONGEST_LIST: usize = 1000;
+
 /// The merge operator that every database is opened with.
 pub(crate) const SUM: &str = "sum";
 
@@ -133,11 +138,11 @@ impl Worker {
         let name = format!("list/{}", self.id);
         let old = self.side.appended.take();
         let mut len = old.unwrap_or(0);
-        if old.is_none() || len > 20_000 {
+        if old.is_none() || len > LONGEST_LIST {
             self.keys("delete", |db| db.delete(&name))?;
             len = 0;
         }
-        let times = if self.r.one_in(10) { 200 } else { 1 };
+        let times = if self.r.one_in(10) { APPENDS } else { 1 };
         let mut batch = self.batch();
         for _ in 0..times {
             batch.append(&name, [1; 10]);

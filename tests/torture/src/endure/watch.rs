@@ -28,7 +28,7 @@ pub(crate) enum Reach {
 }
 
 impl Reach {
-    fn bound(self) -> Duration {
+    pub(crate) fn bound(self) -> Duration {
         match self {
             Reach::Keys => SHORT,
             Reach::Database => WHOLE,
@@ -52,8 +52,8 @@ struct Current {
 pub(crate) struct Slot {
     who: String,
     current: Mutex<Option<Current>>,
-    /// The longest call so far, in microseconds, by name.
-    slowest: Mutex<Vec<(&'static str, u64)>>,
+    /// The longest call so far, in microseconds less what the disk added, by name.
+    slowest: Mutex<Vec<(&'static str, Reach, u64)>>,
 }
 
 /// The calls of all threads.
@@ -100,12 +100,10 @@ impl Watch {
         let started = Instant::now();
         let result = call();
         let took = started.elapsed().as_micros() as u64;
+        let added = self.disk.load(Ordering::Relaxed) - disk;
+        let took = took.saturating_sub(added);
         *locked(&slot.current) = None;
-        let mut slowest = locked(&slot.slowest);
-        match slowest.iter_mut().find(|(other, _)| *other == name) {
-            Some((_, most)) => *most = took.max(*most),
-            None => slowest.push((name, took)),
-        }
+        note(&mut locked(&slot.slowest), (name, reach, took));
         result
     }
 
@@ -126,17 +124,14 @@ impl Watch {
     }
 
     /// The longest time that a call of each name took, in microseconds.
-    pub(crate) fn slowest(&self) -> Vec<(&'static str, u64)> {
-        let mut all: Vec<(&'static str, u64)> = Vec::new();
+    pub(crate) fn slowest(&self) -> Vec<(&'static str, Reach, u64)> {
+        let mut all = Vec::new();
         for slot in locked(&self.slots).iter() {
-            for &(name, took) in locked(&slot.slowest).iter() {
-                match all.iter_mut().find(|(other, _)| *other == name) {
-                    Some((_, most)) => *most = took.max(*most),
-                    None => all.push((name, took)),
-                }
+            for &call in locked(&slot.slowest).iter() {
+                note(&mut all, call);
             }
         }
-        all.sort_by_key(|(_, took)| std::cmp::Reverse(*took));
+        all.sort_by_key(|(_, _, took)| std::cmp::Reverse(*took));
         all
     }
 
@@ -190,6 +185,14 @@ impl Watch {
             out += &format!("  {}: {line}\n", slot.who);
         }
         out
+    }
+}
+
+/// Notes a call if it is the longest of its name.
+fn note(calls: &mut Vec<(&'static str, Reach, u64)>, call: (&'static str, Reach, u64)) {
+    match calls.iter_mut().find(|(name, ..)| *name == call.0) {
+        Some((_, _, most)) => *most = call.2.max(*most),
+        None => calls.push(call),
     }
 }
 

@@ -116,10 +116,7 @@ pub(crate) struct Worker {
 impl Worker {
     pub(crate) fn new(id: usize, shared: &Arc<Shared>, focus: Focus, seed: u64) -> Worker {
         let site = id % shared.sites.len();
-        let keys = match focus {
-            Focus::Fill | Focus::Compact => 400_000 / shared.scenario.threads.max(4),
-            _ => 2000,
-        };
+        let keys = keys_of(&shared.scenario);
         let db = shared.sites[site].db.read();
         let db = db.unwrap_or_else(PoisonError::into_inner).clone();
         Worker {
@@ -329,6 +326,14 @@ impl Worker {
             }
         }
         Ok(())
+    }
+}
+
+/// How many keys a thread owns.
+pub(crate) fn keys_of(scenario: &Scenario) -> usize {
+    match scenario.focus {
+        Focus::Fill | Focus::Compact => 400_000 / scenario.threads.max(4),
+        _ => 2000,
     }
 }
 

@@ -1,0 +1,56 @@
+//! Memory: what is written, and what jobs hold, keep to their shares of `Options::memory`
+
+use terrace::{Batch, Db, Durability, Options};
+
+/// The least that a database can have: 1 MiB for writes, half as much for jobs.
+fn least() -> Options {
+    Options::new()
+        .memory(4 << 20)
+        .durability(Durability::Buffered)
+        .tune(|tuning| tuning.manual = true)
+}
+
+fn open(options: &Options) -> Db {
+    options.open_in_memory().unwrap()
+}
+
+/// A list took 2 MiB before it was sealed, twice what there is for all that is not flushed.
+#[test]
+fn a_list_takes_a_small_part_of_the_write_budget() {
+    let db = open(&least());
+    for n in 0..600_u32 {
+        db.put(n.to_be_bytes(), [1; 1000]).unwrap();
+    }
+    let stats = db.stats();
+    assert!(
+        stats.memtable_pieces >= 3,
+        "{} pieces",
+        stats.memtable_pieces
+    );
+    let active = 600 * 1100 - stats.memtable_bytes;
+    assert!(active <= 256 << 10, "{active} bytes of the active list");
+    assert_eq!(db.iter().count(), 600);
+}
+
+/// A table of 32 MiB had an index of several MiB in memory until it was finished, whatever there was for jobs.
+#[test]
+fn a_table_ends_where_its_index_would_take_more_than_a_job_has() {
+    let db = open(&least());
+    let key = |n: u32| n.to_be_bytes();
+    db.ingest((0..50_000).map(|n| (key(n), "x"))).unwrap();
+    let tables = |db: &Db| db.stats().levels.iter().map(|l| l.tables).sum::<usize>();
+    assert!(tables(&db) >= 6, "{} tables", tables(&db));
+    // Merges keep to it too.
+    let mut batch = Batch::new();
+    for n in (0..50_000).step_by(50) {
+        batch.put(key(n), "y");
+    }
+    db.write(batch).unwrap();
+    db.compact_all().unwrap();
+    assert!(tables(&db) >= 6, "{} tables", tables(&db));
+    assert_eq!(db.iter().count(), 50_000);
+    // With more memory it is one table.
+    let db = open(&least().memory(1 << 30));
+    db.ingest((0..50_000).map(|n| (key(n), "x"))).unwrap();
+    assert_eq!(tables(&db), 1);
+}
