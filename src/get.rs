@@ -16,7 +16,7 @@ use bytes::Bytes;
 use terrace_base::hash::key_hash;
 use terrace_base::key::{EXPIRY_LEN, split_expiry};
 use terrace_base::{Error, Result, SeqNo, UserKey, ValueKind};
-use terrace_compaction::{TableFile, TableRef};
+use terrace_compaction::TableRef;
 use terrace_sstable::{Found, Table, Value};
 
 use crate::blob::Want;
@@ -265,9 +265,19 @@ impl View {
         hash: u64,
         at: SeqNo,
     ) -> Result<Option<Found<'_>>> {
+        let runs = self.version.runs();
+        if let [run] = runs {
+            let Some(file) = run.find(*key) else {
+                return Ok(None);
+            };
+            return match file.kept() {
+                Some(table) => self.found_in(table, key, hash, at),
+                None => self.newest_in_closed(key, hash, at),
+            };
+        }
         let mut round: [Option<&Table>; ROUND] = [None; ROUND];
         let mut count = 0;
-        for run in self.version.runs() {
+        for run in runs {
             let Some(candidate) = run.find(*key) else {
                 continue;
             };
@@ -278,12 +288,7 @@ impl View {
                 }
             }
             let Some(table) = candidate.kept() else {
-                let before = round.get(..count).unwrap_or(&[]);
-                match self.found_in_closed(before, candidate, key, hash, at) {
-                    Ok(None) => count = 0,
-                    found => return found,
-                }
-                continue;
+                return self.newest_in_closed(key, hash, at);
             };
             if let Some(slot) = round.get_mut(count) {
                 *slot = Some(table);
@@ -293,29 +298,29 @@ impl View {
         self.first_found(round.get(..count).unwrap_or(&[]), key, hash, at)
     }
 
-    /// What the first of `before`, or else the table `file`, says of `key`. That table is not open yet,
-    /// or only lent, and then it may be closed on return.
+    /// The same where tables are not open yet, or lent: those may be closed on return.
     #[cold]
-    fn found_in_closed<'v>(
-        &'v self,
-        before: &[Option<&'v Table>],
-        file: &'v TableFile,
+    fn newest_in_closed(
+        &self,
         key: &UserKey<'_>,
         hash: u64,
         at: SeqNo,
-    ) -> Result<Option<Found<'v>>> {
-        match self.first_found(before, key, hash, at) {
-            Ok(None) => {}
-            found => return found,
-        }
-        let table = file.table();
-        match table.inspect_err(|e| self.version.note_damage(e))? {
-            TableRef::Kept(table) => self.first_found(&[Some(table)], key, hash, at),
-            TableRef::Lent(table) => {
-                let found = self.first_found(&[Some(&table)], key, hash, at)?;
-                Ok(found.map(Found::into_owned))
+    ) -> Result<Option<Found<'_>>> {
+        for run in self.version.runs() {
+            let Some(file) = run.find(*key) else { continue };
+            let table = file.table();
+            let found = match table.inspect_err(|e| self.version.note_damage(e))? {
+                TableRef::Kept(table) => self.first_found(&[Some(table)], key, hash, at)?,
+                TableRef::Lent(table) => {
+                    let found = self.first_found(&[Some(&table)], key, hash, at)?;
+                    found.map(Found::into_owned)
+                }
+            };
+            if found.is_some() {
+                return Ok(found);
             }
         }
+        Ok(None)
     }
 
     /// What the first of `tables` that has `key` says of it. It is handed on whole: an answer of ten words that is
@@ -333,16 +338,28 @@ impl View {
             all.for_each(|table| table.prefetch(hash));
         }
         for table in tables.iter().flatten() {
-            match table.get(key, hash, at) {
+            match self.found_in(table, key, hash, at) {
                 Ok(None) => {}
-                Err(error) => {
-                    self.version.note_damage(&error);
-                    return Err(error);
-                }
                 found => return found,
             }
         }
         Ok(None)
+    }
+
+    /// What one table says of `key`.
+    #[inline]
+    fn found_in<'v>(
+        &self,
+        table: &'v Table,
+        key: &UserKey<'_>,
+        hash: u64,
+        at: SeqNo,
+    ) -> Result<Option<Found<'v>>> {
+        let found = table.get(key, hash, at);
+        if let Err(error) = &found {
+            self.version.note_damage(error);
+        }
+        found
     }
 }
 
