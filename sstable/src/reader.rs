@@ -247,7 +247,9 @@ impl Table {
         scratch: &mut Vec<u8>,
     ) -> Result<bool> {
         let stored = self.stored(self.block_range(block)?)?;
-        let raw = self.raw_form(block, stored, false, scratch)?;
+        let trusted = self.memory.is_some() && self.is_verified(block);
+        let raw = self.raw_form(block, stored, trusted, scratch)?;
+        self.set_verified(block);
         let record = Record::at(&raw, pos);
         Ok(record.is_some_and(|record| record.key == key.bytes) && self.is_in(block, key))
     }

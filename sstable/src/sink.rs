@@ -28,7 +28,7 @@ const BUFFER_LEN: usize = 4 << 20;
 /// Pieces smaller than this cost more in system calls than the memory is worth.
 const SMALLEST_BUFFER: usize = 64 << 10;
 /// What a buffer begins with: most tables of an ingest are no larger.
-const FIRST_BUFFER: usize = 16 << 10;
+const FIRST_BUFFER: usize = 64 << 10;
 
 /// Writes a file from its start, in pieces of up to 4 MiB. Syncs nothing: that is the owner's to do.
 #[derive(Debug)]
@@ -62,13 +62,12 @@ impl FileSink {
         &self.file
     }
 
-    /// Makes room for `more` bytes, which fit. The buffer grows with what is written.
+    /// Makes room for `more` bytes, which fit: as much as a small table needs, or all.
     #[inline]
     fn reserve(&mut self, more: usize) {
         let needed = self.buffer.len() + more;
         if needed > self.buffer.capacity() {
-            let doubled = (2 * self.buffer.capacity()).max(FIRST_BUFFER);
-            let capacity = doubled.max(needed).min(self.most);
+            let capacity = if needed > FIRST_BUFFER { self.most } else { FIRST_BUFFER };
             self.buffer.reserve_exact(capacity - self.buffer.len());
         }
     }
@@ -112,8 +111,8 @@ mod tests {
 
     use super::*;
 
-    /// The buffer grows with what is written, and never beyond what it may hold; the file gets
-    /// every byte in its place.
+    /// The buffer is small for a small table, and never larger than it may be; the file gets every
+    /// byte in its place.
     #[test]
     fn a_buffer_is_no_larger_than_it_may_be() {
         let fs = Fs::new(MemVfs::new(1));
