@@ -72,7 +72,11 @@ fn first_reaching(heads: &[u128], head: u128, is_below: impl Fn(usize) -> bool) 
 #[inline(never)]
 fn first_of_ties(heads: &[u128], i: usize, is_below: impl Fn(usize) -> bool) -> usize {
     let head = heads.get(i);
-    let ties = heads.iter().skip(i).take_while(|&h| Some(h) == head).count();
+    let ties = heads
+        .iter()
+        .skip(i)
+        .take_while(|&h| Some(h) == head)
+        .count();
     let (mut from, mut to) = (i, i + ties);
     while from < to {
         let middle = from.midpoint(to);

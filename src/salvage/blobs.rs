@@ -30,7 +30,8 @@ pub(super) fn is_there(blobs: &BlobFiles, key: KeyRef<'_>, stored: &[u8]) -> Res
 impl Survey<'_> {
     /// Takes the blob files that the manifest lists for those that there are.
     pub(super) fn note_blobs(&mut self, listed: &BlobFiles) -> Result<()> {
-        for file in listed.values() {
+        self.blobs = listed.clone();
+        for (number, file) in listed.iter() {
             match self.opening.files.check_blob(file) {
                 Ok(()) => {}
                 Err(error) if is_damage(error.kind()) => {
@@ -41,13 +42,14 @@ impl Survey<'_> {
                             size: 0,
                             ..*file.meta()
                         });
+                    } else {
+                        self.blobs.remove(number); // A reference to it is as one to no file.
                     }
                     self.report.damaged.push(self.path(name));
                 }
                 Err(error) => return Err(error),
             }
         }
-        self.blobs = listed.clone();
         Ok(())
     }
 

@@ -67,7 +67,11 @@ impl FileSink {
     fn reserve(&mut self, more: usize) {
         let needed = self.buffer.len() + more;
         if needed > self.buffer.capacity() {
-            let capacity = if needed > FIRST_BUFFER { self.most } else { FIRST_BUFFER };
+            let capacity = if needed > FIRST_BUFFER {
+                self.most
+            } else {
+                FIRST_BUFFER
+            };
             self.buffer.reserve_exact(capacity - self.buffer.len());
         }
     }

@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex};
 
 use terrace::vfs::{Call, CrashPolicy, Fault, FaultVfs, ImageKind, MemVfs, Op, Vfs};
 use terrace::{
-    Compression, Db, ErrorKind, IoMode, KeyspaceOptions, LossKind, Options, Salvage, SeqNo,
+    Compression, Db, Durability, ErrorKind, IoMode, KeyspaceOptions, LossKind, Options, Salvage,
+    SeqNo,
 };
 use terrace_kit::{APPEND, registered};
 
@@ -478,6 +479,34 @@ fn a_large_value_that_only_the_log_refers_to_is_lost_aloud() {
     let (db, report) = salvaged(&vfs);
     assert_eq!(db.get("large").unwrap(), None);
     assert_eq!(report.losses.len(), 1, "{report}");
+}
+
+/// It failed: that the file is gone was taken for a disk that cannot be read.
+#[test]
+fn a_missing_blob_file_that_an_unsynced_log_refers_to_is_a_loss() {
+    let vfs = MemVfs::crashable(1);
+    let db = registered(options(vfs.clone()))
+        .durability(Durability::Buffered)
+        .open(DIR)
+        .unwrap();
+    db.set_options(separating()).unwrap();
+    db.put("small", "kept").unwrap();
+    db.put("large", [7; 200]).unwrap();
+    let killed = MemVfs::crashable(2);
+    for dir in ["/data", DIR] {
+        killed.create_dir(Path::new(dir)).unwrap();
+    }
+    for (path, bytes) in files_of(&vfs, "") {
+        if path.extension().is_none_or(|ending| ending != "blob") {
+            killed.write_file(&path, &bytes);
+        }
+    }
+    db.close().unwrap();
+    let (db, report) = salvaged(&killed);
+    assert_eq!(db.get("large").unwrap(), None);
+    assert_eq!(db.get("small").unwrap().unwrap(), "kept");
+    assert_eq!(report.damaged.len(), 1, "{report}");
+    assert!(!report.losses.is_empty(), "{report}");
 }
 
 /// Where the manifest could not be believed, only what keyspaces were created with was kept.
