@@ -185,7 +185,9 @@ pub(super) fn put_record(out: &mut Vec<u8>, trailer: u64, start: &[u8], rest: &[
     const ZEROES: [u8; 8] = [0; 8];
     let key_len = start.len() + rest.len();
     let len = record_len(key_len, value.len());
-    out.reserve(len + ZEROES.len());
+    let padding = align8(len as u64) as usize - len;
+    // No byte more: a block that is unpacked has exactly the room that it needs, and would double it.
+    out.reserve(len + padding);
     let mut head = [0; RECORD_HEAD_LEN];
     if let Some((first, more)) = head.split_first_chunk_mut::<8>()
         && let Some((second, third)) = more.split_first_chunk_mut::<4>()
@@ -198,7 +200,6 @@ pub(super) fn put_record(out: &mut Vec<u8>, trailer: u64, start: &[u8], rest: &[
     out.extend_from_slice(start);
     out.extend_from_slice(rest);
     out.extend_from_slice(value);
-    let padding = align8(len as u64) as usize - len;
     out.extend_from_slice(ZEROES.get(..padding).unwrap_or_default());
 }
 
