@@ -149,8 +149,11 @@ impl NewBlobs {
                 let path = FileKind::Blob(number).path(&engine.files.dir);
                 let file = engine.fs().open(&path, OpenMode::CreateNew)?;
                 self.numbers.push(number);
+                let id = engine.fs().random();
+                // Half of what the job has is for the table.
+                let bytes = usize::try_from(engine.options.job_memory() / 2).unwrap_or(usize::MAX);
                 self.open
-                    .insert(BlobWriter::new(file, number, engine.fs().random()))
+                    .insert(BlobWriter::with_buffer(file, number, id, bytes))
             }
         };
         writer.add(user, value)

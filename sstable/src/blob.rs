@@ -162,17 +162,25 @@ pub struct BlobWriter {
     /// Where the buffer goes.
     written: u64,
     buffer: Vec<u8>,
+    /// It is written once it would have more bytes.
+    most: usize,
 }
 
 impl BlobWriter {
     /// Begins the empty `file`.
     pub fn new(file: File, number: FileNumber, id: u64) -> BlobWriter {
+        BlobWriter::with_buffer(file, number, id, STRIDE as usize)
+    }
+
+    /// The same, with a buffer of about `bytes` at most.
+    pub fn with_buffer(file: File, number: FileNumber, id: u64, bytes: usize) -> BlobWriter {
         BlobWriter {
             file,
             number,
             id,
             written: 0,
             buffer: blob_header(id),
+            most: bytes.clamp(2 * CHUNK as usize, STRIDE as usize),
         }
     }
 
@@ -180,17 +188,28 @@ impl BlobWriter {
     pub fn add(&mut self, user: UserKey<'_>, value: &[u8]) -> Result<BlobRef> {
         let head = BlobHead::new(user, value);
         let reference = head.at(self.number, self.id, self.size());
+        self.reserve(head.bytes.len());
         self.buffer.extend_from_slice(&head.bytes);
-        if self.buffer.len() + value.len() > STRIDE as usize {
+        if self.buffer.len() + value.len() > self.most {
             self.flush()?;
         }
-        if value.len() > STRIDE as usize {
+        if value.len() > self.most {
             self.file.write_all_at(value, self.written)?;
             self.written += value.len() as u64;
         } else {
+            self.reserve(value.len());
             self.buffer.extend_from_slice(value);
         }
         Ok(reference)
+    }
+
+    /// Makes room for `more` bytes, which fit or are a head: the buffer doubles, but not beyond what it may have.
+    fn reserve(&mut self, more: usize) {
+        let (len, capacity) = (self.buffer.len(), self.buffer.capacity());
+        if len + more > capacity {
+            let capacity = (2 * capacity).min(self.most).max(len + more);
+            self.buffer.reserve_exact(capacity - len);
+        }
     }
 
     /// Bytes of the file so far.

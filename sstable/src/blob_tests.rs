@@ -39,6 +39,33 @@ fn value(len: usize) -> Vec<u8> {
     (0..len).map(|n| (n * 7 + n / 251) as u8).collect()
 }
 
+/// A job with 128 KiB had a buffer of 1 MiB for large values.
+#[test]
+fn the_buffer_of_a_writer_keeps_to_what_it_is_given() {
+    for most in [64 << 10, 200_000, STRIDE as usize] {
+        let fs = Fs::new(MemVfs::new(1));
+        let path = Path::new("/000007.blob");
+        let file = fs.open(path, OpenMode::CreateNew).unwrap();
+        let mut writer = BlobWriter::with_buffer(file, NUMBER, ID, most);
+        let lens = [40_000, 30_000, 70_000, 10, 190_000, 500, 65_536, 300_000];
+        let values: Vec<_> = lens.iter().cycle().take(100).map(|n| value(*n)).collect();
+        let places: Vec<_> = values
+            .iter()
+            .map(|value| {
+                let place = writer.add(user(b"k"), value).unwrap();
+                let room = writer.buffer.capacity();
+                assert!(room <= most + 100, "{room} of {most} bytes");
+                place
+            })
+            .collect();
+        writer.finish().unwrap();
+        let reader = reader(&fs).unwrap();
+        for (place, value) in places.iter().zip(&values) {
+            assert_eq!(reader.read(user(b"k"), place).unwrap(), value[..]);
+        }
+    }
+}
+
 #[test]
 fn the_worked_example_is_what_is_written() {
     let head = BlobHead::new(user(b"k"), b"xy");
