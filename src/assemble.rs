@@ -72,7 +72,7 @@ pub(crate) fn assemble(
         }
     }
     catalogue.note_tables(state.version.tables().map(|(_, _, table)| table.info()));
-    let list = ListWriter::new();
+    let list = ListWriter::new(options.list_bytes());
     let view = View {
         active: list.list().clone(),
         sealed: image.map(Arc::new).into_iter().collect(),

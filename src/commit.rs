@@ -361,7 +361,7 @@ impl Committer {
             }
             Durability::Buffered => {}
         }
-        if state.list.bytes() >= self.list_bytes || state.list.is_full(self.list_entries) {
+        if state.list.is_full(self.list_entries) {
             self.seal_locked(&mut state);
         }
         self.publish(&mut state);
@@ -531,7 +531,7 @@ impl Committer {
     }
 
     fn seal_locked(&self, state: &mut State) {
-        let sealed = std::mem::replace(&mut state.list, ListWriter::new());
+        let sealed = std::mem::replace(&mut state.list, ListWriter::new(self.list_bytes));
         let run = MemRun {
             id: state.next_run,
             entries: sealed.list().len() as u64,
@@ -567,7 +567,7 @@ impl Committer {
         if !state.list.list().is_empty() {
             return self.seal_locked(&mut state);
         }
-        state.list = ListWriter::new();
+        state.list = ListWriter::new(self.list_bytes);
         let active = state.list.list().clone();
         self.views.install(|view| view.active = active);
     }

@@ -233,8 +233,8 @@ impl Engine {
         let ranges = RangeSet::union(runs.iter().map(|run| &*run.ranges));
         let size = runs.iter().map(|run| run.bytes).sum();
         let (form, bytes, entries) = if runs.iter().all(|run| run.entries == 0) {
-            let none = ListWriter::new(); // A table has an entry at least.
-            (Form::List(none.list().clone()), 0, 0)
+            let none = ListWriter::new(0); // A table has an entry at least.
+            (Form::List(none.list().clone()), none.bytes() as u64, 0)
         } else {
             let table = self.write_image(input, &stripes, &ranges, size)?;
             let (bytes, entries) = (table.info().size, table.info().entries);

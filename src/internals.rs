@@ -4,7 +4,7 @@ use terrace_base::hash::key_hash;
 use terrace_base::{Error, FileKind, KeyRef, KeyspaceId, Result, SeqNo, UserKey, ValueKind};
 
 use crate::db::Db;
-use crate::memtable::{ListWriter, pin};
+use crate::memtable::{LIST_BYTES, ListWriter, pin};
 use crate::operations::{
     Framing, Operation, Operations, encode_clock, encode_create, encode_delete_range, encode_drop,
     encode_rename, encode_set_options,
@@ -16,7 +16,7 @@ pub struct MemList(ListWriter);
 
 impl Default for MemList {
     fn default() -> MemList {
-        MemList(ListWriter::new())
+        MemList(ListWriter::new(LIST_BYTES))
     }
 }
 
@@ -54,11 +54,6 @@ pub fn listed_files(db: &Db) -> Vec<String> {
 /// still read.
 pub fn pinned_bytes(db: &Db) -> u64 {
     db.shared().views.pinned_bytes()
-}
-
-/// Bytes that lists of the memtable hold beside their entries: a filter, and the rest of a chunk.
-pub fn list_overhead(db: &Db) -> u64 {
-    db.shared().views.list_overhead()
 }
 
 /// The operations of a log frame's payload, decoded and encoded again, and how many they were.

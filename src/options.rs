@@ -121,7 +121,7 @@ const DEFAULT_THRESHOLD: usize = 4096;
 /// Least memory that a database can be given.
 const MIN_MEMORY: u64 = 4 << 20;
 const MAX_DEFAULT_MEMORY: u64 = 1 << 30;
-/// A smaller list would hold less than its filter and the chunks of its arena take.
+/// A smaller list would be sealed after a few hundred entries, and then rewritten as an image.
 const SMALLEST_LIST: u64 = 256 << 10;
 /// With less for a job, tables would hold a few thousand keys, and be written in small pieces.
 const SMALLEST_JOB: u64 = 128 << 10;

@@ -528,13 +528,13 @@ impl<'a> Opening<'a> {
         let ranges = replay.ranges.iter().cloned().map(Arc::new);
         let ranges = Arc::new(RangeSet::new(ranges.collect()));
         if replay.is_empty() {
-            let list = ListWriter::new(); // Without entries, as a list of range deletes alone is.
+            let list = ListWriter::new(0); // Without entries, as a list of range deletes alone is.
             return Ok((!ranges.is_empty()).then(|| MemRun {
                 id: 0,
                 form: Form::List(list.list().clone()),
                 last_seq,
                 end_lsn,
-                bytes: ranges.memory(),
+                bytes: list.bytes() as u64 + ranges.memory(),
                 ranges,
                 entries: 0,
             }));

@@ -18,11 +18,6 @@ use crate::memtable::{Form, List, MemRun};
 use crate::pacer::Pacer;
 use crate::sync::{ArcCell, AtomicU64, Mutex, Ordering, Rank, lock};
 
-/// What a list holds beside its entries: up to a chunk of its arena, and its filter.
-const LIST_OVERHEAD: u64 = 320 << 10;
-/// What an entry takes at least, where only their number is known.
-const SMALL_ENTRY: u64 = 128;
-
 /// The memtable's pieces and the tables, at one moment.
 #[derive(Clone, Debug)]
 pub(crate) struct View {
@@ -97,16 +92,8 @@ impl Views {
         replaced.iter().any(|view| view.strong_count() > 0)
     }
 
-    /// What the lists of the present view hold beside their entries.
-    pub(crate) fn list_overhead(&self) -> u64 {
-        let now = self.cell.load();
-        let sealed = now.sealed.iter();
-        let lists = sealed.filter(|run| matches!(run.form, Form::List(_)));
-        (1 + lists.count() as u64) * LIST_OVERHEAD
-    }
-
     /// Bytes of the memtable's pieces that only views that were replaced still hold: what readers
-    /// pin. A list has the rest of a chunk of its arena and its filter beside its entries.
+    /// pin.
     pub(crate) fn pinned_bytes(&self) -> u64 {
         let pinned: Vec<Arc<View>> = lock(&self.replaced)
             .iter()
@@ -125,7 +112,6 @@ impl Views {
             for run in view.sealed.iter().filter(|run| counted.insert(run.id)) {
                 bytes += run.bytes;
                 if let Form::List(list) = &run.form {
-                    bytes += LIST_OVERHEAD;
                     lists.push(Arc::as_ptr(list));
                 }
             }
@@ -133,8 +119,8 @@ impl Views {
         for view in &pinned {
             // One that was sealed meanwhile, in a view that nobody pins.
             let list = Arc::as_ptr(&view.active);
-            if !view.active.is_empty() && !lists.contains(&list) {
-                bytes += view.active.len() as u64 * SMALL_ENTRY + LIST_OVERHEAD;
+            if !lists.contains(&list) {
+                bytes += view.active.bytes() as u64;
                 lists.push(list);
             }
         }

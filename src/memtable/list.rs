@@ -19,7 +19,7 @@
 use std::cmp::Ordering;
 use std::fmt;
 use std::mem::MaybeUninit;
-use std::ops::Bound;
+use std::ops::{Bound, Range};
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex};
 
@@ -30,14 +30,13 @@ use terrace_base::{
     DeletedRange, InternalIterator, KeyRef, KeyspaceId, RangeSet, Result, SeqNo, UserKey, ValueKind,
 };
 
-use super::LIST_BYTES;
 use super::filter::Filter;
 use crate::sync::ArcCell;
 use crate::sync::AtomicU64;
 use crate::sync::Ordering::{Acquire, Relaxed, Release};
 
-/// Bytes of an arena chunk; larger entries get a chunk of their own.
-const CHUNK: usize = 256 << 10;
+/// Bytes of an arena chunk: an eighth of the list, so that the chunk that is begun last is a small part of it.
+const CHUNK: Range<usize> = 4 << 10..256 << 10;
 /// What a skiplist node costs beside its entry's bytes: the node, its tower of on average two pointers,
 /// its reference count, and the allocator's rounding.
 const NODE_OVERHEAD: usize = size_of::<Node>() + 48;
@@ -190,7 +189,7 @@ impl Drop for Chunk {
 pub(crate) struct List {
     nodes: SkipList<Node, ()>,
     filter: Filter,
-    /// Read only to free them; pushed to once per 256 KiB.
+    /// Read only to free them; pushed to once per chunk.
     chunks: Mutex<Vec<Chunk>>,
     entries: AtomicU64,
     /// The range deletes, and how many, so that a get need not look at them where there are none.
@@ -255,6 +254,17 @@ impl List {
         Ok(Some((seq, kind, unsafe { node.value() })))
     }
 
+    /// Memory that it holds, as its writer counts it.
+    pub(crate) fn bytes(&self) -> usize {
+        let chunks = self
+            .chunks
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let chunks: usize = chunks.iter().map(|chunk| chunk.0.len()).sum();
+        let ranges = self.ranges().memory() as usize;
+        self.filter.bytes() + chunks + ranges + self.len() * NODE_OVERHEAD
+    }
+
     pub(crate) fn cursor(self: &Arc<List>) -> ListCursor {
         ListCursor {
             list: self.clone(),
@@ -270,7 +280,11 @@ pub(crate) struct ListWriter {
     /// Where the next entry goes, and the end of that chunk.
     next: *mut u8,
     left: usize,
+    /// Chunks as allocated, however much of them is in use, nodes, range deletes and the filter.
     bytes: usize,
+    /// At how many it is to be sealed.
+    most: usize,
+    chunk: usize,
 }
 
 // SAFETY: `next` points into a chunk owned by `list`, which moves along; nobody else writes there.
@@ -283,11 +297,13 @@ impl fmt::Debug for ListWriter {
 }
 
 impl ListWriter {
-    /// A new, empty list and its inserter.
-    pub(crate) fn new() -> ListWriter {
+    /// A new, empty list and its inserter. It is to be sealed once it holds `most` bytes.
+    pub(crate) fn new(most: usize) -> ListWriter {
+        let filter = Filter::new(most);
+        let bytes = filter.bytes();
         let list = List {
             nodes: SkipList::new(epoch::default_collector().clone()),
-            filter: Filter::new(),
+            filter,
             chunks: Mutex::new(Vec::new()),
             entries: AtomicU64::new(0),
             ranges: ArcCell::new(Arc::default()),
@@ -297,7 +313,9 @@ impl ListWriter {
             list: Arc::new(list),
             next: NonNull::dangling().as_ptr(), // An empty entry takes no bytes of any chunk.
             left: 0,
-            bytes: 0,
+            bytes,
+            most,
+            chunk: (most / 8).clamp(CHUNK.start, CHUNK.end),
         }
     }
 
@@ -305,7 +323,7 @@ impl ListWriter {
         &self.list
     }
 
-    /// Memory in use.
+    /// Memory that the list holds.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -321,7 +339,7 @@ impl ListWriter {
             .release(&guard.0);
         let entries = self.list.entries.load(Relaxed) + 1;
         self.list.entries.store(entries, Release);
-        self.bytes += key.user.bytes.len() + value.len() + NODE_OVERHEAD;
+        self.bytes += NODE_OVERHEAD;
     }
 
     /// Deletes a range of keys. The sequence number is new to the list.
@@ -334,32 +352,39 @@ impl ListWriter {
         self.list.range_count.store(count, Release);
     }
 
-    /// True once it is to be sealed: it has so many entries, or as much as fits the processor's cache.
+    /// True once it is to be sealed: it has so many entries, or holds as much as it may.
     #[inline]
     pub(crate) fn is_full(&self, entries: usize) -> bool {
-        self.list.len() >= entries || self.bytes >= LIST_BYTES
+        self.bytes >= self.most || self.list.len() >= entries
     }
 
     fn copy_in(&mut self, key: &[u8], value: &[u8]) -> *const u8 {
         let needed = key.len() + value.len();
         if needed > self.left {
-            self.grow(needed);
+            // One that is large does not end the chunk that others fill.
+            if needed > self.chunk / 4 {
+                let start = self.allocate(needed);
+                // SAFETY: `start` is followed by `needed` bytes of a new chunk, which nothing points to yet.
+                unsafe { put(start, key, value) };
+                return start;
+            }
+            (self.next, self.left) = (self.allocate(self.chunk), self.chunk);
         }
         let start = self.next;
         // SAFETY: `next` is followed by `left >= needed` bytes of a chunk that only this writer writes to,
         // and that no node points to yet; before the first chunk both are 0, and `next` is dangling, not null.
         unsafe {
-            std::ptr::copy_nonoverlapping(key.as_ptr(), start, key.len());
-            std::ptr::copy_nonoverlapping(value.as_ptr(), start.add(key.len()), value.len());
+            put(start, key, value);
             self.next = start.add(needed);
         }
         self.left -= needed;
         start
     }
 
+    /// Where a new chunk begins.
     #[cold]
-    fn grow(&mut self, needed: usize) {
-        let size = if needed > CHUNK / 4 { needed } else { CHUNK };
+    fn allocate(&mut self, size: usize) -> *mut u8 {
+        self.bytes += size;
         let chunk = Chunk::new(size);
         let start = chunk.start();
         let mut chunks = self
@@ -368,8 +393,19 @@ impl ListWriter {
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner());
         chunks.push(chunk);
-        drop(chunks);
-        (self.next, self.left) = (start, size);
+        start
+    }
+}
+
+/// Writes key and value to `start`.
+///
+/// SAFETY: `start` is followed by as many bytes, which nothing else reads or writes.
+#[inline]
+unsafe fn put(start: *mut u8, key: &[u8], value: &[u8]) {
+    // SAFETY: as the caller vouches; what is borrowed does not overlap with what is new.
+    unsafe {
+        std::ptr::copy_nonoverlapping(key.as_ptr(), start, key.len());
+        std::ptr::copy_nonoverlapping(value.as_ptr(), start.add(key.len()), value.len());
     }
 }
 

@@ -10,7 +10,7 @@ fn user(id: u32, bytes: &[u8]) -> UserKey<'_> {
 }
 
 fn fill(entries: &[(u32, Vec<u8>, Vec<u8>)]) -> ListWriter {
-    let mut writer = ListWriter::new();
+    let mut writer = ListWriter::new(1 << 20);
     let guard = pin();
     for (i, (id, key, value)) in entries.iter().enumerate() {
         let kind = if value.is_empty() {
@@ -94,7 +94,7 @@ proptest! {
 
 #[test]
 fn a_cursor_keeps_the_list_alive_while_others_insert() {
-    let mut writer = ListWriter::new();
+    let mut writer = ListWriter::new(1 << 20);
     let guard = pin();
     for i in 0..500u64 {
         let key = i.to_be_bytes();
@@ -136,7 +136,7 @@ fn a_cursor_keeps_the_list_alive_while_others_insert() {
     cursor.first().unwrap();
     assert_eq!(cursor.value(), &[7; 100]);
     let huge = vec![1u8; 3 << 20];
-    let mut writer = ListWriter::new();
+    let mut writer = ListWriter::new(1 << 20);
     writer.insert(
         KeyRef::new(user(0, b"k"), SeqNo::new(1), ValueKind::Put),
         key_hash(user(0, b"k")),
@@ -144,6 +144,33 @@ fn a_cursor_keeps_the_list_alive_while_others_insert() {
         &guard,
     );
     assert!(writer.bytes() > 3 << 20);
+}
+
+/// A list of a few entries held a filter of 64 KiB and a chunk of 256 KiB that nothing counted.
+#[test]
+fn a_list_counts_all_that_it_holds() {
+    let guard = pin();
+    for most in [0, 128 << 10, 2 << 20] {
+        let mut writer = ListWriter::new(most);
+        assert!(writer.bytes() <= most / 32 + 1024);
+        for i in 0..1000_u64 {
+            let (key, value) = (i.to_be_bytes(), vec![7; [10, 10, 100_000][i as usize % 3]]);
+            let before = writer.bytes();
+            let key = user(0, &key);
+            let entry = KeyRef::new(key, SeqNo::new(i), ValueKind::Put);
+            writer.insert(entry, key_hash(key), &value, &guard);
+            let grown = writer.bytes() - before;
+            assert!(
+                grown >= NODE_OVERHEAD && grown <= 8 + value.len() + (most / 8).max(4096) + 200
+            );
+        }
+        assert_eq!(writer.bytes(), writer.list().bytes());
+        // A large entry has a chunk of its own, and small ones go on filling the one before.
+        let small = 667 * (18 + NODE_OVERHEAD) + writer.list().filter.bytes();
+        let large = 333 * (100_008 + NODE_OVERHEAD);
+        assert!(writer.bytes() <= small + large + (most / 8).max(4096) * 5 / 4);
+        assert!(writer.is_full(usize::MAX));
+    }
 }
 
 #[test]
