@@ -86,8 +86,6 @@ pub(crate) struct Database {
     pub(crate) stored: u64,
     /// Bytes in memory that only iterators and snapshots hold.
     pub(crate) pinned: u64,
-    /// Bytes that lists of the memtable hold beside their entries.
-    pub(crate) lists: u64,
     /// Files that left the database longer ago than allowed and that nothing pins.
     pub(crate) obsolete: u64,
     /// Tables and blob files that never were part of the database, and are older than allowed.
@@ -261,18 +259,17 @@ pub(crate) const BOUNDS: &[Bound] = &[
     }),
     process(
         "anonymous memory",
-        "1.1 x memory of all databases + what readers pin + 320 KiB a list + 512 bytes a range delete \
+        "1.1 x memory of all databases + what readers pin + 512 bytes a range delete \
          + 256 KiB a thread that makes calls",
         true,
         |process, dbs| {
             let memory: u64 = dbs.iter().map(|db| db.sizes.memory).sum();
             let pinned: u64 = dbs.iter().map(|db| db.pinned).sum();
-            let lists: u64 = dbs.iter().map(|db| db.lists).sum();
             let ranges = dbs.iter().map(|db| 512 * db.stats.range_deletes as u64);
             let ranges: u64 = ranges.sum();
             Measured {
                 value: process.anonymous,
-                limit: process.own[0] + memory * 11 / 10 + pinned + lists + ranges,
+                limit: process.own[0] + memory * 11 / 10 + pinned + ranges,
             }
         },
     ),
@@ -521,7 +518,6 @@ mod tests {
             written: 0,
             stored: 0,
             pinned: 0,
-            lists: 0,
             obsolete: 0,
             strays: 0,
         }

@@ -238,7 +238,6 @@ impl Round {
             // What was pinned while the process was looked at, before or after.
             let db = self.db(n);
             database.pinned = database.pinned.max(internals::pinned_bytes(&db));
-            database.lists = database.lists.max(internals::list_overhead(&db));
         }
         self.samples += 1;
         if let Err(what) = self.checked.check(&process, &databases)

@@ -107,7 +107,6 @@ impl Sampler {
             ),
             stored: since(&mut self.stored, stats.bytes_stored + stats.bytes_collected),
             pinned: internals::pinned_bytes(db),
-            lists: internals::list_overhead(db),
             stats,
             wal,
             sst,
