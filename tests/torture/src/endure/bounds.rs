@@ -357,15 +357,12 @@ pub(crate) enum Unit {
     Count,
     /// Microseconds.
     Time,
-    /// Thousandths a second.
-    Rate,
 }
 
-const UNITS: [(&str, Unit); 4] = [
+const UNITS: [(&str, Unit); 3] = [
     ("bytes", Unit::Bytes),
     ("count", Unit::Count),
     ("time", Unit::Time),
-    ("rate", Unit::Rate),
 ];
 
 /// The highest share of a bound that a round has seen, as its process says it: one line of
@@ -411,7 +408,6 @@ impl fmt::Display for Share {
             Unit::Bytes => format!("{:.1} MiB", n as f64 / MIB as f64),
             Unit::Count => n.to_string(),
             Unit::Time => format!("{:.2} s", n as f64 / 1e6),
-            Unit::Rate => format!("{:.2} a second", n as f64 / 1e3),
         };
         let (value, limit) = (shown(self.most.value), shown(self.most.limit));
         let percent = 100.0 * self.of_one();
@@ -455,6 +451,7 @@ fn shown(bound: &Bound, n: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::endure::idle::{RESTING, WINDOW};
     use crate::endure::watch::{SHORT, WHOLE};
 
     /// The rows of the table in `docs/limits.md`: name and formula.
@@ -478,7 +475,10 @@ mod tests {
         let calls = [
             ("a call on keys", format!("{} s", SHORT.as_secs())),
             ("a call on the database", format!("{} s", WHOLE.as_secs())),
-            ("wake-ups when idle", "1 a second".to_owned()),
+            (
+                "wake-ups when idle",
+                format!("{RESTING} a database in {} s", WINDOW.as_secs()),
+            ),
         ];
         let checked = bounds
             .chain(calls)

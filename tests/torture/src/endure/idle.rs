@@ -6,12 +6,14 @@ use std::time::{Duration, Instant};
 
 use terrace::{Batch, Db, Durability, Options};
 
-use super::bounds::MIB;
+use super::bounds::{MIB, Measured};
 use super::watch::{tasks, threads};
 
 /// How long wake-ups are counted, and how often that is tried: a merge may be under way yet.
-const WINDOW: Duration = Duration::from_secs(3);
+pub(crate) const WINDOW: Duration = Duration::from_secs(3);
 const WINDOWS: usize = 8;
+/// How often a database may wake up in a window.
+pub(crate) const RESTING: u64 = WINDOW.as_secs() + 1;
 
 /// How often all threads but those of the load have gone to sleep so far.
 fn wakeups() -> u64 {
@@ -32,18 +34,18 @@ fn wakeups() -> u64 {
     sum
 }
 
-/// `databases` without load wake up once a second each at most; how often they did, in thousandths
-/// a second and database.
-pub(crate) fn rests(databases: usize) -> Result<u64, String> {
+/// `databases` without load wake up once a second each at most: how often all their threads together went to sleep in
+/// a window, by the kernel's count of voluntary context switches. What happens each second happens four times in three
+/// seconds if they begin with it. It is the first window in which they did no more: work may be under way before.
+pub(crate) fn rests(databases: usize) -> Result<Measured, String> {
     let mut seen = Vec::new();
-    let seconds = databases as u64 * WINDOW.as_secs();
+    let limit = databases as u64 * RESTING;
     for _ in 0..WINDOWS {
         let before = wakeups();
         thread::sleep(WINDOW);
         let woke = wakeups().saturating_sub(before);
-        if woke <= seconds + 1 {
-            // Where a window begins and ends may add one.
-            return Ok(woke.min(seconds) * 1000 / seconds);
+        if woke <= limit {
+            return Ok(Measured { value: woke, limit });
         }
         seen.push(woke);
     }

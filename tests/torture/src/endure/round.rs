@@ -19,7 +19,7 @@ use super::sample::{self, Load, Sampler};
 use super::scenario::{Scenario, Speed};
 use super::side::{APPENDS, LONGEST_LIST, SUM, sum};
 use super::watch::{Reach, Slot, Watch};
-use super::worker::{Shared, Site, Worker, durability, keys_of};
+use super::worker::{LARGE, Shared, Site, Worker, durability, keys_of};
 use crate::rounds::locked;
 
 /// The panic of a load that means it.
@@ -77,8 +77,8 @@ struct Round {
     disk: Duration,
     samples: u64,
     reopens: u64,
-    /// Wake-ups of an idle database, in thousandths a second.
-    wakeups: u64,
+    /// Wake-ups of idle databases: the most of its limit that was seen.
+    wakeups: Measured,
 }
 
 impl Round {
@@ -134,7 +134,7 @@ impl Round {
             disk: Duration::ZERO,
             samples: 0,
             reopens: 0,
-            wakeups: 0,
+            wakeups: Measured::default(),
         }
     }
 
@@ -283,7 +283,8 @@ impl Round {
             for db in &dbs {
                 idle::leaves_some_in_memory(db)?;
             }
-            round.wakeups = round.wakeups.max(idle::rests(sites)?);
+            let more = idle::rests(sites)?;
+            round.wakeups.value = round.wakeups.value.max(more.value);
             if round.shared.scenario.disk == Speed::Plain {
                 idle::tickets_are_prompt(&dbs[0])?;
             }
@@ -333,23 +334,25 @@ impl Round {
             };
             (name.to_owned(), Unit::Time, most)
         };
-        let woke = Measured {
-            value: self.wakeups,
-            limit: 1000,
-        };
         let all = [
             longest("a call on keys", Reach::Keys),
             longest("a call on the database", Reach::Database),
-            ("wake-ups when idle".to_owned(), Unit::Rate, woke),
+            ("wake-ups when idle".to_owned(), Unit::Count, self.wakeups),
         ];
         let share = |(name, unit, most)| Share { name, unit, most };
-        all.into_iter().map(share).collect()
+        // A round that does not look at them idle says nothing of it.
+        let seen = all.into_iter().filter(|(_, _, most)| most.limit > 0);
+        seen.map(share).collect()
     }
 }
 
-/// The longest frame of the log that a call of the load writes: [`super::side`] appends so often to
-/// a list of this length in one batch, and each makes a put.
-const LARGEST_WRITE: u64 = APPENDS as u64 * (LONGEST_LIST + 10 * APPENDS) as u64;
+/// The longest frame of the log that a call of the load writes: a large value, or the list that [`super::side`]
+/// appends to, whose new value is written once however many appends a batch has. Keys and heads come on top.
+const LARGEST_WRITE: u64 = KIB + max(LARGE as u64, (LONGEST_LIST + 10 * APPENDS) as u64);
+
+const fn max(a: u64, b: u64) -> u64 {
+    if a > b { a } else { b }
+}
 
 /// Bytes that each thread of the load remembers its keys with.
 fn models(scenario: &Scenario) -> u64 {

@@ -14,8 +14,7 @@ const LIFE: Duration = Duration::from_millis(300);
 
 /// How often ten bytes are appended in one batch, and how long a list becomes before it begins anew.
 pub(crate) const APPENDS: usize = 200;
-/// A list is short: each append of a batch is a put of the whole of it.
-pub(crate) const LONGEST_LIST: usize = 1000;
+pub(crate) const LONGEST_LIST: usize = 20_000;
 
 /// The merge operator that every database is opened with.
 pub(crate) const SUM: &str = "sum";
