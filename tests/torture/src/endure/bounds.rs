@@ -259,13 +259,13 @@ pub(crate) const BOUNDS: &[Bound] = &[
     }),
     process(
         "anonymous memory",
-        "1.1 x memory of all databases + what readers pin + 512 bytes a range delete \
+        "1.1 x memory of all databases + what readers pin + 1 KiB a range delete \
          + 256 KiB a thread that makes calls",
         true,
         |process, dbs| {
             let memory: u64 = dbs.iter().map(|db| db.sizes.memory).sum();
             let pinned: u64 = dbs.iter().map(|db| db.pinned).sum();
-            let ranges = dbs.iter().map(|db| 512 * db.stats.range_deletes as u64);
+            let ranges = dbs.iter().map(|db| 1024 * db.stats.range_deletes as u64);
             let ranges: u64 = ranges.sum();
             Measured {
                 value: process.anonymous,
