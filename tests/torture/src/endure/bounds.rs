@@ -259,14 +259,15 @@ pub(crate) const BOUNDS: &[Bound] = &[
     }),
     process(
         "anonymous memory",
-        "1.1 x memory of all databases + what readers pin + 1 KiB a range delete \
-         + 256 KiB a thread that makes calls",
+        "1.1 x memory of all databases + what readers pin + 256 KiB a thread that makes calls \
+         + (1 KiB + 96 bytes a thread) a range delete",
         true,
         |process, dbs| {
             let memory: u64 = dbs.iter().map(|db| db.sizes.memory).sum();
             let pinned: u64 = dbs.iter().map(|db| db.pinned).sum();
-            let ranges = dbs.iter().map(|db| 1024 * db.stats.range_deletes as u64);
-            let ranges: u64 = ranges.sum();
+            let deletes: u64 = dbs.iter().map(|db| db.stats.range_deletes as u64).sum();
+            // Each thread may keep an iterator, which pins the nodes of an older set.
+            let ranges = deletes * (KIB + 96 * process.own[3]);
             Measured {
                 value: process.anonymous,
                 limit: process.own[0] + memory * 11 / 10 + pinned + ranges,
