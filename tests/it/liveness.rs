@@ -383,7 +383,7 @@ fn a_table_that_an_iterator_pinned_goes_with_it() {
 /// Each look at a large read set was overtaken by a flush, so the commit looked at all of it again, without end.
 #[test]
 fn a_large_transaction_is_not_overtaken_by_flushes() {
-    const KEYS: u32 = 50_000;
+    const KEYS: u32 = 300_000;
     watched(|| {
         let db = in_memory(7).memory(4 << 20).open("/db").unwrap();
         let mut batch = Batch::new();

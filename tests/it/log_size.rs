@@ -26,7 +26,7 @@ fn overwrite(db: &Db, round: u32) {
 fn soon(what: &str, done: impl Fn() -> bool) {
     let begun = Instant::now();
     while !done() {
-        assert!(begun.elapsed() < Duration::from_secs(60), "never: {what}");
+        assert!(begun.elapsed() < Duration::from_secs(40), "never: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
@@ -227,5 +227,6 @@ fn blob_files_of_values_that_are_overwritten_all_the_time_stay_few() {
         let stats = db.stats();
         most = most.max(stats.blob_live_bytes + stats.blob_other_bytes);
     }
-    assert!(most <= 6 * live + 20 * file, "{most} bytes for {live}");
+    // What is alive, what may be dead beside it, and the files that are not flushed yet.
+    assert!(most <= 4 * live + 18 * file, "{most} bytes for {live}");
 }
