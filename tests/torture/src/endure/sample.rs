@@ -16,7 +16,7 @@ const STRAY: Duration = Duration::from_secs(60);
 /// How many samples back a size counts as one that the database had a moment ago.
 const RECENT: usize = 15;
 /// How many samples back what was written may still be pinned, or wait to be removed.
-const WRITTEN: usize = 4;
+const WRITTEN: usize = 11;
 
 /// What is remembered of one database from sample to sample.
 #[derive(Debug)]
