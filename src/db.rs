@@ -249,7 +249,9 @@ impl Db {
     /// # Errors
     /// Those of writing tables; they are retried in the background.
     pub fn flush(&self) -> Result<()> {
-        self.writer()?.flush()
+        let engine = self.writer()?;
+        engine.views.pacer.pace_run(engine);
+        engine.flush()
     }
 
     /// Makes a second database in `dir`, which must be new or empty, of what this one holds: every write that has returned,

@@ -453,6 +453,7 @@ impl Engine {
             let metas = written.tables.clone();
             let held = kept.is_some();
             let turn = kept.take().unwrap_or_else(|| self.ingests.take());
+            self.views.pacer.pace_run(self);
             tries += 1;
             match self.heed(self.publish_ingested(keyspace, seq, &metas, &blobs)) {
                 Ok(true) => {

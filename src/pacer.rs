@@ -5,6 +5,8 @@
 //! 0.2 ms, is reached at 20 runs or at the full budget, and 16 times that at 56 runs. Every new view sets the price; the
 //! common path of a writer reads one number.
 //!
+//! An ingest and a flush on request write little to the log, and add a run each: that costs as much as 256 KiB.
+//!
 //! The price binds all writers together. Each takes the next free stretch of one common time line, as long as its write
 //! costs, and sleeps until that has passed: n threads write no faster than one. No write is delayed by more than a
 //! second.
@@ -34,6 +36,8 @@ const MOST_SHARE: u64 = 1600;
 const SHORTEST_SLEEP_NS: u64 = 500_000;
 /// The longest delay of one write.
 const LONGEST_SLEEP_NS: u64 = 1_000_000_000;
+/// As many bytes a run of level 0 costs that a caller adds.
+const RUN: usize = 256 << 10;
 /// The price on a full disk: none is high enough.
 const REFUSED: u64 = u64::MAX;
 
@@ -89,22 +93,34 @@ impl Pacer {
         }
     }
 
+    /// Delays a caller that is about to add a run to level 0.
+    pub(crate) fn pace_run(&self, engine: &Engine) {
+        let price = self.price.load(Ordering::Relaxed);
+        if price != 0 && price != REFUSED && !mutant("runs-without-price") {
+            self.delay(engine, price, RUN);
+        }
+    }
+
+    fn delay(&self, engine: &Engine, price: u64, bytes: usize) {
+        if engine.options.tuning.manual {
+            return; // Nobody else would work it off meanwhile.
+        }
+        let cost = price.saturating_mul(bytes as u64) / 1024;
+        let now = u64::try_from(engine.clock().monotonic().as_nanos()).unwrap_or(u64::MAX);
+        let delay = self.take_turn(now, cost);
+        if delay >= SHORTEST_SLEEP_NS {
+            thread::sleep(Duration::from_nanos(delay));
+        }
+    }
+
     #[cold]
     fn pay(&self, engine: &Engine, write: &Write<'_>, mut price: u64) -> Result<()> {
         if price == REFUSED {
             engine.check_space(write)?;
             price = 0;
         }
-        if engine.options.tuning.manual {
-            return Ok(()); // Nobody else would work it off meanwhile.
-        }
-        let cost = price.saturating_mul(write.len as u64) / 1024;
-        let now = u64::try_from(engine.clock().monotonic().as_nanos()).unwrap_or(u64::MAX);
-        let delay = self.take_turn(now, cost);
-        if delay >= SHORTEST_SLEEP_NS {
-            thread::sleep(Duration::from_nanos(delay));
-        }
-        if mutant("memory-without-wall") {
+        self.delay(engine, price, write.len);
+        if engine.options.tuning.manual || mutant("memory-without-wall") {
             return Ok(());
         }
         let full = || engine.views.cell.load().sealed_bytes() >= self.full_bytes;

@@ -424,3 +424,42 @@ fn a_large_transaction_is_not_overtaken_by_flushes() {
         });
     });
 }
+
+/// Each adds a run to level 0 and writes little to the log: they were free, and 64 threads outran compaction by far.
+#[test]
+fn ingests_and_flushes_pay_for_the_runs_they_add() {
+    watched(|| {
+        let (stuck, release) = mpsc::channel::<()>();
+        let release = Mutex::new(release);
+        let options = in_memory(9).compaction_filter("slow", move |_, _| {
+            release.lock().unwrap().recv().ok();
+            true
+        });
+        let db = options.open("/db").unwrap();
+        let slow = KeyspaceOptions::new().compaction_filter(Some("slow"));
+        let slow = db.create_keyspace("slow", slow).unwrap();
+        let (begun, added) = (Instant::now(), AtomicUsize::new(0));
+        thread::scope(|scope| {
+            for n in 0..4u8 {
+                let (db, slow, added) = (&db, &slow, &added);
+                scope.spawn(move || {
+                    while begun.elapsed() < Duration::from_secs(4) {
+                        if n % 2 == 0 {
+                            slow.ingest([([n], "1")]).unwrap();
+                        } else {
+                            slow.put([n], "1").unwrap();
+                            db.flush().unwrap();
+                        }
+                        added.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+            }
+        });
+        // In 4 s some 30 runs may be added before the price is at its height, and then two a second.
+        let runs = db.stats().levels[0].runs;
+        assert!((5..80).contains(&runs), "{runs} runs, {added:?} calls");
+        drop(stuck);
+        db.wait_idle().unwrap();
+        assert!(db.stats().levels[0].runs < 8);
+    });
+}
