@@ -4,9 +4,10 @@
 //! benches/callgrind.sh          # instructions of each kernel per operation
 //! ```
 //!
-//! The counts of one machine repeat to a fraction of a percent, whatever else it does, so that a change which costs
-//! instructions shows. They say nothing about cache misses: `kernels.rs` and `engine.rs` do. Each kernel is a
-//! function of its own that is not inlined, and prints its name and how often it runs; the script divides.
+//! The counts of one machine repeat to a fraction of a percent, whatever else it does, so that a
+//! change which costs instructions shows. They say nothing about cache misses: `kernels.rs` and
+//! `engine.rs` do. Each kernel is a function of its own that is not inlined, and prints its name
+//! and how often it runs; the script divides.
 #![allow(clippy::unwrap_used)] // A bench that fails has nobody to answer to.
 
 mod common;
@@ -105,8 +106,8 @@ impl Edits {
     }
 }
 
-/// What is counted. No closure and no other function may stand here: the script counts from entry to exit of whatever
-/// is in this module.
+/// What is counted. No closure and no other function may stand here: the script counts from entry
+/// to exit of whatever is in this module.
 mod kernel {
     use super::*;
 

@@ -5,8 +5,9 @@
 //! cargo bench --features testing --bench endurance -- tombstones    # those whose name holds the word
 //! ```
 //!
-//! Each line says what was done, what was measured when the fault was found, on two cores, and what is measured now. The
-//! databases lie on disk, in a temporary directory. Times depend on the machine; the point is the order of magnitude.
+//! Each line says what was done, what was measured when the fault was found, on two cores, and what
+//! is measured now. The databases lie on disk, in a temporary directory. Times depend on the
+//! machine; the point is the order of magnitude.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)] // A bench that fails has nobody to answer to.
 
 use std::collections::VecDeque;
@@ -206,8 +207,8 @@ fn files(dir: &Path, ending: &str) -> (f64, usize) {
     sizes.fold((0.0, 0), |(bytes, n), size| (bytes + size as f64, n + 1))
 }
 
-/// Runs `threads` writers of `value` bytes over `keys` keys for `time`; the longest time between two puts of the
-/// database, and the longest put.
+/// Runs `threads` writers of `value` bytes over `keys` keys for `time`; the longest time between
+/// two puts of the database, and the longest put.
 fn load(db: &Db, threads: u64, value: usize, keys: u64, time: Duration) -> (Duration, Duration) {
     let done = AtomicBool::new(false);
     let (puts, longest) = (AtomicU64::new(0), AtomicU64::new(0));

@@ -5,10 +5,10 @@
 //! TERRACE_BENCH_KEYS=2000000 cargo bench --features testing --bench engine -- readrandom
 //! ```
 //!
-//! 16-byte keys, 100-byte values, no compression, defaults else. Keys are made ahead and time is taken for
-//! blocks of operations, because a clock read, a random number and a formatted key together cost half a get.
-//! Writes are Buffered except in `fillsync`, and include what the background takes from the same cores; reads
-//! are of a database that has settled.
+//! 16-byte keys, 100-byte values, no compression, defaults else. Keys are made ahead and time is
+//! taken for blocks of operations, because a clock read, a random number and a formatted key
+//! together cost half a get. Writes are Buffered except in `fillsync`, and include what the
+//! background takes from the same cores; reads are of a database that has settled.
 #![allow(clippy::unwrap_used)] // A bench that fails has nobody to answer to.
 
 mod common;

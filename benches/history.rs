@@ -6,11 +6,13 @@
 //! cargo bench --features testing --bench history -- ingests --seconds 30
 //! ```
 //!
-//! Each history is one function of [`HISTORIES`]: it does its work on one of two databases that hold the same rows. Then
-//! every operation runs on both in turn, and the least of several times each is compared: on a busy machine the least
-//! time of a short piece of work repeats well, and both databases meet the same machine. With `--check` a ratio over 2
-//! is a failure. A history that is not built after `--seconds` ends early and says how far it came; what follows is then
-//! measured after so much of it. The databases lie in memory ([`MemVfs`]), so that no disk is measured.
+//! Each history is one function of [`HISTORIES`]: it does its work on one of two databases that
+//! hold the same rows. Then every operation runs on both in turn, and the least of several times
+//! each is compared: on a busy machine the least time of a short piece of work repeats well, and
+//! both databases meet the same machine. With `--check` a ratio over 2 is a failure. A history that
+//! is not built after `--seconds` ends early and says how far it came; what follows is then
+//! measured after so much of it. The databases lie in memory ([`MemVfs`]), so that no disk is
+//! measured.
 #![allow(clippy::unwrap_used)] // A bench that fails has nobody to answer to.
 
 mod common;
@@ -95,7 +97,8 @@ fn row(n: u64) -> [u8; 16] {
     key
 }
 
-/// A history: its name, its full length, the size of tables if it has one of its own, and one step of it.
+/// A history: its name, its full length, the size of tables if it has one of its own, and one step
+/// of it.
 struct History {
     name: &'static str,
     steps: u64,

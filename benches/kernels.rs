@@ -5,9 +5,9 @@
 //! cargo bench --features testing --bench kernels -- table     # those whose names contain `table`
 //! ```
 //!
-//! Tables hold 200 K keys (24 MB) and fit no cache of the processor, so that a random access costs what it costs
-//! in a database. Other load on the machine shows: compare only runs of a quiet one, or count instructions with
-//! `benches/callgrind.sh`.
+//! Tables hold 200 K keys (24 MB) and fit no cache of the processor, so that a random access costs
+//! what it costs in a database. Other load on the machine shows: compare only runs of a quiet one,
+//! or count instructions with `benches/callgrind.sh`.
 #![allow(clippy::unwrap_used)] // A bench that fails has nobody to answer to.
 
 mod common;
@@ -137,7 +137,8 @@ fn lists(c: &mut Criterion) {
                 let (mut left, mut spent) = (iters as usize, Duration::ZERO);
                 while left > 0 {
                     let part = left.min(n);
-                    // What is left over of a large list would be a small one: fill it, and take its share.
+                    // What is left over of a large list would be a small one: fill it, and take its
+                    // share.
                     let filled = if iters as usize >= n { n } else { part };
                     spent += common::time(|| drop(black_box(fill(filled))))
                         .mul_f64(part as f64 / filled as f64);

@@ -2,9 +2,10 @@
 //!
 //! `cargo run --release --example blobs -- [VALUES [BYTES]]`
 //!
-//! First a worked case. Then VALUES (1,000) values of BYTES (100,000) are written and each is overwritten five times, in
-//! random order; the program prints how much disk that takes once the database has settled, as a multiple of what is alive,
-//! and how many bytes were written for each byte given, and fails if that is more than 1.5 or 1.3.
+//! First a worked case. Then VALUES (1,000) values of BYTES (100,000) are written and each is
+//! overwritten five times, in random order; the program prints how much disk that takes once the
+//! database has settled, as a multiple of what is alive, and how many bytes were written for each
+//! byte given, and fails if that is more than 1.5 or 1.3.
 #![allow(clippy::disallowed_methods)] // An example may ask the file system itself.
 
 use std::error::Error;
@@ -29,7 +30,8 @@ fn value(seed: u64, len: usize) -> Vec<u8> {
 
 fn worked_case(dir: &Path) -> Result<(), Box<dyn Error>> {
     let db = Db::open(dir)?;
-    // From 64 KiB on, values of this keyspace lie in blob files: merges move 24 bytes in place of a film.
+    // From 64 KiB on, values of this keyspace lie in blob files: merges move 24 bytes in place of a
+    // film.
     let options = KeyspaceOptions::new().blob_threshold(Some(64 << 10));
     let films = db.create_keyspace("films", options)?;
     let mut batch = Batch::new();

@@ -4,9 +4,10 @@
 //! cargo run --release --example checkpoint -- [KEYS]
 //! ```
 //!
-//! KEYS (1,000,000) entries are written, and a thread goes on writing while a checkpoint is made. The program prints how
-//! long that took and how much of the disk it takes, first and after the database has written all entries anew, and
-//! fails if the copy lacks something that had returned, or has something else at the end than at the beginning.
+//! KEYS (1,000,000) entries are written, and a thread goes on writing while a checkpoint is made.
+//! The program prints how long that took and how much of the disk it takes, first and after the
+//! database has written all entries anew, and fails if the copy lacks something that had returned,
+//! or has something else at the end than at the beginning.
 #![allow(
     clippy::disallowed_methods,
     reason = "this program reads a real clock; the rule is for the engine"

@@ -4,7 +4,8 @@
 //! cargo run --release --example conditions
 //! ```
 //!
-//! Each is one call that reads, decides and writes as one step. The program fails if a lease is held twice or an edit is lost.
+//! Each is one call that reads, decides and writes as one step. The program fails if a lease is
+//! held twice or an edit is lost.
 
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::thread;
@@ -92,7 +93,8 @@ fn edits(db: &Db) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A batch that is written only if a key is as it was read: across keyspaces, without a transaction.
+/// A batch that is written only if a key is as it was read: across keyspaces, without a
+/// transaction.
 fn batches(db: &Db) -> Result<(), Failure> {
     let index = db.keyspace("titles")?;
     let first = db.put("page/1", "Salt")?;

@@ -4,11 +4,12 @@
 //! cargo run --release --example counters -- [SECONDS [ROUNDS [FOLDER]]]
 //! ```
 //!
-//! `add_i64` reads, adds and writes as one step, and returns once the sum would survive a power cut. It is evaluated
-//! against the newest write, durable or not, so threads on one key share syncs as others do. ROUNDS (9) of SECONDS (0.1) take
-//! turns; the program prints the medians, and fails if the sums differ from what was added, or if on one
-//! key they make less than half as many commits. FOLDER is where the temporary database goes: on a file system in memory a sync
-//! costs nothing, and the figures say little.
+//! `add_i64` reads, adds and writes as one step, and returns once the sum would survive a power
+//! cut. It is evaluated against the newest write, durable or not, so threads on one key share syncs
+//! as others do. ROUNDS (9) of SECONDS (0.1) take turns; the program prints the medians, and fails
+//! if the sums differ from what was added, or if on one key they make less than half as many
+//! commits. FOLDER is where the temporary database goes: on a file system in memory a sync costs
+//! nothing, and the figures say little.
 #![allow(
     clippy::disallowed_methods,
     reason = "this program reads a real clock; the rule is for the engine"

@@ -4,10 +4,11 @@
 //! cargo run --release --example expiry -- [KEYS]
 //! ```
 //!
-//! First a worked case. Then KEYS (50,000) values are written that each hold for a second, while two threads get them
-//! and one scans and counts: none may be found once its time has come, and none may be missing before. When the last has
-//! expired nothing is written any more, and the program waits until the space is back: ten seconds are promised. Exits
-//! non-zero if anything is late.
+//! First a worked case. Then KEYS (50,000) values are written that each hold for a second, while
+//! two threads get them and one scans and counts: none may be found once its time has come, and
+//! none may be missing before. When the last has expired nothing is written any more, and the
+//! program waits until the space is back: ten seconds are promised. Exits non-zero if anything is
+//! late.
 #![allow(
     clippy::disallowed_methods,
     reason = "this program reads a real clock and the file system; the rule is for the engine"
@@ -73,7 +74,8 @@ fn disk(dir: &Path) -> std::io::Result<u64> {
 /// When each key expires, in milliseconds since 1970; 0 before it is written.
 type Times = Vec<AtomicU64>;
 
-/// Reads keys at random until the last has expired for a while; how many reads there were, and how many found a value.
+/// Reads keys at random until the last has expired for a while; how many reads there were, and how
+/// many found a value.
 fn read(db: &Db, times: &Times, done: &AtomicU64, seed: u64) -> Result<(u64, u64), Failure> {
     let (mut reads, mut found, mut random) = (0, 0, seed);
     loop {

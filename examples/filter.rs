@@ -4,10 +4,11 @@
 //! cargo run --release --example filter
 //! ```
 //!
-//! A filter sees keys and values when tables are merged and says which to keep. It costs no write and no read of one's own,
-//! and says nothing about when: until then an entry that it would remove is there. Here, messages carry the version
-//! of the program that wrote them, and those of old versions go as tables are merged anyway. The program fails if an entry
-//! that is to stay is gone, or if one that is to go is still there after everything was compacted.
+//! A filter sees keys and values when tables are merged and says which to keep. It costs no write
+//! and no read of one's own, and says nothing about when: until then an entry that it would remove
+//! is there. Here, messages carry the version of the program that wrote them, and those of old
+//! versions go as tables are merged anyway. The program fails if an entry that is to stay is gone,
+//! or if one that is to go is still there after everything was compacted.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -16,8 +17,8 @@ use terrace::{Db, Durability, ErrorKind, KeyspaceOptions, Options};
 
 const MESSAGES: u32 = 20_000;
 
-/// A filter may look at what the program knows. Tables that no merge comes across stay as they are, so what it says should
-/// hold before there is much to say it of.
+/// A filter may look at what the program knows. Tables that no merge comes across stay as they are,
+/// so what it says should hold before there is much to say it of.
 fn open(dir: &std::path::Path, oldest: &Arc<AtomicU8>) -> terrace::Result<Db> {
     let oldest = oldest.clone();
     Options::new()

@@ -4,8 +4,8 @@
 //! cargo run --release --example group_commit -- [FOLDER]
 //! ```
 //!
-//! Every `put` here returns only when it would survive a power cut. FOLDER is where the temporary database goes:
-//! on a file system in memory a sync costs nothing, and the figures say little.
+//! Every `put` here returns only when it would survive a power cut. FOLDER is where the temporary
+//! database goes: on a file system in memory a sync costs nothing, and the figures say little.
 #![allow(
     clippy::disallowed_methods,
     reason = "this program reads a real clock; the rule is for the engine"

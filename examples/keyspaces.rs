@@ -35,7 +35,8 @@ fn run(dir: &std::path::Path) -> terrace::Result<()> {
     // Writers add to a log without reading it.
     let journal = KeyspaceOptions::new().merge_operator("append");
     let journal = db.create_keyspace("journal", journal)?;
-    // Pictures are compressed already; from 16 KiB on each lies apart, so that merges do not copy it.
+    // Pictures are compressed already; from 16 KiB on each lies apart, so that merges do not copy
+    // it.
     let pictures = KeyspaceOptions::new()
         .compression(Some(Compression::None))
         .blob_threshold(Some(16 << 10));
@@ -73,7 +74,8 @@ fn run(dir: &std::path::Path) -> terrace::Result<()> {
     db.compact_all()?;
     print_sizes(&db, "compressed, but for the pictures")?;
 
-    // Options change while the database is open. New tables follow; `compact` brings the old ones along.
+    // Options change while the database is open. New tables follow; `compact` brings the old ones
+    // along.
     rows.set_options(rows.options().compression(Some(Compression::None)))?;
     rows.compact(..)?;
     print_sizes(&db, "the rows are not compressed any more")?;

@@ -4,8 +4,8 @@
 //! cargo run --release --example merge
 //! ```
 //!
-//! An operand says how a value changes. Writing one costs what a put costs, no write conflicts with another, and the value
-//! is made when somebody reads it.
+//! An operand says how a value changes. Writing one costs what a put costs, no write conflicts with
+//! another, and the value is made when somebody reads it.
 
 use std::collections::BTreeSet;
 use std::thread;
@@ -28,7 +28,8 @@ fn unite(_key: &[u8], older: &[u8], newer: &[u8]) -> Vec<u8> {
     all.into_iter().collect::<Vec<_>>().join(&b' ')
 }
 
-/// Both operators are associative, so that operands can be combined before the value below them is known.
+/// Both operators are associative, so that operands can be combined before the value below them is
+/// known.
 fn open(dir: &std::path::Path) -> terrace::Result<Db> {
     let options = Options::new().durability(Durability::Buffered);
     options

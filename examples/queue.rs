@@ -4,11 +4,12 @@
 //! cargo run --release --example queue -- [PAIRS]
 //! ```
 //!
-//! A key is a number that rises, so the first key is the oldest task. `pop_first` finds, removes and returns it as one
-//! step: two workers never get the same. Behind the head lies nothing but deletes; a queue that has to walk over them
-//! gets slower with every pop. PAIRS (100,000) times a task is pushed and one is taken, with a thousand waiting; the
-//! program prints what each tenth costs, and fails if a task is lost or comes twice, or if the last tenth costs over
-//! twice what the first does.
+//! A key is a number that rises, so the first key is the oldest task. `pop_first` finds, removes
+//! and returns it as one step: two workers never get the same. Behind the head lies nothing but
+//! deletes; a queue that has to walk over them gets slower with every pop. PAIRS (100,000) times a
+//! task is pushed and one is taken, with a thousand waiting; the program prints what each tenth
+//! costs, and fails if a task is lost or comes twice, or if the last tenth costs over twice what
+//! the first does.
 #![allow(
     clippy::disallowed_methods,
     reason = "this program reads a real clock; the rule is for the engine"

@@ -4,9 +4,9 @@
 //! cargo run --release --example ranges -- [KEYS]
 //! ```
 //!
-//! First a worked case. Then KEYS (200,000) entries are written and deleted in one piece, and a scan over where they
-//! were is timed beside one where nothing ever was, before any compaction and after it; the program fails if it costs
-//! over ten times as much.
+//! First a worked case. Then KEYS (200,000) entries are written and deleted in one piece, and a
+//! scan over where they were is timed beside one where nothing ever was, before any compaction and
+//! after it; the program fails if it costs over ten times as much.
 #![allow(
     clippy::disallowed_methods,
     reason = "this program reads a real clock; the rule is for the engine"

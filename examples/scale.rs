@@ -2,10 +2,11 @@
 //!
 //! `cargo run --release --example scale -- [KEYS]`
 //!
-//! Writes KEYS (10,000,000) entries of 16 + 100 bytes in random order under `Buffered`, waits until the database
-//! has settled, reads a tenth of them back at random, and fails if one is not found or differs, if anonymous
-//! memory ever exceeded `Options::memory` by more than 20 %, or if the directory is larger than 1.15 times what LZ4
-//! makes of the same sorted entries in blocks of 8 KiB plus 6 bytes a key.
+//! Writes KEYS (10,000,000) entries of 16 + 100 bytes in random order under `Buffered`, waits until
+//! the database has settled, reads a tenth of them back at random, and fails if one is not found or
+//! differs, if anonymous memory ever exceeded `Options::memory` by more than 20 %, or if the
+//! directory is larger than 1.15 times what LZ4 makes of the same sorted entries in blocks of 8 KiB
+//! plus 6 bytes a key.
 #![allow(clippy::disallowed_methods)] // An example may ask the clock and the file system itself.
 
 use std::error::Error;

@@ -4,9 +4,10 @@
 //! cargo run --example tokio
 //! ```
 //!
-//! Terrace needs no runtime. `submit` appends to the log and gives a ticket, which is a future on the standard
-//! library's waker: awaiting it costs no thread, and all tickets that are under way share a sync. `submit` waits
-//! only where writers outrun the disk. Reads may have to touch the disk, so they belong on a blocking thread.
+//! Terrace needs no runtime. `submit` appends to the log and gives a ticket, which is a future on
+//! the standard library's waker: awaiting it costs no thread, and all tickets that are under way
+//! share a sync. `submit` waits only where writers outrun the disk. Reads may have to touch the
+//! disk, so they belong on a blocking thread.
 
 use terrace::{Batch, Bytes, Db};
 

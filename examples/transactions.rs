@@ -5,9 +5,9 @@
 //! cargo run --release --example transactions
 //! ```
 //!
-//! A child process moves money in transactions and says over a pipe how many transfers it was promised. The parent
-//! kills it, opens the database, and counts: the total must be what it was, and no promised transfer may be
-//! missing. Exits non-zero if anything differs.
+//! A child process moves money in transactions and says over a pipe how many transfers it was
+//! promised. The parent kills it, opens the database, and counts: the total must be what it was,
+//! and no promised transfer may be missing. Exits non-zero if anything differs.
 #![allow(
     clippy::disallowed_methods,
     reason = "this program runs threads and a real clock; the rule is for the engine"
@@ -34,7 +34,8 @@ fn number(value: Option<Bytes>) -> i64 {
     i64::from_le_bytes(bytes.unwrap_or_default())
 }
 
-/// Moves an amount if it is there; counts the transfer in the same transaction, in another keyspace.
+/// Moves an amount if it is there; counts the transfer in the same transaction, in another
+/// keyspace.
 fn transfer(db: &Db, from: u64, to: u64, amount: i64) -> terrace::Result<()> {
     let counts = db.keyspace("transfers")?;
     db.transact(|tx| {

@@ -1,9 +1,10 @@
 //! How much a range holds, told without reading it.
 //!
-//! Each table knows how many entries and tombstones each of its blocks has, and where the block lies and begins; so do
-//! the pieces of the memtable that are tables in memory. What the range covers of them is summed up from that alone: the
-//! cost is a binary search in each table at an end of the range, and no data block is read. The few pieces of the
-//! memtable that are still lists are walked: 16 K entries or 2 MiB each.
+//! Each table knows how many entries and tombstones each of its blocks has, and where the block
+//! lies and begins; so do the pieces of the memtable that are tables in memory. What the range
+//! covers of them is summed up from that alone: the cost is a binary search in each table at an end
+//! of the range, and no data block is read. The few pieces of the memtable that are still lists are
+//! walked: 16 K entries or 2 MiB each.
 //!
 //! ```text
 //! range               |---------------------|
@@ -12,24 +13,27 @@
 //! list                 x   x  x                    walked
 //! ```
 //!
-//! The estimate is an upper bound: it is never below the exact count at that moment. It is too high by what it cannot
-//! tell apart:
+//! The estimate is an upper bound: it is never below the exact count at that moment. It is too high
+//! by what it cannot tell apart:
 //!
-//! - A block that the range only touches is counted whole: in each run (and each piece in memory) less than two
-//!   blocks, of 8 KiB (or what the keyspace says) before compression or one entry. After
-//!   [`Keyspace::compact`](crate::Keyspace::compact) of an otherwise idle database there is one run, one version a key and no tombstone, so this is all: with entries of 120
-//!   bytes less than 140. A range between two neighbouring keys may count as much.
-//! - Older versions count until a merge drops them, and a deleted key counts as the versions that its tombstone hides.
-//!   Tombstones do not count. A key counts at most once for each version that is kept: after a range was written over n
-//!   times without a merge, the estimate may be n times the count.
+//! - A block that the range only touches is counted whole: in each run (and each piece in memory)
+//!   less than two blocks, of 8 KiB (or what the keyspace says) before compression or one entry.
+//!   After [`Keyspace::compact`](crate::Keyspace::compact) of an otherwise idle database there is
+//!   one run, one version a key and no tombstone, so this is all: with entries of 120 bytes less
+//!   than 140. A range between two neighbouring keys may count as much.
+//! - Older versions count until a merge drops them, and a deleted key counts as the versions that
+//!   its tombstone hides. Tombstones do not count. A key counts at most once for each version that
+//!   is kept: after a range was written over n times without a merge, the estimate may be n times
+//!   the count.
 //! - Expired values count until a merge drops them.
-//! - A range delete takes off what lies in lists, and each table, or piece in memory, of whose part in the range it
-//!   leaves nothing. Other tables under it count until a merge: so `delete_range` of what is asked for, and `clear`,
-//!   take effect at once.
+//! - A range delete takes off what lies in lists, and each table, or piece in memory, of whose part
+//!   in the range it leaves nothing. Other tables under it count until a merge: so `delete_range`
+//!   of what is asked for, and `clear`, take effect at once.
 //!
-//! Sizes are those of the blocks as stored, with their share of fences, point index and properties, so that the sizes of
-//! all keyspaces add up to the files'; of lists, of keys and values. Large values, which lie in blob files, are as exact only
-//! where tables are covered whole: a table knows how many bytes all of them have, and a part of it counts by its entries.
+//! Sizes are those of the blocks as stored, with their share of fences, point index and properties,
+//! so that the sizes of all keyspaces add up to the files'; of lists, of keys and values. Large
+//! values, which lie in blob files, are as exact only where tables are covered whole: a table knows
+//! how many bytes all of them have, and a part of it counts by its entries.
 
 use std::sync::Arc;
 
@@ -62,10 +66,11 @@ struct Estimate<'a> {
 impl Keyspace {
     /// About how many entries a range has, without reading them; never less than it has.
     ///
-    /// On a settled database the estimate is above the exact [`count`](Keyspace::count) by less than the entries of two
-    /// blocks (8 KiB, or what the keyspace says). Before merges have been done, it also counts older versions, and values
-    /// that were deleted or have expired; a range delete takes effect at once if it covers the range. It costs some microseconds for each
-    /// run, however long the range is, and up to some milliseconds for what is in memory.
+    /// On a settled database the estimate is above the exact [`count`](Keyspace::count) by less
+    /// than the entries of two blocks (8 KiB, or what the keyspace says). Before merges have been
+    /// done, it also counts older versions, and values that were deleted or have expired; a range
+    /// delete takes effect at once if it covers the range. It costs some microseconds for each run,
+    /// however long the range is, and up to some milliseconds for what is in memory.
     ///
     /// ```
     /// # fn main() -> terrace::Result<()> {
@@ -77,14 +82,15 @@ impl Keyspace {
     /// ```
     ///
     /// # Errors
-    /// `NotFound` if the keyspace was dropped, `Corruption` or `Io` if a table at an end of the range cannot be opened,
-    /// `Closed` after `close`.
+    /// `NotFound` if the keyspace was dropped, `Corruption` or `Io` if a table at an end of the
+    /// range cannot be opened, `Closed` after `close`.
     pub fn approximate_count(&self, range: impl KeyBounds) -> Result<u64> {
         self.estimate(&range).map(|(entries, _)| entries)
     }
 
-    /// About how many bytes a range takes: in tables as they are stored, and in memory what is not in tables yet. It
-    /// is as exact as [`approximate_count`](Keyspace::approximate_count): whole blocks.
+    /// About how many bytes a range takes: in tables as they are stored, and in memory what is not
+    /// in tables yet. It is as exact as [`approximate_count`](Keyspace::approximate_count): whole
+    /// blocks.
     ///
     /// # Errors
     /// As for [`approximate_count`](Keyspace::approximate_count).

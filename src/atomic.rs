@@ -1,12 +1,13 @@
 //! Single operations that read, decide and write as one step.
 //!
-//! All of them are one loop: look at the newest appended entry of the key, published or not; decide on this thread,
-//! under no lock; append on condition that the entry is still the newest ([`crate::check`]); if it is not, again.
-//! A repetition costs about a microsecond and waits for no sync, so writers of one hot key get into the log one
-//! right after the other and then wait for the same sync.
+//! All of them are one loop: look at the newest appended entry of the key, published or not; decide
+//! on this thread, under no lock; append on condition that the entry is still the newest
+//! ([`crate::check`]); if it is not, again. A repetition costs about a microsecond and waits for no
+//! sync, so writers of one hot key get into the log one right after the other and then wait for the
+//! same sync.
 //!
-//! An answer that wrote nothing is given once what it rests on is published: nobody may learn of a write that a
-//! power cut could still undo.
+//! An answer that wrote nothing is given once what it rests on is published: nobody may learn of a
+//! write that a power cut could still undo.
 
 use std::ops::Bound;
 
@@ -105,8 +106,9 @@ impl Keyspace {
         Ok(found.map_or(Swap::Done(seq), Swap::Found))
     }
 
-    /// Sets `key` to what `f` makes of its value, `None` standing for no value; what it is now. `f` runs on this
-    /// thread and under no lock, and runs again whenever another write of the key came in between.
+    /// Sets `key` to what `f` makes of its value, `None` standing for no value; what it is now. `f`
+    /// runs on this thread and under no lock, and runs again whenever another write of the key came
+    /// in between.
     ///
     /// ```
     /// # fn main() -> terrace::Result<()> {
@@ -136,8 +138,8 @@ impl Keyspace {
         Ok(self.rewrite(key.as_ref(), decide)?.1)
     }
 
-    /// Adds `delta` to the counter `key`, which counts from 0 if it has no value; the sum. A counter is 8 bytes,
-    /// little-endian.
+    /// Adds `delta` to the counter `key`, which counts from 0 if it has no value; the sum. A
+    /// counter is 8 bytes, little-endian.
     ///
     /// ```
     /// # fn main() -> terrace::Result<()> {
@@ -149,8 +151,8 @@ impl Keyspace {
     /// ```
     ///
     /// # Errors
-    /// `Invalid` if the value has another length, or the sum is out of range: nothing is written then. Else as for
-    /// [`Keyspace::put`], and as for a read.
+    /// `Invalid` if the value has another length, or the sum is out of range: nothing is written
+    /// then. Else as for [`Keyspace::put`], and as for a read.
     pub fn add_i64(&self, key: impl AsRef<[u8]>, delta: i64) -> Result<i64> {
         let decide = |hit: Option<Value<'_>>| {
             let sum = counter(hit.as_deref(), delta)?;
@@ -159,8 +161,9 @@ impl Keyspace {
         Ok(self.rewrite(key.as_ref(), decide)?.1)
     }
 
-    /// Appends `bytes` to the value of `key`, which is empty if it has none; the write's sequence number. The whole
-    /// value is written again: for values that grow long, keep the parts under keys of their own.
+    /// Appends `bytes` to the value of `key`, which is empty if it has none; the write's sequence
+    /// number. The whole value is written again: for values that grow long, keep the parts under
+    /// keys of their own.
     ///
     /// ```
     /// # fn main() -> terrace::Result<()> {
@@ -204,7 +207,8 @@ impl Keyspace {
         Ok(self.rewrite(key.as_ref(), decide)?.1)
     }
 
-    /// Removes the first key; it and its value. What it costs does not grow with the number of keys removed before.
+    /// Removes the first key; it and its value. What it costs does not grow with the number of keys
+    /// removed before.
     ///
     /// ```
     /// # fn main() -> terrace::Result<()> {
@@ -314,8 +318,8 @@ impl Keyspace {
         Ok(self.rewrite(key, decide)?.0)
     }
 
-    /// Does what `decide` says of the newest value, as one step. The sequence number is that of the write, or of
-    /// what the decision not to write rests on.
+    /// Does what `decide` says of the newest value, as one step. The sequence number is that of the
+    /// write, or of what the decision not to write rests on.
     ///
     /// A new value keeps the expiry that the old one has; where there was none it gets the
     /// keyspace's.

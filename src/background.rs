@@ -1,11 +1,13 @@
 //! Signals between the callers and the background threads, and the failures of background jobs
 //!
-//! Each thread of [`crate::workers`] sleeps on the condition variable of its [`Task`] and asks the engine what is
-//! due when it wakes. This file only wakes, counts and remembers. A failure of a job is kept, and shown by
-//! `Db::health`, until a job of its kind succeeds; the job is retried with a growing delay.
+//! Each thread of [`crate::workers`] sleeps on the condition variable of its [`Task`] and asks the
+//! engine what is due when it wakes. This file only wakes, counts and remembers. A failure of a job
+//! is kept, and shown by `Db::health`, until a job of its kind succeeds; the job is retried with a
+//! growing delay.
 //!
-//! No code of a caller runs under the lock of this file, and no other lock is taken under it: a condition that
-//! [`Background::wait_for`] waits for is evaluated between two looks at a counter of progress.
+//! No code of a caller runs under the lock of this file, and no other lock is taken under it: a
+//! condition that [`Background::wait_for`] waits for is evaluated between two looks at a counter of
+//! progress.
 
 use std::sync::Arc;
 use std::task::Wake;
@@ -23,7 +25,8 @@ const RECHECK: Duration = Duration::from_millis(50);
 /// The kinds of background thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Task {
-    /// Syncs the log for tickets and `Durability::Interval`. Does nothing else, so that no sync is late.
+    /// Syncs the log for tickets and `Durability::Interval`. Does nothing else, so that no sync is
+    /// late.
     Log,
     /// Unlinks obsolete files and prepares log segments and the disk reserve.
     Space,
@@ -54,8 +57,8 @@ pub(crate) struct State {
     /// Counts the signals on `progress`.
     progressed: u64,
     pub(crate) threads: Vec<JoinHandle<()>>,
-    /// The threads that belong to this number run. It changes when a start fails half-way, which ends those that
-    /// had been started.
+    /// The threads that belong to this number run. It changes when a start fails half-way, which
+    /// ends those that had been started.
     pub(crate) crew: u64,
     pub(crate) started: bool,
 }
@@ -197,8 +200,8 @@ impl Background {
         })
     }
 
-    /// Sleeps until `done`, or until the jobs that it depends on fail: flushes, and for `Task::Compaction` compactions
-    /// too. `done` runs under no lock.
+    /// Sleeps until `done`, or until the jobs that it depends on fail: flushes, and for
+    /// `Task::Compaction` compactions too. `done` runs under no lock.
     pub(crate) fn wait_for(&self, task: Task, done: impl Fn() -> bool) -> Result<()> {
         loop {
             let mut seen = self.lock().progressed;
@@ -220,7 +223,8 @@ impl Background {
         }
     }
 
-    /// As [`Background::wait_for`] for compactions, until no job runs; compaction works as if idle meanwhile.
+    /// As [`Background::wait_for`] for compactions, until no job runs; compaction works as if idle
+    /// meanwhile.
     pub(crate) fn hurry_while(&self, done: impl Fn() -> bool) -> Result<()> {
         {
             let mut state = self.lock();
@@ -248,7 +252,8 @@ impl Background {
         for thread in threads {
             // A worker that held the last reference cannot wait for itself.
             if thread.thread().id() != this && thread.join().is_err() {
-                // The panic was reported where it happened: the job's guard made the database read-only.
+                // The panic was reported where it happened: the job's guard made the database
+                // read-only.
             }
         }
     }

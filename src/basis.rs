@@ -1,7 +1,8 @@
 //! Finds what was written to the keys and ranges that a decision rests on, after it was made.
 //!
-//! A transaction may have read a million keys while others wrote a hundred. So the search costs what the smaller side
-//! costs, in each piece that may hold newer entries (a list, a memtable image, a table):
+//! A transaction may have read a million keys while others wrote a hundred. So the search costs
+//! what the smaller side costs, in each piece that may hold newer entries (a list, a memtable
+//! image, a table):
 //!
 //! ```text
 //! piece of 100 entries, basis of 1 M keys    walk the piece, look up its newer entries in the basis (in order)
@@ -241,8 +242,8 @@ fn first_above(
 }
 
 impl View {
-    /// A write above `since` to a key or a range of `basis`, if there is one. A range delete is a write of each key in
-    /// it.
+    /// A write above `since` to a key or a range of `basis`, if there is one. A range delete is a
+    /// write of each key in it.
     pub(crate) fn changed(&self, basis: &Basis<'_>, since: SeqNo) -> Result<Option<Change>> {
         let Some((smallest, largest)) = basis.bounds() else {
             return Ok(None);

@@ -72,8 +72,8 @@ fn write(db: &Db, dice: &mut Dice, map: &mut Map, written: &mut Vec<Written>) {
     }
 }
 
-/// What is found was written, and nothing that changes an answer is missed; wherever it lies, and whichever side is the
-/// smaller.
+/// What is found was written, and nothing that changes an answer is missed; wherever it lies, and
+/// whichever side is the smaller.
 #[test]
 fn changes_are_those_that_a_list_of_all_writes_has() {
     for seed in 0..300 {

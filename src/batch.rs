@@ -34,7 +34,8 @@ pub(crate) fn check_lengths(key: usize, value: usize) -> Result<()> {
 /// Writes that happen together or not at all, also across keyspaces, in one log frame.
 ///
 /// Later operations of a batch win over earlier ones on the same key. Arguments are checked by
-/// [`Db::write`](crate::Db::write), which fails with the first that is wrong and then writes nothing.
+/// [`Db::write`](crate::Db::write), which fails with the first that is wrong and then writes
+/// nothing.
 ///
 /// ```
 /// # fn main() -> terrace::Result<()> {
@@ -141,14 +142,15 @@ impl Batch {
         self
     }
 
-    /// Removes every key of `range` from the default keyspace; what the batch puts there later stays.
+    /// Removes every key of `range` from the default keyspace; what the batch puts there later
+    /// stays.
     pub fn delete_range(&mut self, range: impl KeyBounds) -> &mut Self {
         self.add_delete_range(KeyspaceId(0), &range);
         self
     }
 
-    /// Adds `delta` to the counter `key` of the default keyspace, as [`Keyspace::add_i64`] does. It counts on from
-    /// what stands before it in the batch.
+    /// Adds `delta` to the counter `key` of the default keyspace, as [`Keyspace::add_i64`] does. It
+    /// counts on from what stands before it in the batch.
     ///
     /// ```
     /// # fn main() -> terrace::Result<()> {
@@ -164,16 +166,17 @@ impl Batch {
         self
     }
 
-    /// Appends `bytes` to the value of `key` in the default keyspace, as [`Keyspace::append`] does, behind what
-    /// stands before it in the batch.
+    /// Appends `bytes` to the value of `key` in the default keyspace, as [`Keyspace::append`] does,
+    /// behind what stands before it in the batch.
     pub fn append(&mut self, key: impl AsRef<[u8]>, bytes: impl AsRef<[u8]>) -> &mut Self {
         self.add_append(KeyspaceId(0), key.as_ref(), bytes.as_ref());
         self
     }
 
-    /// The batch is written only if the last write of `key` in the default keyspace set a value and has the sequence
-    /// number `version`. Else [`Db::write`](crate::Db::write) is a `Conflict` that names the key. The condition is
-    /// about the database before the batch, wherever in the batch it stands.
+    /// The batch is written only if the last write of `key` in the default keyspace set a value and
+    /// has the sequence number `version`. Else [`Db::write`](crate::Db::write) is a `Conflict` that
+    /// names the key. The condition is about the database before the batch, wherever in the batch
+    /// it stands.
     ///
     /// ```
     /// # fn main() -> terrace::Result<()> {
@@ -193,8 +196,8 @@ impl Batch {
         self
     }
 
-    /// The batch is written only if `key` has no value in the default keyspace before it; else as for
-    /// [`Batch::require_version`].
+    /// The batch is written only if `key` has no value in the default keyspace before it; else as
+    /// for [`Batch::require_version`].
     pub fn require_absent(&mut self, key: impl AsRef<[u8]>) -> &mut Self {
         self.add_condition(KeyspaceId(0), key.as_ref(), None);
         self

@@ -4,9 +4,9 @@ use std::ops::{Bound, Range, RangeFrom, RangeFull, RangeInclusive, RangeTo, Rang
 
 use terrace_base::{KeyspaceId, UserKey};
 
-/// A range of keys: `..`, `a..`, `..b`, `..=b`, `a..b`, `a..=b` or a pair of [`Bound`]s, of anything that
-/// is bytes. The standard library's `RangeBounds` takes neither `..` nor borrowed bounds here. An inverted
-/// range is empty.
+/// A range of keys: `..`, `a..`, `..b`, `..=b`, `a..b`, `a..=b` or a pair of [`Bound`]s, of
+/// anything that is bytes. The standard library's `RangeBounds` takes neither `..` nor borrowed
+/// bounds here. An inverted range is empty.
 ///
 /// ```
 /// # fn main() -> terrace::Result<()> {
@@ -67,8 +67,8 @@ fn after(key: &[u8]) -> Vec<u8> {
     [key, &[0]].concat()
 }
 
-/// The range from its first possible key to before the second; to the end if there is no second. `None` if no
-/// key can lie in it.
+/// The range from its first possible key to before the second; to the end if there is no second.
+/// `None` if no key can lie in it.
 pub(crate) fn half_open(range: &impl KeyBounds) -> Option<(Vec<u8>, Option<Vec<u8>>)> {
     let (lower, upper) = range.bounds();
     let lower = match lower {

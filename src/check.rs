@@ -1,19 +1,20 @@
 //! Conditions of a write: what must not have changed since it was decided.
 //!
-//! Whoever writes on a condition (a swap, a counter, a transaction) reads and decides outside of every lock, as of
-//! a sequence number `since`, and hands the write to the commit path together with what it looked at. Under the
-//! commit lock it is then asked whether any of that has an entry above `since`. If so nothing is written, and the
-//! caller reads and decides again.
+//! Whoever writes on a condition (a swap, a counter, a transaction) reads and decides outside of
+//! every lock, as of a sequence number `since`, and hands the write to the commit path together
+//! with what it looked at. Under the commit lock it is then asked whether any of that has an entry
+//! above `since`. If so nothing is written, and the caller reads and decides again.
 //!
 //! ```text
 //! read k at #7, decide    another thread appends k#8    append: k has an entry above #7 -> changed, again
 //! ```
 //!
-//! The newest appended entries count, published or not, so that many writers of one key are decided one after the
-//! other and then share a sync. A range delete counts as a write of each of its keys. Under the lock only a bounded piece
-//! of memory is looked at: if more than a list's entries lie in sealed pieces above `since`, or anything in tables, the
-//! answer is "changed" without a look, and a wrong "changed" costs but a repetition. An attempt that was overtaken several
-//! times insists: then all of it is looked at under the lock, so that every decision comes to its end.
+//! The newest appended entries count, published or not, so that many writers of one key are decided
+//! one after the other and then share a sync. A range delete counts as a write of each of its keys.
+//! Under the lock only a bounded piece of memory is looked at: if more than a list's entries lie in
+//! sealed pieces above `since`, or anything in tables, the answer is "changed" without a look, and
+//! a wrong "changed" costs but a repetition. An attempt that was overtaken several times insists:
+//! then all of it is looked at under the lock, so that every decision comes to its end.
 
 use std::sync::Arc;
 
@@ -71,8 +72,8 @@ impl<'a> Checks<'a> {
         }
     }
 
-    /// True if nothing has changed. REQUIRES: the commit lock is held, `view` is the present one, and `appended` the last
-    /// number given out.
+    /// True if nothing has changed. REQUIRES: the commit lock is held, `view` is the present one,
+    /// and `appended` the last number given out.
     pub(crate) fn hold(&self, view: &View, appended: SeqNo, ends: &mut Ends) -> Result<bool> {
         let may_expire = self.lasting.iter().any(|state| state.may_expire());
         if may_expire && !mutant("merge-unchecked") {

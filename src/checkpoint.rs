@@ -1,10 +1,12 @@
 //! A second database that holds what this one does now, made of links while it goes on.
 //!
-//! What is in memory is flushed first. From then on the state of the manifest alone, at any moment, is that after some
-//! prefix of the writes, with at least all that had returned: a flush takes whole lists of whole batches, and an ingest
-//! whatever was in memory before it. Tables and blob files are never rewritten and leave by unlink only, so that a second
-//! name costs no copy and whatever the first database does later does not show. (A blob file may go on growing, behind
-//! everything that the state refers to.) The log is written to in place and is left out: nothing in it is needed.
+//! What is in memory is flushed first. From then on the state of the manifest alone, at any moment,
+//! is that after some prefix of the writes, with at least all that had returned: a flush takes
+//! whole lists of whole batches, and an ingest whatever was in memory before it. Tables and blob
+//! files are never rewritten and leave by unlink only, so that a second name costs no copy and
+//! whatever the first database does later does not show. (A blob file may go on growing, behind
+//! everything that the state refers to.) The log is written to in place and is left out: nothing in
+//! it is needed.
 //!
 //! ```text
 //! db/        000007.sst  000009.blob  000012.wal  MANIFEST-000003  CURRENT
@@ -12,7 +14,8 @@
 //! copy/      000007.sst  000009.blob              MANIFEST-000270  CURRENT        another database id
 //! ```
 //!
-//! `CURRENT` comes last, as when a database is created: a crash before leaves a folder that holds no database.
+//! `CURRENT` comes last, as when a database is created: a crash before leaves a folder that holds
+//! no database.
 
 use std::path::Path;
 
@@ -40,7 +43,8 @@ impl Engine {
 
     /// Gives the files of the newest state a second name, and writes a manifest for them.
     fn copy_into(&self, dir: &Path) -> Result<()> {
-        // Once this is closed, another process may open it and remove what only this one still needs.
+        // Once this is closed, another process may open it and remove what only this one still
+        // needs.
         let _closing = lock(&self.closing);
         self.check_open()?;
         let mut state = self.versions.lock().state.clone();
@@ -78,7 +82,8 @@ fn claim(fs: &Fs, dir: &Path) -> Result<Box<dyn LockGuard>> {
     Ok(guard)
 }
 
-/// Removes what was made, as far as that goes: first `CURRENT`, without which the rest is no database.
+/// Removes what was made, as far as that goes: first `CURRENT`, without which the rest is no
+/// database.
 fn give_up(fs: &Fs, dir: &Path) {
     let remove = |file: FileKind| match fs.remove_file(&file.path(dir)) {
         Err(error) if is_missing(&error) => Ok(()),

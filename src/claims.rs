@@ -1,11 +1,12 @@
 //! The tables that running compactions read
 //!
-//! Two compactions never share an input. A compaction is picked and its inputs are claimed under the lock of this file, which is held for nothing else:
-//! writers and readers never wait for a pick.
+//! Two compactions never share an input. A compaction is picked and its inputs are claimed under
+//! the lock of this file, which is held for nothing else: writers and readers never wait for a
+//! pick.
 //!
-//! A caller that compacts a range may find the tables that it needs claimed by the background, which would claim the next
-//! ones as soon as it has released those. So while a caller waits, the background claims nothing: the caller
-//! waits for the jobs that run, and for no others.
+//! A caller that compacts a range may find the tables that it needs claimed by the background,
+//! which would claim the next ones as soon as it has released those. So while a caller waits, the
+//! background claims nothing: the caller waits for the jobs that run, and for no others.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -54,8 +55,8 @@ impl Default for Claims {
 }
 
 impl Claims {
-    /// Claims the inputs of the compaction that `choose` picks beside the claimed tables. The `background` gets nothing
-    /// while a caller waits.
+    /// Claims the inputs of the compaction that `choose` picks beside the claimed tables. The
+    /// `background` gets nothing while a caller waits.
     pub(crate) fn claim(
         &self,
         background: bool,

@@ -1,9 +1,9 @@
 //! The commit path: from a validated write to one that is visible and as durable as asked.
 //!
-//! Under one lock a write takes its sequence numbers, is appended to the log and inserted into the active list.
-//! Nothing of it can be seen yet: readers read at the *visible* sequence number, which moves in commit order
-//! only. A Buffered write moves it at once, unless a Sync write before it is not on disk yet; a Sync write
-//! waits for the log to be synced up to its end.
+//! Under one lock a write takes its sequence numbers, is appended to the log and inserted into the
+//! active list. Nothing of it can be seen yet: readers read at the *visible* sequence number, which
+//! moves in commit order only. A Buffered write moves it at once, unless a Sync write before it is
+//! not on disk yet; a Sync write waits for the log to be synced up to its end.
 //!
 //! ```text
 //! appended    #1 sync  #2 buffered  #3 sync  #4 buffered
@@ -11,8 +11,9 @@
 //! visible     #2 (it is behind no unsynced Sync write); #4 waits for #3
 //! ```
 //!
-//! After a failed append or sync, or a panic in here, nothing is ever appended or made visible again: the log's
-//! state is not known, and a second sync would prove nothing. Every waiting and later write gets the cause.
+//! After a failed append or sync, or a panic in here, nothing is ever appended or made visible
+//! again: the log's state is not known, and a second sync would prove nothing. Every waiting and
+//! later write gets the cause.
 
 mod sync;
 
@@ -42,13 +43,14 @@ use crate::write::{Effect, Write};
 
 /// What the commit path needs from the engine around it.
 pub(crate) trait CommitEnv: fmt::Debug + Send + Sync {
-    /// Makes a log segment of at least `min_size` bytes that the manifest lists under a fresh salt, durably;
-    /// with the number of the manifest's last edit. Called without any lock of the commit path. `ahead`: no write waits
-    /// for it, so it may take space on a disk that is full.
+    /// Makes a log segment of at least `min_size` bytes that the manifest lists under a fresh salt,
+    /// durably; with the number of the manifest's last edit. Called without any lock of the commit
+    /// path. `ahead`: no write waits for it, so it may take space on a disk that is full.
     fn make_segment(&self, min_size: u64, ahead: bool) -> Result<(SegmentMeta, u64)>;
     /// The log cannot take a segment that was made for it.
     fn return_segment(&self, segment: &SegmentMeta);
-    /// Makes durable what entries of the log refer to in other files. Called before the log is synced.
+    /// Makes durable what entries of the log refer to in other files. Called before the log is
+    /// synced.
     fn sync_blobs(&self) -> Result<()> {
         Ok(())
     }
@@ -103,7 +105,8 @@ struct State {
     untold: Option<Error>,
     /// Writers wait: an ingest is being made a part of the database.
     gate_shut: bool,
-    /// Why no write is taken although nothing failed: the database is closed, or was opened to be read only.
+    /// Why no write is taken although nothing failed: the database is closed, or was opened to be
+    /// read only.
     refusal: Option<Error>,
 }
 
@@ -145,8 +148,8 @@ pub(crate) struct CommitStart {
     pub(crate) stretches: Arc<Stretches>,
 }
 
-/// Turns a panic on the commit path into a database that refuses writes. It is made before the state is locked,
-/// so that it goes after the lock.
+/// Turns a panic on the commit path into a database that refuses writes. It is made before the
+/// state is locked, so that it goes after the lock.
 struct PanicGuard<'a> {
     committer: &'a Committer,
     /// The thread unwinds already, from elsewhere: a handle is used, or dropped, on the way.
@@ -226,7 +229,8 @@ impl Committer {
         &self.visible
     }
 
-    /// Commits and waits until the write is visible and as durable as asked; its last sequence number.
+    /// Commits and waits until the write is visible and as durable as asked; its last sequence
+    /// number.
     #[inline]
     pub(crate) fn commit(
         &self,
@@ -241,8 +245,8 @@ impl Committer {
         Ok(receipt.last)
     }
 
-    /// Appends to the log and inserts into the memtable; `appended` runs under the lock with the last sequence
-    /// number. The write becomes visible by itself once it is as durable as asked.
+    /// Appends to the log and inserts into the memtable; `appended` runs under the lock with the
+    /// last sequence number. The write becomes visible by itself once it is as durable as asked.
     pub(crate) fn append(
         &self,
         write: &Write<'_>,
@@ -378,14 +382,16 @@ impl Committer {
         }))
     }
 
-    /// The newest appended state, published or not: a view, and the sequence number to read it at. Nothing that
-    /// a reader there may see is missing from the view; what becomes of it later, only [`Checks`] tell.
+    /// The newest appended state, published or not: a view, and the sequence number to read it at.
+    /// Nothing that a reader there may see is missing from the view; what becomes of it later, only
+    /// [`Checks`] tell.
     pub(crate) fn newest(&self) -> (Arc<View>, SeqNo) {
         let state = lock(&self.state);
         (self.views.cell.load_full(), state.appended)
     }
 
-    /// The same, with the key beyond which nothing is alive at one end of a keyspace, if that is known.
+    /// The same, with the key beyond which nothing is alive at one end of a keyspace, if that is
+    /// known.
     pub(crate) fn newest_end(
         &self,
         keyspace: KeyspaceId,
@@ -397,7 +403,8 @@ impl Committer {
         (self.views.cell.load_full(), state.appended, end)
     }
 
-    /// Begins to watch the stretches that wait for it, unless a write is under way, which does so itself.
+    /// Begins to watch the stretches that wait for it, unless a write is under way, which does so
+    /// itself.
     #[cold]
     pub(crate) fn watch_stretches(&self) {
         if let Some(state) = try_lock(&self.state) {
@@ -431,7 +438,8 @@ impl Committer {
                 taken
             }
             Err(error) => {
-                // `close` ends the manifest's edits: a write that was making a segment then came too late.
+                // `close` ends the manifest's edits: a write that was making a segment then came
+                // too late.
                 if let Some(refusal) = &lock(&self.state).refusal {
                     return Err(refusal.clone());
                 }
@@ -520,8 +528,8 @@ impl Committer {
         Ok(Gate(self))
     }
 
-    /// Everything up to `seq` is given out and visible. REQUIRES: the gate is shut, everything appended is visible, and a
-    /// durable edit says that tables hold it.
+    /// Everything up to `seq` is given out and visible. REQUIRES: the gate is shut, everything
+    /// appended is visible, and a durable edit says that tables hold it.
     pub(crate) fn advance(&self, seq: SeqNo) {
         let mut state = lock(&self.state);
         state.appended = state.appended.max(seq);
@@ -585,8 +593,9 @@ impl Committer {
         (state.log.end(), state.appended)
     }
 
-    /// Where the log ends, if everything in it is in sealed pieces of which `newest` names the newest (`None`: there
-    /// is none): what a flush of them covers. Changes of the catalogue may lie behind the last entry.
+    /// Where the log ends, if everything in it is in sealed pieces of which `newest` names the
+    /// newest (`None`: there is none): what a flush of them covers. Changes of the catalogue may
+    /// lie behind the last entry.
     pub(crate) fn boundary(&self, newest: Option<u64>) -> Option<(Lsn, SeqNo)> {
         let state = lock(&self.state);
         let sealed = self.views.cell.load().sealed.first().map(|run| run.id);

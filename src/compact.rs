@@ -1,11 +1,12 @@
 //! Running compactions: from a plan to an edit.
 //!
-//! The picker decides from a version alone and the merge knows no locks; this file marks the inputs as busy,
-//! runs the one or the other kind, and installs the result. Inputs are deleted only by the edit that replaced
-//! them, once it is durable and the last reader has let go.
+//! The picker decides from a version alone and the merge knows no locks; this file marks the inputs
+//! as busy, runs the one or the other kind, and installs the result. Inputs are deleted only by the
+//! edit that replaced them, once it is durable and the last reader has let go.
 //!
-//! An input that turns out damaged fails its job, once: the read that found it has set the table aside, so it is
-//! picked no more, nor is any step that would need it, and the others go on. `Db::health` names it.
+//! An input that turns out damaged fails its job, once: the read that found it has set the table
+//! aside, so it is picked no more, nor is any step that would need it, and the others go on.
+//! `Db::health` names it.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -23,8 +24,8 @@ use crate::engine::Engine;
 use crate::events::{Plain, event};
 use crate::new_tables::NewTables;
 
-/// What a merge needs of the version that it was picked from, beside its inputs. It does not keep the version itself:
-/// the tables that other jobs replace meanwhile can go.
+/// What a merge needs of the version that it was picked from, beside its inputs. It does not keep
+/// the version itself: the tables that other jobs replace meanwhile can go.
 #[derive(Debug)]
 pub(crate) struct MergeBase {
     older: OlderRuns,
@@ -49,8 +50,8 @@ impl Engine {
         self.run_claimed(true, |version, busy| pick(version, &options, busy))
     }
 
-    /// What the background does: a compaction that is worth it, or, where large values that are dead pile up, a step
-    /// towards giving them back; false if nothing is due.
+    /// What the background does: a compaction that is worth it, or, where large values that are
+    /// dead pile up, a step towards giving them back; false if nothing is due.
     pub(crate) fn compact_if_worth(&self, idle: bool) -> Result<bool> {
         if self.blobs_pile_up() && self.tend_blobs(idle)? {
             return Ok(true);
@@ -65,8 +66,8 @@ impl Engine {
         })
     }
 
-    /// Takes the tables that hold keys of `range` now down to the last level, level by level. Those that others add
-    /// later are left alone, so that this ends beside any load.
+    /// Takes the tables that hold keys of `range` now down to the last level, level by level. Those
+    /// that others add later are left alone, so that this ends beside any load.
     pub(crate) fn push_down(&self, range: &KeyRange<'_>) -> Result<()> {
         let _pushing = Pushing::new(self);
         let upto = newest_at(&self.views.cell.load().version, 0);
@@ -107,8 +108,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Claims the tables of what `choose` picks, and runs it; false if it picked nothing, or if a job of the
-    /// `background` gives way to a caller.
+    /// Claims the tables of what `choose` picks, and runs it; false if it picked nothing, or if a
+    /// job of the `background` gives way to a caller.
     fn run_claimed(
         &self,
         background: bool,
@@ -131,8 +132,8 @@ impl Engine {
         result.map(|()| true)
     }
 
-    /// Removes the table `number`, if it goes as a `whole`, or writes it again; false if it is being merged: then the
-    /// result is to be looked at.
+    /// Removes the table `number`, if it goes as a `whole`, or writes it again; false if it is
+    /// being merged: then the result is to be looked at.
     pub(crate) fn rewrite(&self, number: FileNumber, whole: bool) -> Result<bool> {
         let options = self.pick_options(true);
         self.run_claimed(true, |version, busy| {
@@ -182,7 +183,8 @@ impl Engine {
         installed
     }
 
-    /// The merged tables, on disk and read back, and the edit that puts them in place of the inputs.
+    /// The merged tables, on disk and read back, and the edit that puts them in place of the
+    /// inputs.
     fn write_merged(
         &self,
         compaction: &Compaction,
@@ -190,7 +192,8 @@ impl Engine {
         tables: &mut NewTables<'_>,
         should_stop: &dyn Fn() -> bool,
     ) -> Result<VersionEdit> {
-        // Only what an edit has made durable: a crash that kept this job's edit must not lose the drop.
+        // Only what an edit has made durable: a crash that kept this job's edit must not lose the
+        // drop.
         let dropped = self.versions.lock().state.dropped_keyspaces();
         let horizon = self.horizon(dropped);
         let may_hold = |key: UserKey<'_>| base.older.may_hold(key);

@@ -13,8 +13,9 @@
 //! put n = 5; add 2 to n; delete m; append "x" to m      is written as      put n = 5; put n = 7; delete m; put m = "x"
 //! ```
 //!
-//! Of several changes of a key only the last writes the value. The others are written as deletes: nobody sees them, and
-//! each operation keeps its sequence number. Otherwise n appends to a log of one key would take n values.
+//! Of several changes of a key only the last writes the value. The others are written as deletes:
+//! nobody sees them, and each operation keeps its sequence number. Otherwise n appends to a log of
+//! one key would take n values.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

@@ -1,8 +1,9 @@
 //! What a stored entry needs, beside itself, to become the value that a caller sees.
 //!
-//! A plain put is its value. An entry of another kind says how to get one: a value that holds until a time needs
-//! the clock, and operands the merge operator of their keyspace. Point reads ([`crate::get`]) and walks ([`crate::walk`]) meet such entries on a cold path of
-//! their own, and come here.
+//! A plain put is its value. An entry of another kind says how to get one: a value that holds until
+//! a time needs the clock, and operands the merge operator of their keyspace. Point reads
+//! ([`crate::get`]) and walks ([`crate::walk`]) meet such entries on a cold path of their own, and
+//! come here.
 //!
 //! Entries expire by the database's own time. It is the system's as long as that moves on; where
 //! the system's clock jumps forward it follows, for an old clock may have been put right. Then
@@ -30,12 +31,14 @@ use crate::policy::Policies;
 use crate::stretches::Stretches;
 use crate::sync::{Mutex, Rank, lock};
 
-/// What the entries of an open database need to become values. Iterators share it, and outlive the database.
+/// What the entries of an open database need to become values. Iterators share it, and outlive the
+/// database.
 #[derive(Debug)]
 pub(crate) struct Context {
     clock: Arc<dyn Clock>,
     pub(crate) policies: Arc<Policies>,
-    /// What [`Context::now`] said last: entries that were seen to expire stay expired when the clock is set back.
+    /// What [`Context::now`] said last: entries that were seen to expire stay expired when the
+    /// clock is set back.
     latest: AtomicU64,
     /// The time that the log knows.
     stamped: AtomicU64,

@@ -25,8 +25,8 @@ use crate::workers;
 ///
 /// A `Db` is also its default keyspace: all of [`Keyspace`]'s methods stand on it.
 ///
-/// A forked process cannot use the handles that it inherits: their calls answer `Locked`, and dropping them does
-/// nothing.
+/// A forked process cannot use the handles that it inherits: their calls answer `Locked`, and
+/// dropping them does nothing.
 ///
 /// ```
 /// # fn main() -> terrace::Result<()> {
@@ -65,8 +65,8 @@ impl Handle {
         &self.engine
     }
 
-    /// The engine, for what makes work for the background: its threads start with the first such call, which fails
-    /// with `Io` if they cannot be started.
+    /// The engine, for what makes work for the background: its threads start with the first such
+    /// call, which fails with `Io` if they cannot be started.
     #[inline]
     pub(crate) fn writer(&self) -> Result<&Engine> {
         if !self.engine.working.load(Ordering::Relaxed) && self.engine.process.is_this() {
@@ -81,7 +81,8 @@ impl Drop for Handle {
         if !self.engine.process.is_this() {
             return; // A fork: it is the other process's to close.
         }
-        // There is nobody to give the error to; what was acknowledged under `Sync` is on disk anyway.
+        // There is nobody to give the error to; what was acknowledged under `Sync` is on disk
+        // anyway.
         if let Err(error) = self.engine.close() {
             self.engine.background.fail(&error);
             event!(
@@ -180,7 +181,8 @@ impl Db {
         self.writer()?.write_batch(&mut batch)
     }
 
-    /// Hands a batch to the log without waiting for it to be durable. Reads see it when the ticket is done.
+    /// Hands a batch to the log without waiting for it to be durable. Reads see it when the ticket
+    /// is done.
     ///
     /// # Errors
     /// As for [`Db::write`].
@@ -192,7 +194,8 @@ impl Db {
     /// The keyspace `name`, created with default options if there is none.
     ///
     /// # Errors
-    /// `Invalid` for a name that is empty or over 255 bytes; as for a write if it has to be created.
+    /// `Invalid` for a name that is empty or over 255 bytes; as for a write if it has to be
+    /// created.
     pub fn keyspace(&self, name: &str) -> Result<Keyspace> {
         self.writer()?.keyspace(name).map(|state| self.wrap(state))
     }
@@ -200,16 +203,17 @@ impl Db {
     /// A new keyspace.
     ///
     /// # Errors
-    /// `AlreadyExists` if there is one of that name; `Invalid` for a name that is empty or over 255 bytes; `Unsupported` if
-    /// its options name a merge operator or filter that the database was not opened with.
+    /// `AlreadyExists` if there is one of that name; `Invalid` for a name that is empty or over 255
+    /// bytes; `Unsupported` if its options name a merge operator or filter that the database was
+    /// not opened with.
     pub fn create_keyspace(&self, name: &str, options: KeyspaceOptions) -> Result<Keyspace> {
         self.writer()?
             .create_keyspace(name, &options)
             .map(|state| self.wrap(state))
     }
 
-    /// Drops a keyspace with all its entries. Handles of it answer `NotFound` from then on; a new one of that name
-    /// is another. Snapshots taken before go on seeing it.
+    /// Drops a keyspace with all its entries. Handles of it answer `NotFound` from then on; a new
+    /// one of that name is another. Snapshots taken before go on seeing it.
     ///
     /// # Errors
     /// `NotFound` if there is none of that name; `Invalid` for the default keyspace.
@@ -217,11 +221,12 @@ impl Db {
         self.writer()?.drop_keyspace(name)
     }
 
-    /// Gives the keyspace `from` the name `to`, which must be free; its handles go on serving, and say the new name.
+    /// Gives the keyspace `from` the name `to`, which must be free; its handles go on serving, and
+    /// say the new name.
     ///
     /// # Errors
-    /// `NotFound` if there is none of that name; `AlreadyExists` if there is one of the other; `Invalid` for the default
-    /// keyspace, and for a name that is empty or over 255 bytes.
+    /// `NotFound` if there is none of that name; `AlreadyExists` if there is one of the other;
+    /// `Invalid` for the default keyspace, and for a name that is empty or over 255 bytes.
     pub fn rename_keyspace(&self, from: &str, to: &str) -> Result<()> {
         self.writer()?.rename_keyspace(from, to)
     }
@@ -254,12 +259,14 @@ impl Db {
         engine.flush()
     }
 
-    /// Makes a second database in `dir`, which must be new or empty, of what this one holds: every write that has returned,
-    /// and of those under way a prefix, in all keyspaces. Its files are links to those of this one, as long as `dir` is on the
-    /// same file system, so that it takes little time and space at first; else they are copied. Both are used and changed
+    /// Makes a second database in `dir`, which must be new or empty, of what this one holds: every
+    /// write that has returned, and of those under way a prefix, in all keyspaces. Its files are
+    /// links to those of this one, as long as `dir` is on the same file system, so that it takes
+    /// little time and space at first; else they are copied. Both are used and changed
     /// independently from then on, and either can be removed. Writes go on meanwhile.
     ///
-    /// It is durable on return. After an error, or a crash meanwhile, `dir` holds no database; this one is as it was.
+    /// It is durable on return. After an error, or a crash meanwhile, `dir` holds no database; this
+    /// one is as it was.
     ///
     /// ```
     /// # fn main() -> terrace::Result<()> {
@@ -275,12 +282,14 @@ impl Db {
     /// ```
     ///
     /// # Errors
-    /// `AlreadyExists` if there is anything in `dir`, `Invalid` if it is no directory; those of flushing, and of writing there.
+    /// `AlreadyExists` if there is anything in `dir`, `Invalid` if it is no directory; those of
+    /// flushing, and of writing there.
     pub fn checkpoint(&self, dir: impl AsRef<Path>) -> Result<()> {
         self.writer()?.checkpoint(dir.as_ref())
     }
 
-    /// Merges every keyspace's tables into the last level, which drops what nobody can see. Blocks until done.
+    /// Merges every keyspace's tables into the last level, which drops what nobody can see. Blocks
+    /// until done.
     ///
     /// # Errors
     /// Those of reading and writing tables.
@@ -288,7 +297,8 @@ impl Db {
         self.writer()?.compact_range(&KeyRange::ALL)
     }
 
-    /// Flushes, and waits until no flush or compaction is due, as in a database that has been idle for a while.
+    /// Flushes, and waits until no flush or compaction is due, as in a database that has been idle
+    /// for a while.
     ///
     /// # Errors
     /// What keeps the background from its work.
@@ -304,12 +314,14 @@ impl Db {
         self.engine().health()
     }
 
-    /// Syncs and closes the database, ends its threads, and lets others open it; later calls on any handle answer
-    /// `Closed`. Iterators and values that are alive go on reading what they hold. Closing twice is fine.
+    /// Syncs and closes the database, ends its threads, and lets others open it; later calls on any
+    /// handle answer `Closed`. Iterators and values that are alive go on reading what they hold.
+    /// Closing twice is fine.
     ///
     /// # Errors
-    /// Those of the last sync and flush; `Io` if the directory was removed, and all that was in it; `ReadOnly` if the log failed before, and writes that returned under `Buffered` or
-    /// `Interval` may not be on disk. The database is closed all the same.
+    /// Those of the last sync and flush; `Io` if the directory was removed, and all that was in it;
+    /// `ReadOnly` if the log failed before, and writes that returned under `Buffered` or `Interval`
+    /// may not be on disk. The database is closed all the same.
     pub fn close(&self) -> Result<()> {
         self.engine().close()
     }

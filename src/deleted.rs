@@ -1,8 +1,9 @@
 //! The range deletes that a read of a range has to look at.
 //!
-//! Each piece of the memtable has a set of its own, and the tables have one. They are not put together, which would
-//! cost as much as there are deletes: a [`Deleted`] lists those that touch the range, newest first. The deletes of
-//! a set are all newer than those of the next, so the first that covers a key decides.
+//! Each piece of the memtable has a set of its own, and the tables have one. They are not put
+//! together, which would cost as much as there are deletes: a [`Deleted`] lists those that touch
+//! the range, newest first. The deletes of a set are all newer than those of the next, so the first
+//! that covers a key decides.
 
 use std::sync::Arc;
 
@@ -18,7 +19,8 @@ pub(crate) struct Deleted {
 }
 
 impl Deleted {
-    /// The deletes of `view` that touch keys from `smallest` to `largest`, as a reader at `at` sees them.
+    /// The deletes of `view` that touch keys from `smallest` to `largest`, as a reader at `at` sees
+    /// them.
     pub(crate) fn within(
         view: &View,
         smallest: UserKey<'_>,

@@ -1,9 +1,10 @@
 //! Where the living keys of a queue begin and end.
 //!
-//! A keyspace that is used as a queue has a long stretch of tombstones in front of its first living key. So that
-//! [`Keyspace::pop_first`](crate::Keyspace::pop_first) does not walk over them each time, the commit path remembers,
-//! for each keyspace that was popped from, a key below which nothing is alive, and one above which nothing is. It
-//! stays exact because every write passes here: a put below the one, or above the other, moves it there.
+//! A keyspace that is used as a queue has a long stretch of tombstones in front of its first living
+//! key. So that [`Keyspace::pop_first`](crate::Keyspace::pop_first) does not walk over them each
+//! time, the commit path remembers, for each keyspace that was popped from, a key below which
+//! nothing is alive, and one above which nothing is. It stays exact because every write passes
+//! here: a put below the one, or above the other, moves it there.
 //!
 //! ```text
 //! a(dead) b(dead) c d e      pop_first found c: nothing is alive below c

@@ -44,7 +44,8 @@ const OPERANDS: u64 = 2048;
 pub(crate) struct Engine {
     /// Differs from that of every other database opened by this process.
     pub(crate) id: u64,
-    /// Who opened it. A fork has a copy of everything, position in the log and lock included, and must not use it.
+    /// Who opened it. A fork has a copy of everything, position in the log and lock included, and
+    /// must not use it.
     pub(crate) process: Process,
     pub(crate) options: Options,
     pub(crate) context: Arc<Context>,
@@ -148,8 +149,8 @@ impl Engine {
         }
     }
 
-    /// Seals the active list early if it may hold many operands: a read gathers all of its key one by one, and those of
-    /// sealed pieces are combined.
+    /// Seals the active list early if it may hold many operands: a read gathers all of its key one
+    /// by one, and those of sealed pieces are combined.
     #[cold]
     pub(crate) fn operands_written(&self, count: u32) {
         let before = self.operands.fetch_add(u64::from(count), Ordering::Relaxed);
@@ -297,7 +298,8 @@ impl Engine {
         self.background.wait_for(Task::Flush, flushed)
     }
 
-    /// Passes on the result of a job. If the manifest or the directory failed in it, writes fail from now on.
+    /// Passes on the result of a job. If the manifest or the directory failed in it, writes fail
+    /// from now on.
     pub(crate) fn heed<T>(&self, result: Result<T>) -> Result<T> {
         if result.is_err()
             && let Some(cause) = self.versions.failure()
@@ -336,7 +338,8 @@ impl Engine {
         version.damage().next().cloned().map_or(Ok(()), Err)
     }
 
-    /// True if so many range deletes are kept that they are to be worked off before the database is idle.
+    /// True if so many range deletes are kept that they are to be worked off before the database is
+    /// idle.
     pub(crate) fn has_many_ranges(&self) -> bool {
         self.views.cell.load().version.deleted().len() > 256
     }
@@ -359,8 +362,9 @@ impl Engine {
         self.files.remove_obsolete()
     }
 
-    /// Takes dropped keyspaces, range deletes, expired entries and dead large values out of the tables. It takes as many
-    /// steps as what is there now may need, and no more: other threads may make work faster than this one does it.
+    /// Takes dropped keyspaces, range deletes, expired entries and dead large values out of the
+    /// tables. It takes as many steps as what is there now may need, and no more: other threads may
+    /// make work faster than this one does it.
     fn work_off(&self) -> Result<()> {
         let steps = {
             let view = self.views.cell.load();
@@ -384,7 +388,8 @@ impl Engine {
         self.files.remove_obsolete()
     }
 
-    /// Gives back the space that only a database at work needs. On a full disk deletes need what there is of the log.
+    /// Gives back the space that only a database at work needs. On a full disk deletes need what
+    /// there is of the log.
     pub(crate) fn become_idle(&self) -> Result<()> {
         if self.space.full().is_some() {
             return Ok(());

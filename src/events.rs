@@ -7,8 +7,9 @@
 //! debug  opening after a clean end
 //! ```
 //!
-//! A logger is the caller's code, so nothing is logged while a lock of the engine is held, and neither keys nor
-//! values are ever part of a message. The text of an error may quote keys, so [`Plain`] leaves it out.
+//! A logger is the caller's code, so nothing is logged while a lock of the engine is held, and
+//! neither keys nor values are ever part of a message. The text of an error may quote keys, so
+//! [`Plain`] leaves it out.
 //!
 //! Without the feature the macro checks its arguments and makes no code.
 
@@ -53,7 +54,8 @@ pub(crate) fn damage(error: &Error) {
     }
 }
 
-/// An error as it may be logged: kinds, the file with the place in it, and what the operating system said.
+/// An error as it may be logged: kinds, the file with the place in it, and what the operating
+/// system said.
 pub(crate) struct Plain<'a>(pub(crate) &'a Error);
 
 impl fmt::Display for Plain<'_> {

@@ -21,10 +21,10 @@
 //! Operands therefore never lie on a value that expires. Those that a database has from before this
 //! rule are no part of it: they stay when it goes.
 //!
-//! Space comes back without further writes. Each table knows when its entries expire (how many do, the first, the middle
-//! one and the last); the compactor looks once a second, and writes a table again once half of them have expired, if
-//! that is worth it, and once the last has. Pieces of the memtable are flushed when something in them has expired and the
-//! database is idle.
+//! Space comes back without further writes. Each table knows when its entries expire (how many do,
+//! the first, the middle one and the last); the compactor looks once a second, and writes a table
+//! again once half of them have expired, if that is worth it, and once the last has. Pieces of the
+//! memtable are flushed when something in them has expired and the database is idle.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -46,10 +46,10 @@ use crate::operations::encode_clock;
 /// caught up. A database remembers its time, and begins with it when it is opened again, as long as
 /// it is not more than an hour ahead of the clock; else it begins with the clock.
 ///
-/// A value is never returned once its time has come, whoever reads and however. Its space is
-/// given back within some ten seconds of the time at which the last entry of its table expires, and once half of a
-/// table's entries have expired if those are a quarter of it or more, as far as no snapshot still sees them and the disk
-/// keeps up.
+/// A value is never returned once its time has come, whoever reads and however. Its space is given
+/// back within some ten seconds of the time at which the last entry of its table expires, and once
+/// half of a table's entries have expired if those are a quarter of it or more, as far as no
+/// snapshot still sees them and the disk keeps up.
 ///
 /// ```
 /// # fn main() -> terrace::Result<()> {
@@ -97,7 +97,8 @@ impl Expiry {
 }
 
 impl Engine {
-    /// Fixes the times in a batch; the operation that says in the log what time it was, if one is due.
+    /// Fixes the times in a batch; the operation that says in the log what time it was, if one is
+    /// due.
     pub(crate) fn date(&self, batch: &mut Batch) -> Option<Vec<u8>> {
         if batch.deadlines.is_empty() {
             return None;
@@ -142,8 +143,8 @@ impl Engine {
             || tables.any(|(_, _, table)| table.info().expiries.is_some())
     }
 
-    /// Writes one table again, or removes it, of which enough has expired; false if there is none. Tables of level 0 are
-    /// left to the merge that they wait for anyway.
+    /// Writes one table again, or removes it, of which enough has expired; false if there is none.
+    /// Tables of level 0 are left to the merge that they wait for anyway.
     pub(crate) fn expire_once(&self) -> Result<bool> {
         let version = self.views.cell.load().version.clone();
         if version

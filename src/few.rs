@@ -1,10 +1,11 @@
 //! Range deletes of few keys, which become deletes of those keys.
 //!
-//! A range delete stays in memory until compaction has been over its range, and readers of the range take it into
-//! account until then. A delete of a key costs nothing of the kind. So a range is looked at first, outside of every lock
-//! and for a few steps only: if it is gone over by then, and not many keys of it are alive, they are deleted one by one,
-//! in one write, on condition that nothing was written to the range meanwhile ([`crate::check`]). Whenever that is not so,
-//! it is a range delete like any other; a range that cannot be read as well.
+//! A range delete stays in memory until compaction has been over its range, and readers of the
+//! range take it into account until then. A delete of a key costs nothing of the kind. So a range
+//! is looked at first, outside of every lock and for a few steps only: if it is gone over by then,
+//! and not many keys of it are alive, they are deleted one by one, in one write, on condition that
+//! nothing was written to the range meanwhile ([`crate::check`]). Whenever that is not so, it is a
+//! range delete like any other; a range that cannot be read as well.
 
 use std::ops::Bound;
 
@@ -27,8 +28,8 @@ const FEW: usize = 16;
 const STEPS: usize = 64;
 
 impl Keyspace {
-    /// Deletes the keys of a range one by one, if they are few; `None` if they are not, or may not be. A range without any
-    /// needs no write: the number is then that of what was there already.
+    /// Deletes the keys of a range one by one, if they are few; `None` if they are not, or may not
+    /// be. A range without any needs no write: the number is then that of what was there already.
     pub(crate) fn delete_few(&self, range: &impl KeyBounds) -> Result<Option<SeqNo>> {
         let engine = self.engine_to_write()?;
         self.state.check_alive()?;

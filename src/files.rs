@@ -1,9 +1,9 @@
 //! The files of tables and large values: opening them lazily, making new ones, and removing those that nothing refers to.
 //!
-//! A table leaves in two steps. The edit that removes it from the tree is synced; then, once the last reader
-//! that pinned it is gone, its number lands in the list of the obsolete, and a worker unlinks it. A running
-//! database deletes by edits only, never by listing the directory, and nothing after a failure of the log
-//! or manifest: the edit may not be what the disk has.
+//! A table leaves in two steps. The edit that removes it from the tree is synced; then, once the
+//! last reader that pinned it is gone, its number lands in the list of the obsolete, and a worker
+//! unlinks it. A running database deletes by edits only, never by listing the directory, and
+//! nothing after a failure of the log or manifest: the edit may not be what the disk has.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -31,7 +31,8 @@ pub(crate) struct Files {
     /// Open tables that may be closed again.
     lent: Lent,
     obsolete: Mutex<Vec<FileKind>>,
-    /// Held while files are removed, so that a second caller returns only when the first has removed what it took.
+    /// Held while files are removed, so that a second caller returns only when the first has
+    /// removed what it took.
     removing: Mutex<()>,
     /// Has what is obsolete removed soon.
     background: OnceLock<Arc<Background>>,
@@ -78,7 +79,8 @@ impl Files {
         }
     }
 
-    /// Checks that a listed table is no other one. One that cannot be read is for its readers to find.
+    /// Checks that a listed table is no other one. One that cannot be read is for its readers to
+    /// find.
     pub(crate) fn check_identity(&self, meta: &TableMeta) -> Result<()> {
         let path = FileKind::Table(meta.number).path(&self.dir);
         let file = self.fs.open(&path, OpenMode::Read);
@@ -160,7 +162,8 @@ impl Files {
         self.frozen.load(Ordering::SeqCst)
     }
 
-    /// Removes the files that nothing refers to any more. One that cannot be removed stays in the list.
+    /// Removes the files that nothing refers to any more. One that cannot be removed stays in the
+    /// list.
     pub(crate) fn remove_obsolete(&self) -> Result<()> {
         let _removing = self.removing.lock().unwrap_or_else(|p| p.into_inner());
         loop {
@@ -180,8 +183,8 @@ impl Files {
         }
     }
 
-    /// Unlinks a file that no edit lists. One that is gone already is fine: a crash may have kept the edit
-    /// and lost nothing else.
+    /// Unlinks a file that no edit lists. One that is gone already is fine: a crash may have kept
+    /// the edit and lost nothing else.
     pub(crate) fn remove(&self, file: FileKind) -> Result<()> {
         if mutant("keep-obsolete") && matches!(file, FileKind::Table(_)) {
             return Ok(());

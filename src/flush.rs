@@ -4,13 +4,13 @@
 //!
 //! - *image*: the oldest sealed list becomes a table in memory;
 //! - *fold*: eight adjoining images of about one size become one, so that a read meets few of them;
-//! - *flush*: every piece from the oldest up to a point is merged into one run of level-0 tables. The edit that
-//!   adds the run says up to which log position and sequence number tables now hold everything; the log below is
-//!   never read again. It is due by the memory that the pieces hold, or by the length of the log
-//!   ([`crate::log_size`]).
+//! - *flush*: every piece from the oldest up to a point is merged into one run of level-0 tables.
+//!   The edit that adds the run says up to which log position and sequence number tables now hold
+//!   everything; the log below is never read again. It is due by the memory that the pieces hold,
+//!   or by the length of the log ([`crate::log_size`]).
 //!
-//! Pieces cover adjoining stretches of the commit order and leave from the old end only, so what is flushed is
-//! always a prefix.
+//! Pieces cover adjoining stretches of the commit order and leave from the old end only, so what is
+//! flushed is always a prefix.
 
 use std::sync::Arc;
 
@@ -46,7 +46,8 @@ const LARGEST_FOLDED: u64 = 4 << 20;
 pub(crate) enum MemIter {
     List(ListCursor),
     Image(TableIter),
-    /// What a transaction has written: here, so that walks without one have no more sources to tell apart.
+    /// What a transaction has written: here, so that walks without one have no more sources to tell
+    /// apart.
     Own(OwnIter),
 }
 
@@ -116,7 +117,8 @@ impl InternalIterator for MemIter {
     }
 }
 
-/// Of pieces, newest first, the oldest: at least one, and no more than `most` bytes if there are others.
+/// Of pieces, newest first, the oldest: at least one, and no more than `most` bytes if there are
+/// others.
 fn oldest(runs: &[Arc<MemRun>], most: u64) -> &[Arc<MemRun>] {
     let mut bytes = 0_u64;
     let fits = |run: &&Arc<MemRun>| {
@@ -127,9 +129,10 @@ fn oldest(runs: &[Arc<MemRun>], most: u64) -> &[Arc<MemRun>] {
     runs.get(runs.len().saturating_sub(count)..).unwrap_or(runs)
 }
 
-/// What a job may drop, seen at one moment. A snapshot taken later reads at or above `visible`: to it, what
-/// `stripes` hides is hidden, and the keyspaces in `dropped` are gone. These are listed before the snapshots, and one
-/// whose drop is not visible yet is left out, so that no snapshot slips in between that still sees it.
+/// What a job may drop, seen at one moment. A snapshot taken later reads at or above `visible`: to
+/// it, what `stripes` hides is hidden, and the keyspaces in `dropped` are gone. These are listed
+/// before the snapshots, and one whose drop is not visible yet is left out, so that no snapshot
+/// slips in between that still sees it.
 #[derive(Debug)]
 pub(crate) struct Horizon {
     pub(crate) stripes: Stripes,
@@ -178,7 +181,8 @@ impl Engine {
         Ok(self.image_once(&view)? || self.fold_once(&view)?)
     }
 
-    /// True if the list that is the next to become an image is visible by now; else `waker` is called once it is.
+    /// True if the list that is the next to become an image is visible by now; else `waker` is
+    /// called once it is.
     pub(crate) fn became_visible(&self, waker: &Waker) -> bool {
         let view = self.views.cell.load();
         let mut oldest_first = view.sealed.iter().rev();
@@ -188,7 +192,8 @@ impl Engine {
         matches!(decided, Some(Some(Ok(()))))
     }
 
-    /// Turns the oldest list that is wholly visible into an image. One without entries, with range deletes alone, stays.
+    /// Turns the oldest list that is wholly visible into an image. One without entries, with range
+    /// deletes alone, stays.
     fn image_once(&self, view: &View) -> Result<bool> {
         let visible = self.committer.visible();
         let oldest = view
@@ -203,7 +208,8 @@ impl Engine {
         Ok(true)
     }
 
-    /// Merges eight adjoining small images into one. A list with range deletes alone counts as an image.
+    /// Merges eight adjoining small images into one. A list with range deletes alone counts as an
+    /// image.
     fn fold_once(&self, view: &View) -> Result<bool> {
         let visible = self.committer.visible();
         let foldable = |run: &Arc<MemRun>| {
@@ -273,8 +279,9 @@ impl Engine {
         options.compression = Compression::None;
         let sink = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
         let mut writer = TableWriter::new(sink, options);
-        // A tombstone must stay: what it hides lies below, in tables and older pieces. So must the entries of a
-        // dropped keyspace or range: the drop may lie in a later piece, and be lost while this one is kept.
+        // A tombstone must stay: what it hides lies below, in tables and older pieces. So must the
+        // entries of a dropped keyspace or range: the drop may lie in a later piece, and be lost
+        // while this one is kept.
         let combine = |key: UserKey<'_>, parts: &[&[u8]]| self.combine_for_good(key, parts);
         let rules = Rules {
             stripes,
@@ -420,8 +427,9 @@ impl Engine {
         }
     }
 
-    /// Notes in the manifest that tables hold the whole log, changes of the catalogue included; false if it says so
-    /// already, or if there are entries in memory: then the flush that takes them does it.
+    /// Notes in the manifest that tables hold the whole log, changes of the catalogue included;
+    /// false if it says so already, or if there are entries in memory: then the flush that takes
+    /// them does it.
     pub(crate) fn flush_position(&self) -> Result<bool> {
         let _flushing = lock(&self.flushing);
         let Some((lsn, seq)) = self.committer.boundary(None) else {
@@ -490,8 +498,9 @@ impl Engine {
         written: MergeResult,
     ) -> Result<()> {
         let MergeResult { tables, blobs, .. } = written;
-        // One that touches no table hides nothing: what was in memory before it is in these tables, or gone. But a
-        // transaction that began before it still has to find that its reads were written over.
+        // One that touches no table hides nothing: what was in memory before it is in these tables,
+        // or gone. But a transaction that began before it still has to find that its reads were
+        // written over.
         let before = self.views.cell.load().version.clone();
         let is_needed = |range: &DeletedRange| {
             let touches = |meta: &TableMeta| {

@@ -1,16 +1,17 @@
 //! Point reads: memtable first, then tables from the newest run to the oldest.
 //!
-//! A get hashes its key once. It takes no lock and touches no counter that others write: the view is borrowed
-//! for the time of the call. Among tables it first picks the candidate of each run by key range, asks the
-//! processor to fetch all their index buckets, and only then tests them: several cache misses in a row become
-//! one.
+//! A get hashes its key once. It takes no lock and touches no counter that others write: the view
+//! is borrowed for the time of the call. Among tables it first picks the candidate of each run by
+//! key range, asks the processor to fetch all their index buckets, and only then tests them:
+//! several cache misses in a row become one.
 //!
-//! The key is lent from function to function, and what a table answers is handed on whole. Where each took the key by
-//! value, its three words were put together on the stack and loaded from there at once, which stalls the processor: a
-//! get of an absent key took 60 ns instead of 42, with fewer instructions.
+//! The key is lent from function to function, and what a table answers is handed on whole. Where
+//! each took the key by value, its three words were put together on the stack and loaded from there
+//! at once, which stalls the processor: a get of an absent key took 60 ns instead of 42, with fewer
+//! instructions.
 //!
-//! A plain put is its value and a tombstone has none; what other kinds of entry mean is said once, in
-//! [`View::resolve`].
+//! A plain put is its value and a tombstone has none; what other kinds of entry mean is said once,
+//! in [`View::resolve`].
 
 use bytes::Bytes;
 use terrace_base::hash::key_hash;
@@ -40,7 +41,8 @@ pub(crate) struct Live<'v> {
 }
 
 impl Live<'_> {
-    /// The bytes from `start` to `end` of the value, as far as it has them; read with [`Want::Part`].
+    /// The bytes from `start` to `end` of the value, as far as it has them; read with
+    /// [`Want::Part`].
     pub(crate) fn part(self, start: u64, end: u64) -> Bytes {
         let len = self.value.len();
         let place = |n: u64| usize::try_from(n).unwrap_or(usize::MAX).min(len);
@@ -81,7 +83,8 @@ impl View {
         }
     }
 
-    /// The same, behind the sequence number of the key's newest entry, whatever that did; zero if there is none.
+    /// The same, behind the sequence number of the key's newest entry, whatever that did; zero if
+    /// there is none.
     pub(crate) fn look(
         &self,
         key: &UserKey<'_>,
@@ -200,11 +203,12 @@ impl View {
         })
     }
 
-    /// The newest entry of `key` at or below `at`, whatever it did. A key that a range delete hides is shown as a
-    /// tombstone of that delete.
+    /// The newest entry of `key` at or below `at`, whatever it did. A key that a range delete hides
+    /// is shown as a tombstone of that delete.
     ///
-    /// Pieces and runs are asked from the newest on, so that the first entry found is the newest. The deletes of a
-    /// piece hide all that lies in older ones; those of the tables hide what lies in tables and is older.
+    /// Pieces and runs are asked from the newest on, so that the first entry found is the newest.
+    /// The deletes of a piece hide all that lies in older ones; those of the tables hide what lies
+    /// in tables and is older.
     #[inline]
     pub(crate) fn newest(
         &self,
@@ -323,8 +327,8 @@ impl View {
         Ok(None)
     }
 
-    /// What the first of `tables` that has `key` says of it. It is handed on whole: an answer of ten words that is
-    /// taken apart and put together again on the way is waited for each time.
+    /// What the first of `tables` that has `key` says of it. It is handed on whole: an answer of
+    /// ten words that is taken apart and put together again on the way is waited for each time.
     #[inline]
     fn first_found<'v>(
         &self,

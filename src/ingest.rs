@@ -1,28 +1,32 @@
 //! Bulk load: many entries straight into tables, past the log and the memtable, as one write.
 //!
-//! All entries of an ingest have one sequence number. Tables have to be written with it before its place in the commit
-//! order is taken, so it is chosen ahead: 2^16 above the last one given out if the input is small, which is then written
-//! within milliseconds, else 2^26 above it. When the tables are on disk, writers
-//! wait at a gate for the moment that it takes to flush what is in memory (which was flushed just before, so there is
-//! little) and to make one edit. That edit is the commit: it adds the tables as the newest run of level 0, and says that
-//! tables hold everything up to that number. Then the number is visible, and writers go on above it.
+//! All entries of an ingest have one sequence number. Tables have to be written with it before its
+//! place in the commit order is taken, so it is chosen ahead: 2^16 above the last one given out if
+//! the input is small, which is then written within milliseconds, else 2^26 above it. When the
+//! tables are on disk, writers wait at a gate for the moment that it takes to flush what is in
+//! memory (which was flushed just before, so there is little) and to make one edit. That edit is
+//! the commit: it adds the tables as the newest run of level 0, and says that tables hold
+//! everything up to that number. Then the number is visible, and writers go on above it.
 //!
 //! ```text
 //! appended  ... 90 91 | gate | ingest at 65626 | 65627 ...            it was chosen when 90 was the last
 //! ```
 //!
-//! Until the edit is synced nothing of an ingest can be seen, also after a crash; from then on all of it. If so much is
-//! written, or ingested by others, meanwhile that the number is overtaken, the tables are written again under a higher
-//! one. Ingests do this one at a time, and no other is published meanwhile ([`Turns`]): else each would put the numbers
-//! of all others behind its own, those would reach farther, and 32 threads would use all numbers up within seconds. A
-//! large ingest tries once more without a turn, 16 times as far ahead, because others wait for whoever has one.
+//! Until the edit is synced nothing of an ingest can be seen, also after a crash; from then on all
+//! of it. If so much is written, or ingested by others, meanwhile that the number is overtaken, the
+//! tables are written again under a higher one. Ingests do this one at a time, and no other is
+//! published meanwhile ([`Turns`]): else each would put the numbers of all others behind its own,
+//! those would reach farther, and 32 threads would use all numbers up within seconds. A large
+//! ingest tries once more without a turn, 16 times as far ahead, because others wait for whoever
+//! has one.
 //!
-//! The edit alone would leave no trace in the log: a manifest of before, put back, would fit it, and hide the entries. So
-//! the log then takes a number above the ingest's. Replay finds that numbers are missing, or that the log was closed
-//! behind a later edit.
+//! The edit alone would leave no trace in the log: a manifest of before, put back, would fit it,
+//! and hide the entries. So the log then takes a number above the ingest's. Replay finds that
+//! numbers are missing, or that the log was closed behind a later edit.
 //!
-//! Input that is not sorted is cut into pieces that fit the memory given, each is sorted and written to a table of its own
-//! that no edit lists, and those are merged. Of equal keys the last one given counts.
+//! Input that is not sorted is cut into pieces that fit the memory given, each is sorted and
+//! written to a table of its own that no edit lists, and those are merged. Of equal keys the last
+//! one given counts.
 
 mod sorter;
 
@@ -50,7 +54,8 @@ use crate::options::Durability;
 use crate::sync::{Condvar, Mutex, Rank, lock};
 use crate::write::{Entries as Held, Write};
 
-/// How far above the last sequence number an ingest of a small input takes its own. A look-ahead reads that much of it.
+/// How far above the last sequence number an ingest of a small input takes its own. A look-ahead
+/// reads that much of it.
 const AHEAD_IF_SMALL: u64 = 1 << 16;
 /// How far above it others do: so many writes may go on while the tables are written.
 const AHEAD: u64 = 1 << 26;
@@ -231,14 +236,14 @@ impl InternalIterator for Numbered<'_> {
 }
 
 impl Keyspace {
-    /// Writes many entries as one write, straight into tables: several times as fast as batches, and written once. Over
-    /// what is there already, if anything is. The entries come sorted by strictly rising key. The write's sequence
-    /// number, which is the version of each key.
+    /// Writes many entries as one write, straight into tables: several times as fast as batches,
+    /// and written once. Over what is there already, if anything is. The entries come sorted by
+    /// strictly rising key. The write's sequence number, which is the version of each key.
     ///
     /// They get the keyspace's default expiry, counted from the call.
     ///
-    /// Other writes go on meanwhile, but for the moment of the commit, when they wait until memory is flushed. What
-    /// the ingest returned is durable, whatever the database's durability.
+    /// Other writes go on meanwhile, but for the moment of the commit, when they wait until memory
+    /// is flushed. What the ingest returned is durable, whatever the database's durability.
     ///
     /// ```
     /// # fn main() -> terrace::Result<()> {
@@ -251,8 +256,8 @@ impl Keyspace {
     /// An input that may fail goes to [`Keyspace::try_ingest`].
     ///
     /// # Errors
-    /// `Invalid` if a key does not rise, or for a key or value that is too long; those of writing tables. Nothing is
-    /// written then.
+    /// `Invalid` if a key does not rise, or for a key or value that is too long; those of writing
+    /// tables. Nothing is written then.
     pub fn ingest<K, V>(&self, entries: impl IntoIterator<Item = (K, V)>) -> Result<SeqNo>
     where
         K: AsRef<[u8]>,
@@ -261,8 +266,8 @@ impl Keyspace {
         self.ingest_checked(entries.into_iter().map(Ok))
     }
 
-    /// Writes many entries as one write, as [`Keyspace::ingest`] does, from an input that may fail, as a file may. The
-    /// first error ends it, and nothing is written.
+    /// Writes many entries as one write, as [`Keyspace::ingest`] does, from an input that may fail,
+    /// as a file may. The first error ends it, and nothing is written.
     ///
     /// ```
     /// # fn main() -> terrace::Result<()> {
@@ -283,8 +288,8 @@ impl Keyspace {
     /// ```
     ///
     /// # Errors
-    /// `Other` if the input fails: its error is the [source](std::error::Error::source); else as for
-    /// [`Keyspace::ingest`].
+    /// `Other` if the input fails: its error is the [source](std::error::Error::source); else as
+    /// for [`Keyspace::ingest`].
     pub fn try_ingest<K, V, E>(
         &self,
         entries: impl IntoIterator<Item = Result<(K, V), E>>,
@@ -311,8 +316,9 @@ impl Keyspace {
         engine.ingest(&self.state, &mut entries)
     }
 
-    /// The same for entries in any order, of which the last one of each key counts. They are sorted in pieces of up to
-    /// `memory` bytes, which lie in the database's directory until it is done. `progress` is called now and then.
+    /// The same for entries in any order, of which the last one of each key counts. They are sorted
+    /// in pieces of up to `memory` bytes, which lie in the database's directory until it is done.
+    /// `progress` is called now and then.
     ///
     /// # Errors
     /// As for [`Keyspace::ingest`], the order aside.
@@ -329,8 +335,8 @@ impl Keyspace {
         self.sort_and_ingest(entries.into_iter().map(Ok), memory, progress)
     }
 
-    /// Writes many entries in any order as one write, as [`Keyspace::ingest_unsorted`] does, from an input that may
-    /// fail. The first error ends it, and nothing is written.
+    /// Writes many entries in any order as one write, as [`Keyspace::ingest_unsorted`] does, from
+    /// an input that may fail. The first error ends it, and nothing is written.
     ///
     /// # Errors
     /// As for [`Keyspace::try_ingest`], the order aside.
@@ -489,8 +495,8 @@ impl Engine {
         }
     }
 
-    /// Has the log go on above the number of an ingest. A manifest of before it, put back, is then told by the numbers
-    /// that are missing, or by the log's end, which names a later edit.
+    /// Has the log go on above the number of an ingest. A manifest of before it, put back, is then
+    /// told by the numbers that are missing, or by the log's end, which names a later edit.
     fn note_in_log(&self) {
         let clock = encode_clock(self.context.now());
         let parts = [clock.as_slice()];
@@ -502,7 +508,8 @@ impl Engine {
             .ok();
     }
 
-    /// Removes tables and blob files that no edit lists. What cannot be removed now, the next open removes.
+    /// Removes tables and blob files that no edit lists. What cannot be removed now, the next open
+    /// removes.
     fn discard(&self, metas: &[TableMeta], blobs: &[BlobMeta]) {
         let numbers = metas.iter().map(|meta| meta.number).collect();
         let mut made = NewTables::made(self, numbers);
@@ -510,8 +517,8 @@ impl Engine {
         made.discard();
     }
 
-    /// Writes entries into new tables, which are on disk and read back then; large values into blob files, if they are to be
-    /// taken apart.
+    /// Writes entries into new tables, which are on disk and read back then; large values into blob
+    /// files, if they are to be taken apart.
     fn write_ingested(
         &self,
         keyspace: KeyspaceId,

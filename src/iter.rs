@@ -52,9 +52,10 @@ impl Scan {
 
 /// Entries of a range in key order, from both ends, as of the moment when it was made.
 ///
-/// Yields an error once and then `None`. Keys and values of up to 512 bytes are copies; larger ones are slices
-/// that keep their table's file mapped, or their decoded block in memory, for as long as they live. An iterator
-/// pins what it reads: drop it when done, or its files stay on disk. It outlives its database's `close`.
+/// Yields an error once and then `None`. Keys and values of up to 512 bytes are copies; larger ones
+/// are slices that keep their table's file mapped, or their decoded block in memory, for as long as
+/// they live. An iterator pins what it reads: drop it when done, or its files stay on disk. It
+/// outlives its database's `close`.
 pub struct Iter {
     scan: Option<Scan>,
     error: Option<Error>,
@@ -237,11 +238,11 @@ impl DoubleEndedIterator for Keys {
 
 impl FusedIterator for Keys {}
 
-/// A position among the entries of a keyspace, as of the moment when it was made, that can be moved both ways and
-/// lends out key and value without copying.
+/// A position among the entries of a keyspace, as of the moment when it was made, that can be moved
+/// both ways and lends out key and value without copying.
 ///
-/// A move answers whether the cursor is on an entry. After an error every move answers that error again, until
-/// the next seek.
+/// A move answers whether the cursor is on an entry. After an error every move answers that error
+/// again, until the next seek.
 ///
 /// ```
 /// # fn main() -> terrace::Result<()> {

@@ -1,8 +1,9 @@
 //! Keyspaces: maps of their own in one database, and the catalogue that names them.
 //!
-//! A keyspace is a 4-byte id in front of its keys: one log, one memtable and one tree serve all of them, so
-//! thousands are cheap and a batch across them is one log frame. Creating and dropping one are operations in
-//! the log, in commit order with the writes around them; a flush carries those it covers into the manifest.
+//! A keyspace is a 4-byte id in front of its keys: one log, one memtable and one tree serve all of
+//! them, so thousands are cheap and a batch across them is one log frame. Creating and dropping one
+//! are operations in the log, in commit order with the writes around them; a flush carries those it
+//! covers into the manifest.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -33,7 +34,8 @@ pub const MAX_KEYSPACE_NAME_LEN: usize = 255;
 /// Name of the keyspace that a [`Db`] itself is.
 pub(crate) const DEFAULT_NAME: &str = "default";
 
-/// The names that a keyspace has had since the open. Handles lend out the last of them, so those before stay.
+/// The names that a keyspace has had since the open. Handles lend out the last of them, so those
+/// before stay.
 #[derive(Debug)]
 struct Names {
     name: String,
@@ -306,8 +308,8 @@ impl Catalogue {
         Ok(id)
     }
 
-    /// Notes a change that is in the log at `seq`; under the commit lock, so that no flush takes the log below
-    /// it without it.
+    /// Notes a change that is in the log at `seq`; under the commit lock, so that no flush takes
+    /// the log below it without it.
     pub(crate) fn note(&self, seq: SeqNo, change: Change) {
         let mut inner = self.lock();
         match &change {
@@ -353,7 +355,8 @@ impl Catalogue {
         Ok(())
     }
 
-    /// Puts the changes up to `seq` into a flush edit; [`Catalogue::forget_upto`] once it is durable.
+    /// Puts the changes up to `seq` into a flush edit; [`Catalogue::forget_upto`] once it is
+    /// durable.
     pub(crate) fn add_to_edit(&self, seq: SeqNo, edit: &mut VersionEdit) {
         let inner = self.lock();
         let forgotten =
@@ -435,8 +438,9 @@ impl Keyspace {
     /// Gives it other options, in the order of the writes around them, and for good.
     ///
     /// # Errors
-    /// `Unsupported` if they name an operator or a filter that the database was not opened with; `Invalid` if the keyspace
-    /// has a merge operator and they do not name it; else as for [`Keyspace::put`].
+    /// `Unsupported` if they name an operator or a filter that the database was not opened with;
+    /// `Invalid` if the keyspace has a merge operator and they do not name it; else as for
+    /// [`Keyspace::put`].
     pub fn set_options(&self, options: KeyspaceOptions) -> Result<()> {
         self.handle
             .writer()?
@@ -446,9 +450,9 @@ impl Keyspace {
     /// Sets `key` to `value`; the write's sequence number, which is the key's new version.
     ///
     /// # Errors
-    /// `Invalid` for a key over 65,531 bytes or a value over 1 GiB; `NotFound` if the keyspace was dropped;
-    /// `ReadOnly`, `NoSpace`, `Closed` as for every write. After `ReadOnly` the write may or may not be there
-    /// when the database is opened again; after the others it is not.
+    /// `Invalid` for a key over 65,531 bytes or a value over 1 GiB; `NotFound` if the keyspace was
+    /// dropped; `ReadOnly`, `NoSpace`, `Closed` as for every write. After `ReadOnly` the write may
+    /// or may not be there when the database is opened again; after the others it is not.
     #[inline]
     pub fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<SeqNo> {
         if let Some(after) = self.state.expiry() {
@@ -462,7 +466,8 @@ impl Keyspace {
         self.put_expiring(key, value, Expiry::In(Duration::from_millis(after)))
     }
 
-    /// Sets `key` to `value` until a time, from which on it is absent; the write's sequence number. See [`Expiry`].
+    /// Sets `key` to `value` until a time, from which on it is absent; the write's sequence number.
+    /// See [`Expiry`].
     ///
     /// # Errors
     /// As for [`Keyspace::put`].
@@ -477,7 +482,8 @@ impl Keyspace {
         self.handle.writer()?.write_batch(&mut batch)
     }
 
-    /// Combines the value of `key` with `operand`, by the keyspace's merge operator; the write's sequence number.
+    /// Combines the value of `key` with `operand`, by the keyspace's merge operator; the write's
+    /// sequence number.
     ///
     /// It costs what a put costs: nothing is read. Reads, and compaction in time, make the value.
     /// In a keyspace that has a default expiry or has been given values that expire, it is a step
@@ -510,10 +516,12 @@ impl Keyspace {
         self.write_one(ValueKind::Tombstone, key.as_ref(), &[])
     }
 
-    /// Removes every key of `range`, at the cost of one write however many there are; the write's sequence number.
+    /// Removes every key of `range`, at the cost of one write however many there are; the write's
+    /// sequence number.
     ///
-    /// The space comes back with compaction. Until then the delete itself is kept in memory: some 250 bytes. If a short
-    /// look finds at most 16 keys there, those are deleted one by one instead; if it finds none, nothing is written.
+    /// The space comes back with compaction. Until then the delete itself is kept in memory: some
+    /// 250 bytes. If a short look finds at most 16 keys there, those are deleted one by one
+    /// instead; if it finds none, nothing is written.
     ///
     /// ```
     /// # fn main() -> terrace::Result<()> {
@@ -571,14 +579,14 @@ impl Keyspace {
         }
     }
 
-    /// What the whole database holds now, looking at this keyspace. It answers the same for as long as it
-    /// lives, and keeps compaction from dropping what it sees.
+    /// What the whole database holds now, looking at this keyspace. It answers the same for as long
+    /// as it lives, and keeps compaction from dropping what it sees.
     pub fn snapshot(&self) -> Snapshot {
         Snapshot::new(self)
     }
 
-    /// Merges the tables that overlap `range` down into the last level, which drops what nobody can see; the
-    /// memtable is flushed first. Blocks until done.
+    /// Merges the tables that overlap `range` down into the last level, which drops what nobody can
+    /// see; the memtable is flushed first. Blocks until done.
     ///
     /// # Errors
     /// Those of reading and writing tables.

@@ -1,7 +1,8 @@
 //! Options of a keyspace, and how they are stored.
 //!
-//! They are written when the keyspace is created and whenever they change, in the log and then in the manifest; so a
-//! database is opened with the options that its keyspaces have, whatever the program says today.
+//! They are written when the keyspace is created and whenever they change, in the log and then in
+//! the manifest; so a database is opened with the options that its keyspaces have, whatever the
+//! program says today.
 //!
 //! ```text
 //! options := field*
@@ -16,8 +17,9 @@
 //!  6   bytes: varint             of a block; taken between 512 and 65,536
 //! ```
 //!
-//! A field that is absent says nothing. An unknown tag was written by a newer version, and decides how entries are to be
-//! read: `Unsupported`. So is an unknown compression: a merge would not know how to write.
+//! A field that is absent says nothing. An unknown tag was written by a newer version, and decides
+//! how entries are to be read: `Unsupported`. So is an unknown compression: a merge would not know
+//! how to write.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -41,7 +43,8 @@ const LEAST_THRESHOLD: u64 = 64;
 /// What tables take.
 const BLOCK_SIZES: RangeInclusive<u64> = 512..=65_536;
 
-/// Options of a keyspace. They are stored with it; [`Keyspace::set_options`](crate::Keyspace::set_options) changes them.
+/// Options of a keyspace. They are stored with it;
+/// [`Keyspace::set_options`](crate::Keyspace::set_options) changes them.
 ///
 /// ```
 /// # fn main() -> terrace::Result<()> {
@@ -106,7 +109,8 @@ impl KeyspaceOptions {
     }
 
     /// The operator of [`Keyspace::merge`](crate::Keyspace::merge), by the name under which
-    /// [`Options::merge_operator`](crate::Options::merge_operator) has it. A keyspace that has one keeps it.
+    /// [`Options::merge_operator`](crate::Options::merge_operator) has it. A keyspace that has one
+    /// keeps it.
     pub fn merge_operator(mut self, name: &str) -> KeyspaceOptions {
         self.merge_operator = Some(name.into());
         self
@@ -119,11 +123,13 @@ impl KeyspaceOptions {
         self
     }
 
-    /// From how many bytes on values are kept in blob files: written once, apart from their keys, so that merges move
-    /// references and not the values. 4 KiB by default, which `None` stands for; at least 64; [`u64::MAX`] is never.
+    /// From how many bytes on values are kept in blob files: written once, apart from their keys,
+    /// so that merges move references and not the values. 4 KiB by default, which `None` stands
+    /// for; at least 64; [`u64::MAX`] is never.
     ///
-    /// It concerns later writes; what is there follows as merges come across it, but values do not come back out of blob
-    /// files. A value in a blob file costs a read of its own, also in scans, unless only keys are asked for.
+    /// It concerns later writes; what is there follows as merges come across it, but values do not
+    /// come back out of blob files. A value in a blob file costs a read of its own, also in scans,
+    /// unless only keys are asked for.
     ///
     /// ```
     /// # fn main() -> terrace::Result<()> {
@@ -139,12 +145,12 @@ impl KeyspaceOptions {
         self
     }
 
-    /// How the keyspace's entries are compressed in the last level, where most of them lie; `None` is as
-    /// [`Options::compression`](crate::Options::compression) says.
+    /// How the keyspace's entries are compressed in the last level, where most of them lie; `None`
+    /// is as [`Options::compression`](crate::Options::compression) says.
     ///
     /// New tables follow, and old ones as compaction meets them: the whole keyspace after
-    /// [`Keyspace::compact`](crate::Keyspace::compact). Keyspaces that are compressed alike share tables; where they differ,
-    /// a table ends.
+    /// [`Keyspace::compact`](crate::Keyspace::compact). Keyspaces that are compressed alike share
+    /// tables; where they differ, a table ends.
     ///
     /// ```
     /// # fn main() -> terrace::Result<()> {
@@ -160,12 +166,13 @@ impl KeyspaceOptions {
         self
     }
 
-    /// How many bytes a block has at most before it is compressed, from 512 to 65,536, unless one entry has more; `None` is
-    /// 8 KiB. Where single keys are read from compressed blocks or from beyond memory, small ones cost less; large ones are
-    /// compressed better. No entry begins beyond the first 8 KiB of its block: more is for values of some KiB, that several
-    /// share one.
+    /// How many bytes a block has at most before it is compressed, from 512 to 65,536, unless one
+    /// entry has more; `None` is 8 KiB. Where single keys are read from compressed blocks or from
+    /// beyond memory, small ones cost less; large ones are compressed better. No entry begins
+    /// beyond the first 8 KiB of its block: more is for values of some KiB, that several share one.
     ///
-    /// New tables follow, and old ones as compaction meets them; it writes none again for the size of its blocks alone.
+    /// New tables follow, and old ones as compaction meets them; it writes none again for the size
+    /// of its blocks alone.
     pub fn block_size(mut self, bytes: Option<u64>) -> KeyspaceOptions {
         self.block_size = bytes.map(|bytes| bytes.clamp(*BLOCK_SIZES.start(), *BLOCK_SIZES.end()));
         self
@@ -271,8 +278,8 @@ impl KeyspaceOptions {
         Ok(options)
     }
 
-    /// `Invalid` unless a keyspace that has these options may get `new` ones. What was merged can be read with its own
-    /// operator alone.
+    /// `Invalid` unless a keyspace that has these options may get `new` ones. What was merged can
+    /// be read with its own operator alone.
     pub(crate) fn check_change(&self, new: &KeyspaceOptions) -> Result<()> {
         match &self.merge_operator {
             Some(name) if new.merge_operator.as_ref() != Some(name) => {

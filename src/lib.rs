@@ -1,7 +1,8 @@
 //! Terrace: an embedded, ordered, durable map from bytes to bytes.
 //!
-//! An LSM tree: writes go to a checksummed write-ahead log and a skiplist in memory, which is flushed to
-//! sorted tables; a background compactor merges those; replaying the log restores the state after a crash.
+//! An LSM tree: writes go to a checksummed write-ahead log and a skiplist in memory, which is
+//! flushed to sorted tables; a background compactor merges those; replaying the log restores the
+//! state after a crash.
 //!
 //! ```
 //! # fn main() -> terrace::Result<()> {
@@ -29,10 +30,10 @@
 //!
 //! - A write that returned under [`Durability::Sync`], the default, survives a power cut; under
 //!   [`Durability::Buffered`] it survives the death of the process.
-//! - After any crash the state is that after some prefix of the writes, which holds every acknowledged durable
-//!   one; a [`Batch`] is there whole or not at all, across all keyspaces.
-//! - Stored bytes that were promised and do not verify are [`ErrorKind::Corruption`] with file and offset, never
-//!   a shorter or a wrong answer.
+//! - After any crash the state is that after some prefix of the writes, which holds every
+//!   acknowledged durable one; a [`Batch`] is there whole or not at all, across all keyspaces.
+//! - Stored bytes that were promised and do not verify are [`ErrorKind::Corruption`] with file and
+//!   offset, never a shorter or a wrong answer.
 //! - Readers take no lock, never see half a batch, and a [`Snapshot`] always answers the same.
 //! - Committed [`Transaction`]s are as if run one after another, unless less is asked for.
 //!

@@ -7,18 +7,20 @@
 //! CURRENT         := magic "TRCECURR" | manifest: u64 | salt: u64 | crc: u32
 //! ```
 //!
-//! Integers are little-endian. Both checksums are [`checksum`] of all other bytes at offset 0: of the header
-//! under its salt, of `CURRENT` under 0. The salt seeds the frames' checksums. Edits are numbered from 1 over
-//! the life of the database; a new manifest starts with one edit that holds the whole state.
+//! Integers are little-endian. Both checksums are [`checksum`] of all other bytes at offset 0: of
+//! the header under its salt, of `CURRENT` under 0. The salt seeds the frames' checksums. Edits are
+//! numbered from 1 over the life of the database; a new manifest starts with one edit that holds
+//! the whole state.
 //!
-//! An edit counts once it is synced. A new manifest is written, synced, its name made durable, and only
-//! then named by `CURRENT` (temporary file, sync, rename, directory sync); the old one goes last. So if a
-//! manifest holds one edit only, that edit is durable, and a tail that is torn belongs to an edit that
-//! nobody relied on. A manifest whose tail is torn is never appended to.
+//! An edit counts once it is synced. A new manifest is written, synced, its name made durable, and
+//! only then named by `CURRENT` (temporary file, sync, rename, directory sync); the old one goes
+//! last. So if a manifest holds one edit only, that edit is durable, and a tail that is torn
+//! belongs to an edit that nobody relied on. A manifest whose tail is torn is never appended to.
 //!
-//! Once `CURRENT` names a manifest durably a mark is added to it. So a manifest with a mark or a second edit
-//! was in force, and if `CURRENT` names an earlier one, that is an old copy put back. Closing a database whose
-//! log did not change adds another, so that the next open knows its edits to be durable.
+//! Once `CURRENT` names a manifest durably a mark is added to it. So a manifest with a mark or a
+//! second edit was in force, and if `CURRENT` names an earlier one, that is an old copy put back.
+//! Closing a database whose log did not change adds another, so that the next open knows its edits
+//! to be durable.
 //!
 //! Example: a `CURRENT` that names `MANIFEST-000001` with salt 2:
 //!
@@ -92,8 +94,8 @@ impl Recovered {
 }
 
 impl Manifest {
-    /// Writes a manifest whose first edit, numbered `edit_number`, is `edit`; synced, but for its name. It is in
-    /// force after [`Manifest::publish`].
+    /// Writes a manifest whose first edit, numbered `edit_number`, is `edit`; synced, but for its
+    /// name. It is in force after [`Manifest::publish`].
     pub(crate) fn create(
         fs: &Fs,
         dir: &Path,
@@ -142,8 +144,8 @@ impl Manifest {
         })
     }
 
-    /// Writes the `CURRENT` to be, under its temporary name: what needs space before [`Manifest::publish`]. Nothing
-    /// is in force yet, so a failure changes nothing.
+    /// Writes the `CURRENT` to be, under its temporary name: what needs space before
+    /// [`Manifest::publish`]. Nothing is in force yet, so a failure changes nothing.
     pub(crate) fn stage(&self, fs: &Fs, dir: &Path) -> Result<()> {
         let temporary = FileKind::CurrentTemporary.path(dir);
         // One that is there already may be a link to anything: it is not to be written through.
@@ -176,8 +178,8 @@ impl Manifest {
         self.frames.mark()
     }
 
-    /// Says behind the last edit that the database was closed. The mark behind a lone edit only says that
-    /// `CURRENT` names the manifest, so it gets an empty one for company.
+    /// Says behind the last edit that the database was closed. The mark behind a lone edit only
+    /// says that `CURRENT` names the manifest, so it gets an empty one for company.
     pub(crate) fn mark_closed(&mut self) -> Result<()> {
         if self.lone {
             self.append(&VersionEdit::default())?;
@@ -185,8 +187,9 @@ impl Manifest {
         self.mark()
     }
 
-    /// Appends an edit and makes it durable; its number. After an error nothing may be appended any more, unless
-    /// the manifest [is alive](Manifest::is_alive): then there was no room, and nothing was appended.
+    /// Appends an edit and makes it durable; its number. After an error nothing may be appended any
+    /// more, unless the manifest [is alive](Manifest::is_alive): then there was no room, and
+    /// nothing was appended.
     pub(crate) fn append(&mut self, edit: &VersionEdit) -> Result<u64> {
         self.buffer.clear();
         edit.encode(&mut self.buffer);
@@ -278,8 +281,8 @@ pub(crate) fn read_named(
     })
 }
 
-/// True if `CURRENT` has named the manifest `number`: its frames promise more than its header. False for what an
-/// unfinished rewriting of the manifest leaves behind.
+/// True if `CURRENT` has named the manifest `number`: its frames promise more than its header.
+/// False for what an unfinished rewriting of the manifest leaves behind.
 pub(crate) fn was_in_force(fs: &Fs, dir: &Path, number: FileNumber) -> Result<bool> {
     let file = fs.open(&FileKind::Manifest(number).path(dir), OpenMode::Read)?;
     let mut header = [0; HEADER_SIZE];
@@ -296,8 +299,8 @@ pub(crate) fn was_in_force(fs: &Fs, dir: &Path, number: FileNumber) -> Result<bo
     }
 }
 
-/// The salt and the database that the header of the manifest `number` names, if it verifies under that salt; of a
-/// newer format it is `Unsupported`.
+/// The salt and the database that the header of the manifest `number` names, if it verifies under
+/// that salt; of a newer format it is `Unsupported`.
 pub(crate) fn identity_of(bytes: &[u8], number: FileNumber) -> Result<Option<(u64, u64)>> {
     let Some((header, _)) = bytes.split_first_chunk::<HEADER_SIZE>() else {
         return Ok(None);
@@ -310,7 +313,8 @@ pub(crate) fn identity_of(bytes: &[u8], number: FileNumber) -> Result<Option<(u6
     }
 }
 
-/// Gives every edit to `sink` that verifies alone in `bytes`, a manifest with this salt, with its number.
+/// Gives every edit to `sink` that verifies alone in `bytes`, a manifest with this salt, with its
+/// number.
 pub(crate) fn edits_in(
     bytes: &[u8],
     salt: u64,

@@ -1,8 +1,9 @@
 //! The files of tables that a job writes, and who removes them if they are not wanted.
 //!
-//! While a job writes, code of the caller may run: the input of an ingest, a merge operator, a filter. If it panics, the
-//! files go when the [`NewTables`] is dropped. Once they are written, the job says so and decides itself: an edit
-//! that lists them may then be on disk, also if making it failed.
+//! While a job writes, code of the caller may run: the input of an ingest, a merge operator, a
+//! filter. If it panics, the files go when the [`NewTables`] is dropped. Once they are written, the
+//! job says so and decides itself: an edit that lists them may then be on disk, also if making it
+//! failed.
 
 use terrace_base::vfs::OpenMode;
 use terrace_base::{FileKind, FileNumber, KeyRef, Result, ValueKind};
@@ -43,8 +44,8 @@ impl<'a> NewTables<'a> {
         self.writing = false;
     }
 
-    /// Removes what was made; nothing if the edit may be on disk all the same. What cannot be removed now, the next
-    /// open removes: no edit lists it.
+    /// Removes what was made; nothing if the edit may be on disk all the same. What cannot be
+    /// removed now, the next open removes: no edit lists it.
     pub(crate) fn discard(mut self) {
         self.writing = true;
     }

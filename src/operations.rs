@@ -1,7 +1,7 @@
 //! How writes look in the log.
 //!
-//! The payload of a log frame is a sequence of operations; the frame's count says how many, and the i-th has
-//! the sequence number `first + i`.
+//! The payload of a log frame is a sequence of operations; the frame's count says how many, and the
+//! i-th has the sequence number `first + i`.
 //!
 //! ```text
 //! payload   := operation*
@@ -21,9 +21,9 @@
 //! key, value, lower, upper, name, options := length: varint | bytes
 //! ```
 //!
-//! Numbers up to 31 are those of `ValueKind`, whose stored values stand here as they will in tables; those not
-//! listed are reserved. Example: putting
-//! `a` = `xy` into the default keyspace and deleting `b` from keyspace 7:
+//! Numbers up to 31 are those of `ValueKind`, whose stored values stand here as they will in
+//! tables; those not listed are reserved. Example: putting `a` = `xy` into the default keyspace and
+//! deleting `b` from keyspace 7:
 //!
 //! ```text
 //! 01 00 01 61 02 78 79   02 07 01 62
@@ -48,7 +48,8 @@ pub(crate) enum Operation<'a> {
         kind: ValueKind,
         value: &'a [u8],
     },
-    /// Every key from `lower` to before `upper` is gone; to the keyspace's end if there is no `upper`.
+    /// Every key from `lower` to before `upper` is gone; to the keyspace's end if there is no
+    /// `upper`.
     DeleteRange {
         lower: UserKey<'a>,
         upper: Option<&'a [u8]>,
@@ -217,8 +218,8 @@ pub(crate) fn encode_rename(out: &mut Vec<u8>, id: KeyspaceId, name: &str) {
     put_slice(out, name.as_bytes());
 }
 
-/// What stands in front of the key, and in front of the value, of one operation: the parts of a payload that
-/// are not the caller's bytes, made on the stack.
+/// What stands in front of the key, and in front of the value, of one operation: the parts of a
+/// payload that are not the caller's bytes, made on the stack.
 #[derive(Debug)]
 pub(crate) struct Framing {
     bytes: [u8; 24],

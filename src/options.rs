@@ -21,12 +21,12 @@ pub enum Durability {
     /// When the log has been synced: it survives a power cut. Concurrent writers share syncs.
     #[default]
     Sync,
-    /// When the log has been written: it survives the death of the process at once, and a power cut once it is
-    /// this old; the log is synced when its oldest unsynced write is half as old, and writers wait while it is
-    /// older.
+    /// When the log has been written: it survives the death of the process at once, and a power cut
+    /// once it is this old; the log is synced when its oldest unsynced write is half as old, and
+    /// writers wait while it is older.
     Interval(Duration),
-    /// When the log has been written: it survives the death of the process, and a power cut only after the next
-    /// [`Db::sync`] or write under `Sync`.
+    /// When the log has been written: it survives the death of the process, and a power cut only
+    /// after the next [`Db::sync`] or write under `Sync`.
     Buffered,
 }
 
@@ -86,10 +86,11 @@ pub struct Tuning {
     pub blob_threshold: usize,
     /// Size at which a blob file is full.
     pub blob_bytes: u64,
-    /// No background threads: `flush`, `wait_idle` and `compact_all` do their work on the caller's thread,
-    /// and nothing happens without them.
+    /// No background threads: `flush`, `wait_idle` and `compact_all` do their work on the caller's
+    /// thread, and nothing happens without them.
     pub manual: bool,
-    /// How many more threads the database can start, as if the system allowed no more; `None`: no such limit.
+    /// How many more threads the database can start, as if the system allowed no more; `None`: no
+    /// such limit.
     pub spare_threads: Option<&'static AtomicUsize>,
 }
 
@@ -158,21 +159,22 @@ impl Options {
     }
 
     /// Bytes of anonymous memory to use: a quarter for writes (at most 256 MiB), half as much for
-    /// jobs at work, the rest for cached blocks and open tables. Beside it come what calls are given
-    /// and give back, and what iterators pin; `docs/limits.md` has the figures. What open tables hold of their
-    /// indexes is at most half of that rest, beside those that are being read: with
-    /// [`IoMode::Pread`] and data of more than some fifty times this, a read may have to open its
-    /// table first. By default a quarter of the machine's memory or of the control group's limit,
-    /// at most 1 GiB. Below 4 MiB opening fails with `Invalid`.
+    /// jobs at work, the rest for cached blocks and open tables. Beside it come what calls are
+    /// given and give back, and what iterators pin; `docs/limits.md` has the figures. What open
+    /// tables hold of their indexes is at most half of that rest, beside those that are being read:
+    /// with [`IoMode::Pread`] and data of more than some fifty times this, a read may have to open
+    /// its table first. By default a quarter of the machine's memory or of the control group's
+    /// limit, at most 1 GiB. Below 4 MiB opening fails with `Invalid`.
     pub fn memory(mut self, bytes: u64) -> Options {
         self.memory = Some(bytes);
         self
     }
 
-    /// Compression of the last level, where most data lies; LZ4 by default, and a keyspace may have its own
-    /// ([`KeyspaceOptions::compression`](crate::KeyspaceOptions::compression)). Levels above are not compressed. It may
-    /// differ from one opening to the next; [`Db::compact_all`] packs anew what lies there otherwise.
-    /// [`Compression::Zstd`] needs feature `zstd`, or opening fails with `Unsupported`.
+    /// Compression of the last level, where most data lies; LZ4 by default, and a keyspace may have
+    /// its own ([`KeyspaceOptions::compression`](crate::KeyspaceOptions::compression)). Levels
+    /// above are not compressed. It may differ from one opening to the next; [`Db::compact_all`]
+    /// packs anew what lies there otherwise. [`Compression::Zstd`] needs feature `zstd`, or opening
+    /// fails with `Unsupported`.
     pub fn compression(mut self, compression: Compression) -> Options {
         self.compression = compression;
         self
@@ -184,29 +186,33 @@ impl Options {
         self
     }
 
-    /// Whether to create the database where there is none, which is the default; else opening fails with
-    /// `NotFound`.
+    /// Whether to create the database where there is none, which is the default; else opening fails
+    /// with `NotFound`.
     pub fn create(mut self, yes: bool) -> Options {
         self.create = yes;
         self
     }
 
-    /// Whether to open without changing any file: writes fail with `ReadOnly`, and what the log holds is read
-    /// into memory. Several read-only handles may share a directory, but none with a writer.
+    /// Whether to open without changing any file: writes fail with `ReadOnly`, and what the log
+    /// holds is read into memory. Several read-only handles may share a directory, but none with a
+    /// writer.
     pub fn read_only(mut self, yes: bool) -> Options {
         self.read_only = yes;
         self
     }
 
-    /// The merge operator `name`, for keyspaces whose options say that name. `f` gets key, older and newer, and returns what
-    /// the two are together; older and newer are values or operands. It must be associative: `f(f(a, b), c)` is
-    /// `f(a, f(b, c))`, for that is how operands are combined before the value below them is known. A key without a value
-    /// has the first operand as its value.
+    /// The merge operator `name`, for keyspaces whose options say that name. `f` gets key, older
+    /// and newer, and returns what the two are together; older and newer are values or operands. It
+    /// must be associative: `f(f(a, b), c)` is `f(a, f(b, c))`, for that is how operands are
+    /// combined before the value below them is known. A key without a value has the first operand
+    /// as its value.
     ///
-    /// `f` runs in reads and in the background, under no lock; it may read, and must not write. If it panics, reads of that key are
-    /// `Other`, what was written stays as it was, and [`Db::health`] tells of it.
+    /// `f` runs in reads and in the background, under no lock; it may read, and must not write. If
+    /// it panics, reads of that key are `Other`, what was written stays as it was, and
+    /// [`Db::health`] tells of it.
     ///
-    /// Operators are not stored: every opening has to bring along those that keyspaces name, or fails with `Unsupported`.
+    /// Operators are not stored: every opening has to bring along those that keyspaces name, or
+    /// fails with `Unsupported`.
     ///
     /// ```
     /// # fn main() -> terrace::Result<()> {
@@ -229,13 +235,14 @@ impl Options {
         self
     }
 
-    /// The compaction filter `name`, for keyspaces whose options say that name. `keep` gets key and value of entries that
-    /// compactions come across; those for which it says false are removed then. That is sooner or later, and not at all
-    /// while a snapshot lives: it is for entries that nobody needs any more. A snapshot that is taken while a compaction
-    /// runs may see an entry go. Values that expire are not shown to it.
+    /// The compaction filter `name`, for keyspaces whose options say that name. `keep` gets key and
+    /// value of entries that compactions come across; those for which it says false are removed
+    /// then. That is sooner or later, and not at all while a snapshot lives: it is for entries that
+    /// nobody needs any more. A snapshot that is taken while a compaction runs may see an entry go.
+    /// Values that expire are not shown to it.
     ///
-    /// If `keep` panics, the entry stays, and [`Db::health`] tells of it. Filters are not stored: every opening has to bring
-    /// along those that keyspaces name, or fails with `Unsupported`.
+    /// If `keep` panics, the entry stays, and [`Db::health`] tells of it. Filters are not stored:
+    /// every opening has to bring along those that keyspaces name, or fails with `Unsupported`.
     pub fn compaction_filter(
         mut self,
         name: &str,
@@ -270,24 +277,28 @@ impl Options {
     /// Opens the database in `dir`, creating it if need be.
     ///
     /// # Errors
-    /// `Locked` while another handle or process has it open, `Corruption` with file and offset if stored bytes
-    /// that were promised are damaged or missing, `Invalid` for options out of range, `Unsupported` for what
-    /// this build has no feature for. A failed open changes no file that existed.
+    /// `Locked` while another handle or process has it open, `Corruption` with file and offset if
+    /// stored bytes that were promised are damaged or missing, `Invalid` for options out of range,
+    /// `Unsupported` for what this build has no feature for. A failed open changes no file that
+    /// existed.
     pub fn open(&self, dir: impl AsRef<Path>) -> Result<Db> {
         Db::open_with(self.clone(), dir.as_ref())
     }
 
-    /// Opens what is left of a damaged database, and reports what is lost: for when [`Options::open`] answers
-    /// `Corruption` and there is no backup. A database that is not damaged is opened as it is.
+    /// Opens what is left of a damaged database, and reports what is lost: for when
+    /// [`Options::open`] answers `Corruption` and there is no backup. A database that is not
+    /// damaged is opened as it is.
     ///
-    /// Every block of a table and every batch of the log stands alone: those that verify are kept, also behind damage.
-    /// For each key the newest of the versions kept is there. What a [`Loss`](crate::Loss) covers may be gone, or older,
-    /// or, if it had been deleted, back; what none covers is as it was. With a hole in the log the result may be a state
-    /// that the database never had, since what came behind is kept: see [`Salvage`].
+    /// Every block of a table and every batch of the log stands alone: those that verify are kept,
+    /// also behind damage. For each key the newest of the versions kept is there. What a
+    /// [`Loss`](crate::Loss) covers may be gone, or older, or, if it had been deleted, back; what
+    /// none covers is as it was. With a hole in the log the result may be a state that the database
+    /// never had, since what came behind is kept: see [`Salvage`].
     ///
-    /// No file is deleted: what is no part of the database any more lies in a new directory `salvaged-NNNNNN` in
-    /// `dir`, which is yours to remove. A crash on the way leaves what was there, and salvage can be run again. Damaged
-    /// tables are written anew; if the manifest is lost, all are. That takes as much space again.
+    /// No file is deleted: what is no part of the database any more lies in a new directory
+    /// `salvaged-NNNNNN` in `dir`, which is yours to remove. A crash on the way leaves what was
+    /// there, and salvage can be run again. Damaged tables are written anew; if the manifest is
+    /// lost, all are. That takes as much space again.
     ///
     /// ```no_run
     /// # fn main() -> terrace::Result<()> {
@@ -297,8 +308,8 @@ impl Options {
     /// ```
     ///
     /// # Errors
-    /// `NotFound` where there is no file of a database, `Locked` while it is open, `Invalid` if read-only,
-    /// `Unsupported` for files of a newer version, and those of writing files.
+    /// `NotFound` where there is no file of a database, `Locked` while it is open, `Invalid` if
+    /// read-only, `Unsupported` for files of a newer version, and those of writing files.
     pub fn salvage(&self, dir: impl AsRef<Path>) -> Result<(Db, Salvage)> {
         let (engine, report) = crate::salvage::salvage(self.clone(), dir.as_ref())?;
         Ok((Db::of_engine(engine), report))

@@ -1,18 +1,21 @@
 //! Write throttling: writers are delayed in proportion to compaction debt
 //!
-//! Level-0 runs make every read dearer, and unflushed memory is bounded. From 8 level-0 runs on, and over the last half
-//! of the write budget, each written KiB has a price in time, which grows with the square of the debt: the full price,
-//! 0.2 ms, is reached at 20 runs or at the full budget, and 16 times that at 56 runs. Every new view sets the price; the
-//! common path of a writer reads one number.
+//! Level-0 runs make every read dearer, and unflushed memory is bounded. From 8 level-0 runs on,
+//! and over the last half of the write budget, each written KiB has a price in time, which grows
+//! with the square of the debt: the full price, 0.2 ms, is reached at 20 runs or at the full
+//! budget, and 16 times that at 56 runs. Every new view sets the price; the common path of a writer
+//! reads one number.
 //!
-//! An ingest and a flush on request write little to the log, and add a run each: that costs as much as 256 KiB.
+//! An ingest and a flush on request write little to the log, and add a run each: that costs as much
+//! as 256 KiB.
 //!
-//! The price binds all writers together. Each takes the next free stretch of one common time line, as long as its write
-//! costs, and sleeps until that has passed: n threads write no faster than one. No write is delayed by more than a
-//! second.
+//! The price binds all writers together. Each takes the next free stretch of one common time line,
+//! as long as its write costs, and sleeps until that has passed: n threads write no faster than
+//! one. No write is delayed by more than a second.
 //!
-//! Only memory is a wall: at the full write budget a writer sleeps until a flush has made room, and if flushes
-//! fail it gets their error. On a full disk the price is [`REFUSED`]: see [`crate::space`].
+//! Only memory is a wall: at the full write budget a writer sleeps until a flush has made room, and
+//! if flushes fail it gets their error. On a full disk the price is [`REFUSED`]: see
+//! [`crate::space`].
 
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;

@@ -1,10 +1,11 @@
 //! What keyspaces decide about their entries: by the caller's code, merge operators and compaction filters, and by
 //! thresholds and packings.
 //!
-//! [`Options`](crate::Options) bring them along under names; a keyspace stores the names. Here the two meet: what a
-//! keyspace's operands mean, and which of its entries compactions leave out. Readers and jobs come here on cold paths,
-//! and hold no lock while the caller's code runs. A panic in it is caught: a reader gets an error, a job leaves the entries
-//! as they are, and [`Db::health`](crate::Db::health) tells of the first one until the database is closed.
+//! [`Options`](crate::Options) bring them along under names; a keyspace stores the names. Here the
+//! two meet: what a keyspace's operands mean, and which of its entries compactions leave out.
+//! Readers and jobs come here on cold paths, and hold no lock while the caller's code runs. A panic
+//! in it is caught: a reader gets an error, a job leaves the entries as they are, and
+//! [`Db::health`](crate::Db::health) tells of the first one until the database is closed.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -68,8 +69,8 @@ struct Policy {
     packing: Packing,
 }
 
-/// The policies of all keyspaces that have any, and what follows from them. A copy costs nothing, one more entry the
-/// logarithm of their number.
+/// The policies of all keyspaces that have any, and what follows from them. A copy costs nothing,
+/// one more entry the logarithm of their number.
 #[derive(Clone, Default)]
 struct All {
     /// Of dropped keyspaces too, until no entry of theirs is left: a snapshot may still see those.
@@ -146,8 +147,8 @@ impl Policies {
         }
     }
 
-    /// The keyspace has these options from now on. Calls come one after the other: under the catalogue's lock, or from the
-    /// thread that opens.
+    /// The keyspace has these options from now on. Calls come one after the other: under the
+    /// catalogue's lock, or from the thread that opens.
     pub(crate) fn set(&self, id: KeyspaceId, options: &KeyspaceOptions) {
         let (operator, filter) = (&options.merge_operator, &options.compaction_filter);
         let policy = Policy {
@@ -288,7 +289,8 @@ impl Policies {
     }
 }
 
-/// Combines by halves: where values grow with their parts, as lists do, that copies each byte a few times only.
+/// Combines by halves: where values grow with their parts, as lists do, that copies each byte a few
+/// times only.
 fn fold(operator: &MergeFn, key: &[u8], parts: &[&[u8]]) -> Vec<u8> {
     match parts {
         [] => Vec::new(),

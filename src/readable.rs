@@ -23,8 +23,8 @@ use crate::transaction::{Transaction, TxKeyspace};
 pub struct Entry {
     /// The value.
     pub value: Bytes,
-    /// The sequence number of the write that set it: the key's version. What a transaction has written itself has
-    /// [`SeqNo::MAX`] until it is committed.
+    /// The sequence number of the write that set it: the key's version. What a transaction has
+    /// written itself has [`SeqNo::MAX`] until it is committed.
     pub version: SeqNo,
     /// From when on the key is absent, if it was written with an expiry.
     pub expires_at: Option<SystemTime>,
@@ -137,18 +137,21 @@ mod sealed {
     impl Sealed for super::TxKeyspace<'_> {}
 }
 
-/// What can be read of a [`Keyspace`] (and so of a [`Db`](crate::Db)), of a [`Snapshot`] and of a [`Transaction`],
-/// for code that takes any of them. The same methods stand on the types themselves.
+/// What can be read of a [`Keyspace`] (and so of a [`Db`](crate::Db)), of a [`Snapshot`] and of a
+/// [`Transaction`], for code that takes any of them. The same methods stand on the types
+/// themselves.
 pub trait Readable: sealed::Sealed {
-    /// The value of `key`. Values of up to 512 bytes are copies; a larger one is a slice that keeps its table's file
-    /// mapped, or its decoded block in memory, for as long as it lives. A value from the keyspace's blob threshold on
-    /// (4 KiB by default) lies in a blob file: it is read and verified as a whole, into memory of its own.
+    /// The value of `key`. Values of up to 512 bytes are copies; a larger one is a slice that keeps
+    /// its table's file mapped, or its decoded block in memory, for as long as it lives. A value
+    /// from the keyspace's blob threshold on (4 KiB by default) lies in a blob file: it is read and
+    /// verified as a whole, into memory of its own.
     ///
     /// # Errors
-    /// `NotFound` if the keyspace was dropped, `Corruption` or `Io` if a table that may hold the key cannot be read,
-    /// `Closed` after `close`.
+    /// `NotFound` if the keyspace was dropped, `Corruption` or `Io` if a table that may hold the
+    /// key cannot be read, `Closed` after `close`.
     fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Bytes>>;
-    /// What `f` makes of the value of `key`, without copying it. `f` runs under no lock and may use the database.
+    /// What `f` makes of the value of `key`, without copying it. `f` runs under no lock and may use
+    /// the database.
     ///
     /// # Errors
     /// As for `get`.
@@ -158,8 +161,8 @@ pub trait Readable: sealed::Sealed {
     /// # Errors
     /// As for `get`.
     fn get_entry(&self, key: impl AsRef<[u8]>) -> Result<Option<Entry>>;
-    /// The bytes `part` of the value of `key`, as far as it has them: of a value in a blob file no more is read than the
-    /// 32 KiB pieces that hold them, which are verified.
+    /// The bytes `part` of the value of `key`, as far as it has them: of a value in a blob file no
+    /// more is read than the 32 KiB pieces that hold them, which are verified.
     ///
     /// # Errors
     /// As for `get`.
@@ -207,18 +210,20 @@ pub trait Readable: sealed::Sealed {
 macro_rules! readable {
     ($type:ty) => {
         impl $type {
-            /// The value of `key`. Values of up to 512 bytes are copies; a larger one is a slice that keeps its table's file
-            /// mapped, or its decoded block in memory, for as long as it lives.
+            /// The value of `key`. Values of up to 512 bytes are copies; a larger one is a slice
+            /// that keeps its table's file mapped, or its decoded block in memory, for as long as
+            /// it lives.
             ///
             /// # Errors
-            /// `NotFound` if the keyspace was dropped, `Corruption` or `Io` if a table that may hold the key cannot be read,
-            /// `Closed` after `close`.
+            /// `NotFound` if the keyspace was dropped, `Corruption` or `Io` if a table that may
+            /// hold the key cannot be read, `Closed` after `close`.
             #[inline]
             pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
                 self.reader()
                     .read(key.as_ref(), Want::Whole, |live| live.value.into_bytes())
             }
-            /// What `f` makes of the value of `key`, without copying it. `f` runs under no lock and may use the database.
+            /// What `f` makes of the value of `key`, without copying it. `f` runs under no lock and
+            /// may use the database.
             ///
             /// # Errors
             /// As for `get`.
@@ -242,8 +247,8 @@ macro_rules! readable {
                     value: live.value.into_bytes(),
                 })
             }
-            /// The bytes `part` of the value of `key`, as far as it has them: of a value in a blob file no more is read than the
-            /// 32 KiB pieces that hold them, which are verified.
+            /// The bytes `part` of the value of `key`, as far as it has them: of a value in a blob
+            /// file no more is read than the 32 KiB pieces that hold them, which are verified.
             ///
             /// ```
             /// # fn main() -> terrace::Result<()> {

@@ -1,13 +1,14 @@
 //! Opening after an unclean end: what was found goes on under new names.
 //!
-//! What can be read back may still not be on disk: a killed process leaves it in the page cache, and after a failed
-//! sync a second one proves nothing. So nothing found is appended to. The tail of the log goes into new tables and the
-//! state into a new manifest, all under new names, and only when `CURRENT` names that manifest durably do the old files
-//! go. A crash at any point before leaves the old state whole; the unlisted new files are removed by the next open,
-//! which does the same again.
+//! What can be read back may still not be on disk: a killed process leaves it in the page cache,
+//! and after a failed sync a second one proves nothing. So nothing found is appended to. The tail
+//! of the log goes into new tables and the state into a new manifest, all under new names, and only
+//! when `CURRENT` names that manifest durably do the old files go. A crash at any point before
+//! leaves the old state whole; the unlisted new files are removed by the next open, which does the
+//! same again.
 //!
-//! Sequence numbers and log positions of a lost tail are never given out again: both move on by 2^32, and the
-//! new manifest says so.
+//! Sequence numbers and log positions of a lost tail are never given out again: both move on by
+//! 2^32, and the new manifest says so.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -98,7 +99,8 @@ impl Opening<'_> {
         })
     }
 
-    /// Tables of level 0 with the entries of `replay`, up to `last_seq`, which are newer than all of `state`.
+    /// Tables of level 0 with the entries of `replay`, up to `last_seq`, which are newer than all
+    /// of `state`.
     pub(crate) fn write_tables(
         &self,
         state: &ManifestState,

@@ -1,9 +1,10 @@
 //! What is left of dropped keyspaces and deleted ranges: the tables that hold it are written again or removed, and what
 //! holds nothing any more is forgotten.
 //!
-//! A merge leaves out what a drop or a range delete hides anyway; this file sees to the tables that no merge is due for.
-//! Range deletes that hide nothing leave the version many at a time, in one edit. A look at them stops at
-//! the first few tables that have to be written again: that takes longer than the rest of the look.
+//! A merge leaves out what a drop or a range delete hides anyway; this file sees to the tables that
+//! no merge is due for. Range deletes that hide nothing leave the version many at a time, in one
+//! edit. A look at them stops at the first few tables that have to be written again: that takes
+//! longer than the rest of the look.
 
 use std::sync::Arc;
 
@@ -22,14 +23,15 @@ const FORGOTTEN_AT_ONCE: usize = 16 << 10;
 const ENOUGH: usize = 4;
 
 impl Engine {
-    /// Takes a table that holds entries of a dropped keyspace or a deleted range, and removes it or writes it again
-    /// without them; false if there is none. Tables of level 0 are left to the merge that they wait for anyway.
+    /// Takes a table that holds entries of a dropped keyspace or a deleted range, and removes it or
+    /// writes it again without them; false if there is none. Tables of level 0 are left to the
+    /// merge that they wait for anyway.
     pub(crate) fn reclaim_once(&self) -> Result<bool> {
         Ok(self.reclaim_keyspace()? || self.reclaim_range()?)
     }
 
-    /// Forgets dropped keyspaces that no table holds an entry of, or takes a table that holds entries of one which nobody
-    /// sees.
+    /// Forgets dropped keyspaces that no table holds an entry of, or takes a table that holds
+    /// entries of one which nobody sees.
     fn reclaim_keyspace(&self) -> Result<bool> {
         let dropped = self.versions.lock().state.dropped_keyspaces();
         if dropped.is_empty() {
@@ -88,8 +90,8 @@ impl Engine {
         Ok(false)
     }
 
-    /// Forgets range deletes that hide nothing any more, or takes a table that holds entries which one hides from
-    /// everybody.
+    /// Forgets range deletes that hide nothing any more, or takes a table that holds entries which
+    /// one hides from everybody.
     fn reclaim_range(&self) -> Result<bool> {
         let settled = self.horizon(Vec::new()).stripes.settled();
         let version = self.views.cell.load().version.clone();
@@ -117,8 +119,8 @@ impl Engine {
         self.rewrite_one(holders)
     }
 
-    /// No entry that the range deletes at `seqs` hide is left, nor can one come back: whatever a running job writes, it
-    /// read from the tables that were looked at.
+    /// No entry that the range deletes at `seqs` hide is left, nor can one come back: whatever a
+    /// running job writes, it read from the tables that were looked at.
     fn forget(&self, mut seqs: Vec<SeqNo>) -> Result<bool> {
         let _forgetting = lock(&self.forgetting);
         let version = self.views.cell.load().version.clone();
@@ -167,8 +169,8 @@ pub(crate) fn touched<'v>(
     })
 }
 
-/// A table that holds an entry which `range` hides, with its level and whether all its entries are hidden; one below
-/// level 0 if there is one.
+/// A table that holds an entry which `range` hides, with its level and whether all its entries are
+/// hidden; one below level 0 if there is one.
 fn hidden_in(version: &Version, range: &DeletedRange) -> Result<Option<(usize, FileNumber, bool)>> {
     let mut in_level0 = None;
     for (level, file) in touched(version, range) {

@@ -24,7 +24,8 @@ fn own_options() -> KeyspaceOptions {
         .blob_threshold(Some(1 << 20))
 }
 
-/// They were listed for as long as the database was open, and each idle check went over all of them.
+/// They were listed for as long as the database was open, and each idle check went over all of
+/// them.
 #[test]
 fn a_dropped_keyspace_is_forgotten_once_nothing_of_it_is_left() {
     let vfs = MemVfs::new(1);

@@ -7,14 +7,16 @@
 //! database writes there, whatever path it was opened by. No id is compared: what a crash left
 //! half-written has none, and a checkpoint's tables have those of the first database.
 //!
-//! After a *clean* end (the log ends with its close frame, which names the last edit of a whole manifest, or the
-//! manifest ends with a mark) everything is known to be on disk. Nothing is written: what the log holds above the tables, at most 1 MiB
-//! unless the disk was full, is read into an image in memory.
+//! After a *clean* end (the log ends with its close frame, which names the last edit of a whole
+//! manifest, or the manifest ends with a mark) everything is known to be on disk. Nothing is
+//! written: what the log holds above the tables, at most 1 MiB unless the disk was full, is read
+//! into an image in memory.
 //!
-//! After any other end nothing that was found is appended to: see [`crate::rebuild`]. A log that is too long to be held in
-//! memory goes into tables while it is read: see [`crate::spill`].
+//! After any other end nothing that was found is appended to: see [`crate::rebuild`]. A log that is
+//! too long to be held in memory goes into tables while it is read: see [`crate::spill`].
 //!
-//! On a full disk the reserve of the killed process makes room for this. It holds nothing, so that it may go first.
+//! On a full disk the reserve of the killed process makes room for this. It holds nothing, so that
+//! it may go first.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -170,8 +172,8 @@ fn lock_directory(fs: &Fs, dir: &Path, options: &Options) -> Result<Box<dyn Lock
     fs.lock(&lock, !options.read_only)
 }
 
-/// A process that was killed while it created the directory may have left a name that is not durable: a
-/// power cut would take the directory with all that is acknowledged in it.
+/// A process that was killed while it created the directory may have left a name that is not
+/// durable: a power cut would take the directory with all that is acknowledged in it.
 pub(crate) fn sync_ancestors(fs: &Fs, dir: &Path) -> Result<()> {
     let mut parent = parent_of(dir);
     fs.sync_dir(parent)?;
@@ -188,7 +190,8 @@ impl<'a> Opening<'a> {
     /// Looks at what `dir` holds; its lock is taken.
     pub(crate) fn new(options: &'a Options, fs: &Fs, dir: &Path) -> Result<Opening<'a>> {
         let memory = options.memory_in_force();
-        // Half of the write budget on top is for jobs at work, and for what the allocator keeps of what writes gave back.
+        // Half of the write budget on top is for jobs at work, and for what the allocator keeps of
+        // what writes gave back.
         let cache = BlockCache::new(memory - options.write_budget() * 3 / 2);
         let files = Arc::new(Files::new(fs.clone(), dir.to_path_buf(), options.io, cache));
         let names = fs.read_dir(dir)?;
@@ -217,8 +220,8 @@ impl<'a> Opening<'a> {
         }
     }
 
-    /// Makes room on a full disk: removes what this open has made so far, of which nothing is in force, and the
-    /// reserve that a killed process left for this. False if there is none.
+    /// Makes room on a full disk: removes what this open has made so far, of which nothing is in
+    /// force, and the reserve that a killed process left for this. False if there is none.
     fn give_up_reserve(&mut self) -> Result<bool> {
         if self.publishing.get() || !self.names.contains(&FileKind::Reserve) {
             return Ok(false);
@@ -229,8 +232,8 @@ impl<'a> Opening<'a> {
         Ok(true)
     }
 
-    /// After an error: removes what this open has made, unless it may be in force. What cannot be removed now, the next
-    /// open removes.
+    /// After an error: removes what this open has made, unless it may be in force. What cannot be
+    /// removed now, the next open removes.
     fn discard(&self) {
         if !self.options.read_only && !self.publishing.get() && !mutant("leave-spilled-tables") {
             self.remove_made().ok();
@@ -254,8 +257,8 @@ impl<'a> Opening<'a> {
             .collect())
     }
 
-    /// A number above every number in the directory and every number set aside. A name with a number that no
-    /// database can reach is a leftover of somebody's.
+    /// A number above every number in the directory and every number set aside. A name with a
+    /// number that no database can reach is a leftover of somebody's.
     pub(crate) fn free_number(&self, ceiling: u64) -> u64 {
         if mutant("reuse-file-number") {
             return ceiling;
@@ -363,7 +366,8 @@ impl<'a> Opening<'a> {
         for (_, _, table) in state.version.tables() {
             self.files.check_listed(table.meta())?;
         }
-        // One tells a manifest of another database, whose log would look as if it had not been written to yet.
+        // One tells a manifest of another database, whose log would look as if it had not been
+        // written to yet.
         if let Some((_, _, newest)) = state.version.tables().next() {
             self.files.check_identity(newest.meta())?;
         }
@@ -422,8 +426,9 @@ impl<'a> Opening<'a> {
         }
         let unsure = !read.marked && state.segments.is_empty();
         if unsure && !self.options.read_only && !mutant("trust-unsynced-name") {
-            // Whoever made CURRENT may have been stopped before it was sure to be found. No name made later may outlive
-            // its, and what the one before it names must stay till then. A listed segment is proof: it came later.
+            // Whoever made CURRENT may have been stopped before it was sure to be found. No name
+            // made later may outlive its, and what the one before it names must stay till then. A
+            // listed segment is proof: it came later.
             self.files.fs.sync_dir(self.dir())?;
         }
         let log_had = log_had(&replay, log.dropped_frames);
@@ -452,7 +457,8 @@ impl<'a> Opening<'a> {
         })
     }
 
-    /// False if the manifest can be reached by another name, of a copy made of links: its bytes must stay.
+    /// False if the manifest can be reached by another name, of a copy made of links: its bytes
+    /// must stay.
     fn has_one_name(&self, manifest: FileNumber) -> Result<bool> {
         let path = FileKind::Manifest(manifest).path(self.dir());
         let found = self.files.fs.metadata(&path)?;
@@ -493,8 +499,8 @@ impl<'a> Opening<'a> {
         Ok(())
     }
 
-    /// `Corruption` if some file proves that the manifest was replaced or cut: an old copy lists what once was,
-    /// and everything since would be taken for leftovers and removed.
+    /// `Corruption` if some file proves that the manifest was replaced or cut: an old copy lists
+    /// what once was, and everything since would be taken for leftovers and removed.
     pub(crate) fn check_newest(&self, read: &manifest::Recovered) -> Result<()> {
         let (fs, dir) = (&self.files.fs, self.dir());
         for name in &self.names {
@@ -564,8 +570,8 @@ impl<'a> Opening<'a> {
         }))
     }
 
-    /// Removes files with names of ours that the manifest in force does not list. `CURRENT` is on disk by now: none is
-    /// a file that an older one still names there.
+    /// Removes files with names of ours that the manifest in force does not list. `CURRENT` is on
+    /// disk by now: none is a file that an older one still names there.
     pub(crate) fn remove_unlisted(&self, found: &Found) -> Result<()> {
         self.unlisted(found)?
             .into_iter()
@@ -607,7 +613,8 @@ fn ended_well(
     log: &terrace_wal::Recovered,
     state: &ManifestState,
 ) -> bool {
-    // The one edit of a new manifest was durable before CURRENT; of a later one the mark of `close` tells.
+    // The one edit of a new manifest was durable before CURRENT; of a later one the mark of `close`
+    // tells.
     let closed_later = read.marked && read.edits > 1;
     if mutant("trust-unsynced-log") {
         return !read.torn;

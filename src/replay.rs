@@ -1,7 +1,7 @@
 //! What the log holds above the tables, as one sorted run.
 //!
-//! Recovery does not insert entries one by one: it notes where each lies in one buffer, sorts the notes, and
-//! reads them in order, into a table or an image.
+//! Recovery does not insert entries one by one: it notes where each lies in one buffer, sorts the
+//! notes, and reads them in order, into a table or an image.
 
 use std::cmp::Ordering;
 use std::collections::BTreeSet;

@@ -1,7 +1,8 @@
 //! Segments of the log as files: made ahead of need, listed, used again, and dropped.
 //!
-//! A segment that a flush has released keeps its file for another use under a new salt, so that its blocks need not be
-//! taken from the disk again. Whoever has linked to it keeps its bytes: then a new file is made.
+//! A segment that a flush has released keeps its file for another use under a new salt, so that its
+//! blocks need not be taken from the disk again. Whoever has linked to it keeps its bytes: then a
+//! new file is made.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -20,8 +21,8 @@ use crate::options::Options;
 use crate::space::Space;
 use crate::version_set::VersionSet;
 
-/// Released segments kept for another use: as much log as may lie above the tables, and one. More are deleted, and
-/// all of them once the database is idle.
+/// Released segments kept for another use: as much log as may lie above the tables, and one. More
+/// are deleted, and all of them once the database is idle.
 fn most_reusable(options: &Options) -> usize {
     1 + usize::try_from(options.log_bytes() / options.largest_segment()).unwrap_or(0)
 }
@@ -83,16 +84,17 @@ impl CommitEnv for Env {
     }
 
     fn failed(&self, cause: &Error) {
-        // The version set's lock comes before the commit state's, which the caller holds: freezing the files
-        // is what keeps it from making edits.
+        // The version set's lock comes before the commit state's, which the caller holds: freezing
+        // the files is what keeps it from making edits.
         self.files.freeze();
         self.background.fail(cause);
     }
 }
 
 impl Env {
-    /// A file for the next segment: used before, or new. On a full disk one that was used before may be smaller than
-    /// `size`, and a new one is made only `ahead` of need, once the rest of what is to be taken ahead has been.
+    /// A file for the next segment: used before, or new. On a full disk one that was used before
+    /// may be smaller than `size`, and a new one is made only `ahead` of need, once the rest of
+    /// what is to be taken ahead has been.
     fn find_segment(&self, size: u64, least: u64, ahead: bool) -> Result<SegmentRecord> {
         let mut full = self.space.full();
         if ahead || full.is_none() {
@@ -109,8 +111,8 @@ impl Env {
         }
     }
 
-    /// The edit that was to list `segment` could not be made: a new file goes, one that was used before waits for
-    /// another use.
+    /// The edit that was to list `segment` could not be made: a new file goes, one that was used
+    /// before waits for another use.
     fn unlisted(&self, segment: &SegmentMeta) {
         if self
             .versions
@@ -171,7 +173,8 @@ impl Env {
 }
 
 impl Engine {
-    /// After a flush: segments below `flushed` become reusable, and more of them than wanted are deleted.
+    /// After a flush: segments below `flushed` become reusable, and more of them than wanted are
+    /// deleted.
     pub(crate) fn release_log(&self, flushed: Lsn) -> Result<()> {
         let released = self.committer.with_log(|log| log.release(flushed));
         let reusable = released
@@ -181,9 +184,10 @@ impl Engine {
         self.trim_log(most_reusable(&self.options))
     }
 
-    /// Deletes reusable segments down to `kept` of them, and to as many bytes as `kept` of the largest that this database
-    /// makes have. The smallest go first, as segments grow until they have their final size; but in front of them those that
-    /// are larger than that: one was made for a large batch, or with more memory, and may never be needed again.
+    /// Deletes reusable segments down to `kept` of them, and to as many bytes as `kept` of the
+    /// largest that this database makes have. The smallest go first, as segments grow until they
+    /// have their final size; but in front of them those that are larger than that: one was made
+    /// for a large batch, or with more memory, and may never be needed again.
     pub(crate) fn trim_log(&self, kept: usize) -> Result<()> {
         let surplus = {
             let mut versions = self.versions.lock();
@@ -216,7 +220,8 @@ fn surplus(
     surplus
 }
 
-/// Takes segments out of the list, and removes their names. If that cannot be listed they wait for another use.
+/// Takes segments out of the list, and removes their names. If that cannot be listed they wait for
+/// another use.
 fn drop_segments(
     files: &Files,
     versions: &VersionSet,

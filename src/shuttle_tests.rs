@@ -6,9 +6,10 @@
 //! RUSTFLAGS="--cfg terrace_shuttle" cargo test --target-dir target/shuttle --lib shuttle
 //! ```
 //!
-//! Each test runs a number of schedules under either scheduler: `TERRACE_SCHEDULES=n` changes it, and
-//! `TERRACE_SCHEDULE_SEED=s` the seed from which they are drawn. `torture schedules` sets both, and reads the line that
-//! each test prints. A failure prints its schedule; `shuttle::replay(body, schedule)` in place of [`check`] repeats it.
+//! Each test runs a number of schedules under either scheduler: `TERRACE_SCHEDULES=n` changes it,
+//! and `TERRACE_SCHEDULE_SEED=s` the seed from which they are drawn. `torture schedules` sets both,
+//! and reads the line that each test prints. A failure prints its schedule; `shuttle::replay(body,
+//! schedule)` in place of [`check`] repeats it.
 //!
 //! Databases have no threads of their own but in `background.rs`: a thread of the test does what
 //! the log's, the flush and the compaction thread would do, with the same functions.
@@ -37,7 +38,8 @@ fn number(name: &str) -> Option<u64> {
     Some(text.parse().expect(name))
 }
 
-/// Runs `body` under `schedules` schedules, unless the environment names another number, and says so.
+/// Runs `body` under `schedules` schedules, unless the environment names another number, and says
+/// so.
 fn check(schedules: usize, body: fn()) {
     fn run(scheduler: impl Scheduler + 'static, body: fn()) {
         let mut config = Config::new();
@@ -174,7 +176,8 @@ impl Hands {
         self.floor.fetch_max(seq.get(), Ordering::SeqCst);
     }
 
-    /// What a reader may rely on, whatever happens meanwhile. The pair must have been written before.
+    /// What a reader may rely on, whatever happens meanwhile. The pair must have been written
+    /// before.
     fn look(&self, seen: &mut SeqNo) {
         let floor = self.floor.load(Ordering::SeqCst);
         let pair = self.db.multi_get(["a", "b"]).unwrap();

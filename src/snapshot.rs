@@ -10,8 +10,8 @@ use crate::db::Handle;
 use crate::keyspace::{Keyspace, KeyspaceState};
 use crate::readable::Reader;
 
-/// The whole database at one moment, looking at one keyspace. Cheap to clone; keeps the database open, and keeps
-/// compaction from dropping what it sees, so drop it when done.
+/// The whole database at one moment, looking at one keyspace. Cheap to clone; keeps the database
+/// open, and keeps compaction from dropping what it sees, so drop it when done.
 ///
 /// ```
 /// # fn main() -> terrace::Result<()> {
@@ -75,7 +75,8 @@ impl Snapshot {
         }
     }
 
-    /// The same moment, looking at `keyspace`. If that is of another database, every read is `Invalid`.
+    /// The same moment, looking at `keyspace`. If that is of another database, every read is
+    /// `Invalid`.
     pub fn keyspace(&self, keyspace: &Keyspace) -> Snapshot {
         let engine = self.moment.handle.engine();
         let wrong = (keyspace.state().owner != engine.id).then(|| {

@@ -1,9 +1,10 @@
 //! Which read points are in use.
 //!
-//! A compaction may drop a version only if no snapshot can see it. A job lists the snapshots together with
-//! the visible sequence number under the mutex that registers them, so that none slips in between: one
-//! registered later reads at or above what the job saw as visible, and sees nothing that the job dropped.
-//! Plain gets and iterators register nothing: the tables that they pinned hold what they may see.
+//! A compaction may drop a version only if no snapshot can see it. A job lists the snapshots
+//! together with the visible sequence number under the mutex that registers them, so that none
+//! slips in between: one registered later reads at or above what the job saw as visible, and sees
+//! nothing that the job dropped. Plain gets and iterators register nothing: the tables that they
+//! pinned hold what they may see.
 
 use std::collections::BTreeMap;
 

@@ -1,10 +1,11 @@
 //! A full disk: writes stop before they have begun, and go on by themselves once there is room.
 //!
-//! Nothing that has begun may meet a full disk: a frame that was half written ends the log. So space is taken
-//! *ahead*, as zeroes that are written over later: log segments before they are used, the manifest's next blocks before
-//! edits need them. Tables cannot be made ahead, so there is a *reserve*, a file of zeroes with the size of what
-//! a flush may have to write: as much as the log holds, at most one memtable and the list by which it is exceeded. It is made before the log takes
-//! another segment, and only then; an idle or closed database has none.
+//! Nothing that has begun may meet a full disk: a frame that was half written ends the log. So
+//! space is taken *ahead*, as zeroes that are written over later: log segments before they are
+//! used, the manifest's next blocks before edits need them. Tables cannot be made ahead, so there
+//! is a *reserve*, a file of zeroes with the size of what a flush may have to write: as much as the
+//! log holds, at most one memtable and the list by which it is exceeded. It is made before the log
+//! takes another segment, and only then; an idle or closed database has none.
 //!
 //! ```text
 //!           a segment, block, table or the reserve cannot be made
@@ -13,17 +14,18 @@
 //!           no flush or merge lacks space; manifest, reserve and spare segment are taken again
 //! ```
 //!
-//! While the disk is *full*, writes give `NoSpace` before they take a sequence number, and `Db::health` gives the same
-//! error, with its cause. Deletes go on in the segments that are there; when the last is used, what is in memory is
-//! flushed, which frees others. A flush that meets the full disk removes the reserve and begins again; what is left
-//! goes to the merge that meets it next. The log's thread tries to end this
-//! state, at first after 50 ms and every 5 s at most. ENOSPC, EDQUOT and EFBIG are one to it: see `Error::io`.
+//! While the disk is *full*, writes give `NoSpace` before they take a sequence number, and
+//! `Db::health` gives the same error, with its cause. Deletes go on in the segments that are there;
+//! when the last is used, what is in memory is flushed, which frees others. A flush that meets the
+//! full disk removes the reserve and begins again; what is left goes to the merge that meets it
+//! next. The log's thread tries to end this state, at first after 50 ms and every 5 s at most.
+//! ENOSPC, EDQUOT and EFBIG are one to it: see `Error::io`.
 //!
 //! The write path pays nothing for this: a full disk is a price of the [pacer](crate::pacer).
 //!
-//! What this cannot do: where writing over a block needs space (copy-on-write, thin volumes), taking it ahead helps
-//! little, and a frame that fails for want of it ends all writes like any failed frame. Whoever else fills the disk may
-//! take what the reserve gave up.
+//! What this cannot do: where writing over a block needs space (copy-on-write, thin volumes),
+//! taking it ahead helps little, and a frame that fails for want of it ends all writes like any
+//! failed frame. Whoever else fills the disk may take what the reserve gave up.
 
 use std::sync::Arc;
 
@@ -48,7 +50,8 @@ const ZERO_LEN: usize = 64 << 10;
 struct State {
     /// Bytes of the reserve.
     held: u64,
-    /// Jobs that met the full disk and are at work in the space of the reserve: nothing is taken ahead meanwhile.
+    /// Jobs that met the full disk and are at work in the space of the reserve: nothing is taken
+    /// ahead meanwhile.
     borrowers: usize,
     /// Why writes are refused, while they are.
     full: Option<Error>,
@@ -96,8 +99,8 @@ impl Space {
         self.fill(wanted.min(self.most))
     }
 
-    /// Makes the reserve at least `wanted` bytes large. What has been taken stays taken after an error for
-    /// want of more.
+    /// Makes the reserve at least `wanted` bytes large. What has been taken stays taken after an
+    /// error for want of more.
     fn fill(&self, wanted: u64) -> Result<()> {
         let mut state = lock(&self.state);
         if state.held >= wanted || self.files.frozen() {
@@ -162,7 +165,8 @@ impl Space {
         result
     }
 
-    /// The most bytes of memory that a flush takes at once: all, unless the reserve must be enough for it.
+    /// The most bytes of memory that a flush takes at once: all, unless the reserve must be enough
+    /// for it.
     pub(crate) fn largest_flush(&self) -> u64 {
         match lock(&self.state).full {
             Some(_) => self.most,
@@ -200,7 +204,8 @@ impl Drop for Borrower<'_> {
 }
 
 impl Engine {
-    /// Runs `job`, which makes tables. If the disk is full, the reserve makes room for a second try.
+    /// Runs `job`, which makes tables. If the disk is full, the reserve makes room for a second
+    /// try.
     pub(crate) fn with_reserve<T>(&self, mut job: impl FnMut() -> Result<T>) -> Result<T> {
         let result = job();
         if result.as_ref().err().map(Error::kind) != Some(ErrorKind::NoSpace) {

@@ -70,7 +70,8 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// Bytes written to the log, to tables and to blob files for each byte written by the caller, since the open.
+    /// Bytes written to the log, to tables and to blob files for each byte written by the caller,
+    /// since the open.
     pub fn write_amplification(&self) -> f64 {
         let written = self.bytes_written + self.bytes_stored;
         (written + self.bytes_flushed + self.bytes_compacted) as f64 / written.max(1) as f64
@@ -86,7 +87,8 @@ pub(crate) struct Counters {
     compacted: AtomicU64,
     stored: AtomicU64,
     collected: AtomicU64,
-    /// `writes` when the compactor last looked, and since when it has not changed (microseconds, from 1).
+    /// `writes` when the compactor last looked, and since when it has not changed (microseconds,
+    /// from 1).
     seen: AtomicU64,
     quiet_since: AtomicU64,
     /// What was visible when an idle database was last looked at.
@@ -130,8 +132,8 @@ impl Counters {
         self.looked_at.swap(visible.get(), Ordering::Relaxed) != visible.get()
     }
 
-    /// True if nothing was written for `time`, as far as the calls of this method can tell: the write path
-    /// itself reads no clock.
+    /// True if nothing was written for `time`, as far as the calls of this method can tell: the
+    /// write path itself reads no clock.
     pub(crate) fn quiet_for(&self, now: Duration, time: Duration) -> bool {
         let writes = self.writes.load(Ordering::Relaxed) + 1;
         let now = now.as_micros() as u64 + 1;

@@ -1,11 +1,11 @@
 //! Locks and atomics of the concurrent parts: the standard library's, or the schedule checker's
 //!
-//! Under `--cfg terrace_shuttle` the same code runs on shuttle's types, so that a test can drive it through chosen
-//! schedules. Every lock that is held while another one is taken must come from here: a thread that
-//! waits for a lock which the checker does not know stops all of them.
+//! Under `--cfg terrace_shuttle` the same code runs on shuttle's types, so that a test can drive it
+//! through chosen schedules. Every lock that is held while another one is taken must come from
+//! here: a thread that waits for a lock which the checker does not know stops all of them.
 //!
-//! Each lock has a [`Rank`], and a thread takes locks in rising order of rank only: so no two threads can wait for
-//! each other. A debug build asserts this at every lock.
+//! Each lock has a [`Rank`], and a thread takes locks in rising order of rank only: so no two
+//! threads can wait for each other. A debug build asserts this at every lock.
 
 #[cfg(not(terrace_shuttle))]
 use std::sync as system;
@@ -123,8 +123,9 @@ impl<T> DerefMut for MutexGuard<'_, T> {
     }
 }
 
-/// Locks `mutex`, also after a panic under it: code that must stop then asks [`std::thread::panicking`]
-/// on the way out, as the commit path does, and leaves a state that says so.
+/// Locks `mutex`, also after a panic under it: code that must stop then asks
+/// [`std::thread::panicking`] on the way out, as the commit path does, and leaves a state that says
+/// so.
 #[inline]
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     let held = Held::new(mutex.rank);

@@ -11,8 +11,8 @@ use terrace_base::{Result, SeqNo};
 use crate::commit::Receipt;
 use crate::engine::Engine;
 
-/// What [`Db::submit`](crate::Db::submit) gives: the write is in the log and not yet done. Wait for it, or await
-/// it from any runtime; dropping it cancels nothing.
+/// What [`Db::submit`](crate::Db::submit) gives: the write is in the log and not yet done. Wait for
+/// it, or await it from any runtime; dropping it cancels nothing.
 ///
 /// ```
 /// # fn main() -> terrace::Result<()> {
@@ -44,8 +44,8 @@ impl Ticket {
     /// Waits until the write is visible and as durable as asked; its last sequence number.
     ///
     /// # Errors
-    /// `ReadOnly` if the log failed meanwhile: the write may or may not be there when the database is opened
-    /// again.
+    /// `ReadOnly` if the log failed meanwhile: the write may or may not be there when the database
+    /// is opened again.
     pub fn wait(&self) -> Result<SeqNo> {
         self.engine.committer.wait_visible(self.receipt.last)?;
         Ok(self.receipt.last)

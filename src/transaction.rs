@@ -1,21 +1,24 @@
 //! Transactions: reads and writes across keyspaces that take effect together, as if alone, or not at all.
 //!
-//! They are optimistic (Kung and Robinson, "On optimistic methods for concurrency control", 1981). A transaction
-//! reads a snapshot and what it wrote itself, keeps its writes in memory, and locks nothing. [`Transaction::commit`]
-//! asks whether what it read is still so. If it is, all of it might as well have been read at that moment, just
-//! before its own writes: transactions are as if run one after another in the order of their commits. If it is
-//! not, the commit is a `Conflict` that names a key, and nothing was written.
+//! They are optimistic (Kung and Robinson, "On optimistic methods for concurrency control", 1981).
+//! A transaction reads a snapshot and what it wrote itself, keeps its writes in memory, and locks
+//! nothing. [`Transaction::commit`] asks whether what it read is still so. If it is, all of it
+//! might as well have been read at that moment, just before its own writes: transactions are as if
+//! run one after another in the order of their commits. If it is not, the commit is a `Conflict`
+//! that names a key, and nothing was written.
 //!
 //! ```text
 //! begin, at #7    get a, scan b..=d, put x    commit: an entry of a or in b..=d above #7? Conflict : x#12
 //! ```
 //!
-//! The question is put twice: at length and outside of every lock, tables included; then under the commit lock
-//! only about what was appended since ([`crate::check`]). It is about the newest appended state, published or
-//! not; a `Conflict` is answered once what it is about is published, so that the next attempt sees it.
+//! The question is put twice: at length and outside of every lock, tables included; then under the
+//! commit lock only about what was appended since ([`crate::check`]). It is about the newest
+//! appended state, published or not; a `Conflict` is answered once what it is about is published,
+//! so that the next attempt sees it.
 //!
-//! A transaction that wrote nothing has nothing to ask: it saw the state after some commit and before the next.
-//! Under [`Isolation::Snapshot`] only the keys written are asked about: lost updates cannot be, write skew can.
+//! A transaction that wrote nothing has nothing to ask: it saw the state after some commit and
+//! before the next. Under [`Isolation::Snapshot`] only the keys written are asked about: lost
+//! updates cannot be, write skew can.
 
 pub(crate) mod reads;
 pub(crate) mod writes;
@@ -59,16 +62,18 @@ pub enum Isolation {
     /// Nothing: the result is as if transactions ran one after another.
     #[default]
     Serializable,
-    /// It reads one moment, and nobody wrote since then what it writes. Two transactions may each read what the
-    /// other writes.
+    /// It reads one moment, and nobody wrote since then what it writes. Two transactions may each
+    /// read what the other writes.
     Snapshot,
 }
 
-/// Reads and writes of the whole database that take effect together or not at all, looking at the default keyspace.
+/// Reads and writes of the whole database that take effect together or not at all, looking at the
+/// default keyspace.
 ///
-/// It reads the moment at which it began, and its own writes on top. [`Transaction::commit`] writes all of them, or
-/// is a `Conflict` if what was read has changed. [`Db::transact`] tries again by itself. Dropped, it is rolled back.
-/// Like a [`Snapshot`] it keeps the database open, and old versions alive; its writes lie in memory.
+/// It reads the moment at which it began, and its own writes on top. [`Transaction::commit`] writes
+/// all of them, or is a `Conflict` if what was read has changed. [`Db::transact`] tries again by
+/// itself. Dropped, it is rolled back. Like a [`Snapshot`] it keeps the database open, and old
+/// versions alive; its writes lie in memory.
 ///
 /// ```
 /// # fn main() -> terrace::Result<()> {
@@ -249,8 +254,8 @@ impl Transaction {
         }
     }
 
-    /// The same transaction under another isolation. To be set before the first read: what was read under
-    /// [`Isolation::Snapshot`] is not asked about later.
+    /// The same transaction under another isolation. To be set before the first read: what was read
+    /// under [`Isolation::Snapshot`] is not asked about later.
     ///
     /// ```
     /// # fn main() -> terrace::Result<()> {
@@ -272,7 +277,8 @@ impl Transaction {
         self.snapshot.seq()
     }
 
-    /// The same transaction, looking at `keyspace`. If that is of another database, everything is `Invalid`.
+    /// The same transaction, looking at `keyspace`. If that is of another database, everything is
+    /// `Invalid`.
     pub fn keyspace(&self, keyspace: &Keyspace) -> TxKeyspace<'_> {
         let snapshot = self.snapshot.keyspace(keyspace);
         if let Some(state) = snapshot.state().filter(|state| state.id != KeyspaceId(0)) {
@@ -291,8 +297,9 @@ impl Transaction {
     /// counts from this call.
     ///
     /// # Errors
-    /// `Invalid` for a key over 65,531 bytes, a value over 1 GiB, or if all writes of the transaction would not fit
-    /// into a batch, 1 GiB: what was written before stays. `Closed` after `close`.
+    /// `Invalid` for a key over 65,531 bytes, a value over 1 GiB, or if all writes of the
+    /// transaction would not fit into a batch, 1 GiB: what was written before stays. `Closed` after
+    /// `close`.
     pub fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<()> {
         self.reader().put(key.as_ref(), value.as_ref())
     }
@@ -305,8 +312,8 @@ impl Transaction {
         self.reader().write(key.as_ref(), OwnWrite::Delete)
     }
 
-    /// Sets `key` to `value` in the default keyspace until a time, from which on it is absent; a time that is told from now
-    /// on counts from this call.
+    /// Sets `key` to `value` in the default keyspace until a time, from which on it is absent; a
+    /// time that is told from now on counts from this call.
     ///
     /// # Errors
     /// As for [`Transaction::put`].
@@ -320,9 +327,9 @@ impl Transaction {
         self.reader().put_expiring(key, value, expiry)
     }
 
-    /// Removes every key of `range` from the default keyspace, those that others put there before the commit included; what
-    /// the transaction puts there later stays. The keys are not read: under [`Isolation::Serializable`] whoever writes to
-    /// one meanwhile is not in the way.
+    /// Removes every key of `range` from the default keyspace, those that others put there before
+    /// the commit included; what the transaction puts there later stays. The keys are not read:
+    /// under [`Isolation::Serializable`] whoever writes to one meanwhile is not in the way.
     ///
     /// # Errors
     /// As for [`Transaction::put`].
@@ -350,11 +357,13 @@ impl Transaction {
         Savepoint(lock(&self.writes).save())
     }
 
-    /// Undoes all writes since `savepoint`, in every keyspace. What was read since then still counts at the commit:
-    /// it may have led here. The savepoint can be used again; those made after it cannot.
+    /// Undoes all writes since `savepoint`, in every keyspace. What was read since then still
+    /// counts at the commit: it may have led here. The savepoint can be used again; those made
+    /// after it cannot.
     ///
     /// # Errors
-    /// `Invalid` for a savepoint of another transaction, or one made after a savepoint that was gone back to.
+    /// `Invalid` for a savepoint of another transaction, or one made after a savepoint that was
+    /// gone back to.
     pub fn rollback_to(&self, savepoint: &Savepoint) -> Result<()> {
         if lock(&self.writes).go_back(savepoint.0) {
             return Ok(());
@@ -367,14 +376,14 @@ impl Transaction {
     /// Ends it with nothing written, as dropping does.
     pub fn rollback(self) {}
 
-    /// Writes all of it, as durable as the database's options say; the sequence number of the last write, or of what
-    /// was read if nothing was written.
+    /// Writes all of it, as durable as the database's options say; the sequence number of the last
+    /// write, or of what was read if nothing was written.
     ///
     /// # Errors
-    /// `Conflict`, naming a key, if what was read (under [`Isolation::Snapshot`]: a key that is to be written) was
-    /// written by others since it began: begin again, or use [`Db::transact`]. `NotFound` if a keyspace that was used
-    /// has been dropped. Else as for [`Keyspace::put`]. Nothing was written, but after `ReadOnly` it may be there when
-    /// the database is opened again.
+    /// `Conflict`, naming a key, if what was read (under [`Isolation::Snapshot`]: a key that is to
+    /// be written) was written by others since it began: begin again, or use [`Db::transact`].
+    /// `NotFound` if a keyspace that was used has been dropped. Else as for [`Keyspace::put`].
+    /// Nothing was written, but after `ReadOnly` it may be there when the database is opened again.
     pub fn commit(self) -> Result<SeqNo> {
         let writes = lock(&self.writes);
         let handle = self.snapshot.handle();
@@ -421,7 +430,8 @@ impl Transaction {
         let mut asked_upto = self.seq();
         let mut attempt = 0;
         loop {
-            // Only what was written since the last look: it takes ever less time, and is overtaken by ever less.
+            // Only what was written since the last look: it takes ever less time, and is overtaken
+            // by ever less.
             let (view, upto) = engine.committer.newest();
             if let Some((key, seq)) = view.changed(&basis, asked_upto)? {
                 engine.committer.wait_visible(seq)?;
@@ -457,8 +467,8 @@ impl TxKeyspace<'_> {
     /// Sets `key` to `value`. The keyspace's default expiry, if it has one, counts from this call.
     ///
     /// # Errors
-    /// As for [`Transaction::put`]; `NotFound` if the keyspace had been dropped when the transaction began, `Invalid`
-    /// if it is of another database.
+    /// As for [`Transaction::put`]; `NotFound` if the keyspace had been dropped when the
+    /// transaction began, `Invalid` if it is of another database.
     pub fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<()> {
         self.reader().put(key.as_ref(), value.as_ref())
     }
@@ -471,8 +481,8 @@ impl TxKeyspace<'_> {
         self.reader().write(key.as_ref(), OwnWrite::Delete)
     }
 
-    /// Sets `key` to `value` until a time, from which on it is absent; a time that is told from now on counts from this
-    /// call.
+    /// Sets `key` to `value` until a time, from which on it is absent; a time that is told from now
+    /// on counts from this call.
     ///
     /// # Errors
     /// As for [`TxKeyspace::put`].
@@ -486,9 +496,9 @@ impl TxKeyspace<'_> {
         self.reader().put_expiring(key, value, expiry)
     }
 
-    /// Removes every key of `range`, those that others put there before the commit included; what the transaction puts there
-    /// later stays. The keys are not read: under [`Isolation::Serializable`] whoever writes to one meanwhile is not in the
-    /// way.
+    /// Removes every key of `range`, those that others put there before the commit included; what
+    /// the transaction puts there later stays. The keys are not read: under
+    /// [`Isolation::Serializable`] whoever writes to one meanwhile is not in the way.
     ///
     /// # Errors
     /// As for [`TxKeyspace::put`].
@@ -503,9 +513,10 @@ impl Db {
         Transaction::new(self)
     }
 
-    /// Runs `f` in a transaction and commits it, again and again while that is a `Conflict`, up to 64 times; what `f`
-    /// returned. To give up, `f` returns an error, for example [`Error::other`]: nothing is written then. It runs on
-    /// this thread, under no lock, and should do nothing that may not be done twice.
+    /// Runs `f` in a transaction and commits it, again and again while that is a `Conflict`, up to
+    /// 64 times; what `f` returned. To give up, `f` returns an error, for example [`Error::other`]:
+    /// nothing is written then. It runs on this thread, under no lock, and should do nothing that
+    /// may not be done twice.
     ///
     /// ```
     /// # fn main() -> terrace::Result<()> {
@@ -526,7 +537,8 @@ impl Db {
     /// ```
     ///
     /// # Errors
-    /// What `f` returned; `Conflict` if the last attempt was one; else as for [`Transaction::commit`].
+    /// What `f` returned; `Conflict` if the last attempt was one; else as for
+    /// [`Transaction::commit`].
     pub fn transact<T>(&self, mut f: impl FnMut(&Transaction) -> Result<T>) -> Result<T> {
         let mut attempt = 1;
         loop {

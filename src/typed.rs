@@ -1,16 +1,17 @@
 //! Keys and values that are more than bytes.
 //!
-//! A [`Typed`] view of a keyspace takes keys of one type and values of another, and stores their encodings. Those of keys
-//! keep the order: `a < b` exactly if the bytes of `a` come before those of `b`, so that ranges mean what they say. The
-//! view holds nothing and writes nothing of its own: the keyspace stays a map from bytes to bytes, and the encodings,
-//! which are written down in [`Key`] and [`Value`], are what a program in another language goes by.
+//! A [`Typed`] view of a keyspace takes keys of one type and values of another, and stores their
+//! encodings. Those of keys keep the order: `a < b` exactly if the bytes of `a` come before those
+//! of `b`, so that ranges mean what they say. The view holds nothing and writes nothing of its own:
+//! the keyspace stays a map from bytes to bytes, and the encodings, which are written down in
+//! [`Key`] and [`Value`], are what a program in another language goes by.
 //!
 //! ```text
 //! (42u16, "ab", Some(-1i8))      00 2a | 61 62 00 01 | 01 7f
 //! ```
 //!
-//! Bytes that no value of the type encodes to are `Invalid` when they are read: nothing is damaged, for the table's
-//! checksum was right; the keyspace was written with other types.
+//! Bytes that no value of the type encodes to are `Invalid` when they are read: nothing is damaged,
+//! for the table's checksum was right; the keyspace was written with other types.
 //!
 //! Batches and transactions take bytes: [`Key::to_bytes`] and [`Value::to_value`] make them.
 
@@ -35,9 +36,11 @@ pub use key::{Key, Place};
 pub use value::Json;
 pub use value::{AsValue, Value};
 
-/// A keyspace seen as a map from `K` to `V`; made by [`Keyspace::typed`]. Cheap to clone; keeps the database open.
+/// A keyspace seen as a map from `K` to `V`; made by [`Keyspace::typed`]. Cheap to clone; keeps the
+/// database open.
 ///
-/// Keys and values are given by value or by reference; for `String` also as `&str`, for `Vec<u8>` as `&[u8]`.
+/// Keys and values are given by value or by reference; for `String` also as `&str`, for `Vec<u8>`
+/// as `&[u8]`.
 ///
 /// ```
 /// # fn main() -> terrace::Result<()> {
@@ -72,7 +75,8 @@ impl<K, V> fmt::Debug for Typed<K, V> {
 }
 
 impl Keyspace {
-    /// This keyspace as a map from `K` to `V`. Whoever reads it later has to use types of the same encodings.
+    /// This keyspace as a map from `K` to `V`. Whoever reads it later has to use types of the same
+    /// encodings.
     pub fn typed<K: Key, V: Value>(&self) -> Typed<K, V> {
         Typed {
             keyspace: self.clone(),
@@ -90,7 +94,8 @@ impl<K: Key, V: Value> Typed<K, V> {
     /// Sets `key` to `value`; the write's sequence number.
     ///
     /// # Errors
-    /// As for [`Keyspace::put`], where the lengths are those of the encodings; `Invalid` if the value cannot be encoded.
+    /// As for [`Keyspace::put`], where the lengths are those of the encodings; `Invalid` if the
+    /// value cannot be encoded.
     pub fn put(&self, key: impl AsKey<K>, value: impl AsValue<V>) -> Result<SeqNo> {
         self.keyspace.put(key.key_bytes(), value.value_bytes()?)
     }
@@ -147,7 +152,8 @@ impl<K: Key, V: Value> Typed<K, V> {
     }
 }
 
-/// Entries of a [`Typed`] in the order of their keys, from both ends. Yields an error once and then `None`.
+/// Entries of a [`Typed`] in the order of their keys, from both ends. Yields an error once and then
+/// `None`.
 pub struct TypedIter<K, V> {
     /// `None` behind an error.
     iter: Option<Iter>,

@@ -1,9 +1,10 @@
 //! The state that the manifest holds, and the one place that changes it.
 //!
-//! Every change is an edit. An edit is checked against the state first, then appended and synced, and only
-//! then does the state become the new one. After a failed append or sync the manifest's tail is unknown: no
-//! further edit is made, and the database becomes read-only. Only where the file cannot grow on a full disk nothing was
-//! appended: that edit is `NoSpace`, and may be tried again.
+//! Every change is an edit. An edit is checked against the state first, then appended and synced,
+//! and only then does the state become the new one. After a failed append or sync the manifest's
+//! tail is unknown: no further edit is made, and the database becomes read-only. Only where the
+//! file cannot grow on a full disk nothing was appended: that edit is `NoSpace`, and may be tried
+//! again.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -142,7 +143,8 @@ impl ManifestState {
         metas.collect()
     }
 
-    /// What is known of a keyspace that is to change. Nobody created the default one: it is listed once it has options.
+    /// What is known of a keyspace that is to change. Nobody created the default one: it is listed
+    /// once it has options.
     pub(crate) fn keyspace(&mut self, id: KeyspaceId) -> Result<&mut KeyspaceRecord> {
         if id == KeyspaceId(0) && !self.keyspaces.contains_key(&id) {
             let record = KeyspaceRecord {
@@ -161,8 +163,8 @@ impl ManifestState {
             })
     }
 
-    /// One edit that makes this state out of nothing. Dropped keyspaces that no table can hold an entry of
-    /// are left out.
+    /// One edit that makes this state out of nothing. Dropped keyspaces that no table can hold an
+    /// entry of are left out.
     pub(crate) fn as_edit(&self) -> VersionEdit {
         let in_a_table = |id, at| {
             let all = whole_keyspace(id, at);
@@ -307,8 +309,9 @@ impl VersionSet {
         Ok(FileNumber(inner.next_file - 1))
     }
 
-    /// Makes `edit` durable and in force, then runs `install` with the new version, still under the lock so that
-    /// versions are installed in the order of their edits. Tables that it removes become obsolete.
+    /// Makes `edit` durable and in force, then runs `install` with the new version, still under the
+    /// lock so that versions are installed in the order of their edits. Tables that it removes
+    /// become obsolete.
     pub(crate) fn log_and_apply(
         &self,
         edit: &VersionEdit,
@@ -368,7 +371,8 @@ impl VersionSet {
         }
     }
 
-    /// Zeroes the manifest's next blocks, so that edits of `bytes` bytes in all do not meet a full disk.
+    /// Zeroes the manifest's next blocks, so that edits of `bytes` bytes in all do not meet a full
+    /// disk.
     pub(crate) fn take_ahead(&self, bytes: u64) -> Result<()> {
         let mut inner = self.lock();
         let Some(manifest) = inner.manifest.as_mut().filter(|_| !self.files.frozen()) else {
@@ -396,8 +400,8 @@ impl VersionSet {
         inner.failed.get_or_insert(cause).clone()
     }
 
-    /// No edit is made after a failed sync of the directory: names made by others may be lost with it, and a
-    /// second sync would not say so.
+    /// No edit is made after a failed sync of the directory: names made by others may be lost with
+    /// it, and a second sync would not say so.
     pub(crate) fn directory_failed(&self, error: Error) -> Error {
         self.files.freeze();
         let cause = error.wrap(ErrorKind::ReadOnly, "the directory could not be synced");
@@ -409,8 +413,8 @@ impl VersionSet {
         self.lock().failed.clone()
     }
 
-    /// Writes the state into a new manifest once the old one has grown by mere history. An error is final; what only
-    /// lacks room is left for later, because the edit before it is in force.
+    /// Writes the state into a new manifest once the old one has grown by mere history. An error is
+    /// final; what only lacks room is left for later, because the edit before it is in force.
     fn rotate_if_large(&self, inner: &mut Inner) -> Result<()> {
         let Some(old) = inner.manifest.as_ref() else {
             return Ok(());

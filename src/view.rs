@@ -1,11 +1,11 @@
 //! What a reader pins: the memtable's pieces and the tables, at one moment.
 //!
-//! A reader loads the [`View`] first and the visible sequence number second. The order matters: whatever a
-//! job left out of the view it installed was hidden by a version that was visible before, so a reader with
-//! that view reads at a sequence number that sees the newer version.
+//! A reader loads the [`View`] first and the visible sequence number second. The order matters:
+//! whatever a job left out of the view it installed was hidden by a version that was visible
+//! before, so a reader with that view reads at a sequence number that sees the newer version.
 //!
-//! A view is replaced, never changed. Whoever replaces it holds the install lock for the moment of copying:
-//! the commit path when it seals a list, a job when it installs its result.
+//! A view is replaced, never changed. Whoever replaces it holds the install lock for the moment of
+//! copying: the commit path when it seals a list, a job when it installs its result.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Weak};
@@ -134,8 +134,8 @@ impl Views {
         self.pacer.note(&self.cell.load_full());
     }
 
-    /// Opens every table and blob file of a view that a reader pins. An iterator outlives its database, whose next opener may
-    /// remove the file of a table before the iterator comes to it.
+    /// Opens every table and blob file of a view that a reader pins. An iterator outlives its
+    /// database, whose next opener may remove the file of a table before the iterator comes to it.
     pub(crate) fn open_pinned(&self) {
         let mut pinned: Vec<Arc<View>> = lock(&self.replaced)
             .iter()

@@ -1,21 +1,24 @@
 //! Walking over the live entries of a keyspace, in both directions.
 //!
-//! Below lie all versions of all keys, merged from the memtable's pieces and the runs that can hold the range. A
-//! [`Walk`] shows of each key the newest version at its read point, if that is not a tombstone.
+//! Below lie all versions of all keys, merged from the memtable's pieces and the runs that can hold
+//! the range. A [`Walk`] shows of each key the newest version at its read point, if that is not a
+//! tombstone.
 //!
-//! Forwards the newest visible version of a key comes first: it is shown where it lies, and the rest of the
-//! key's versions are skipped by comparing with a copy of the key. Backwards the versions come oldest first, so
-//! the best so far is copied until the key changes; the source then stands before the key shown.
+//! Forwards the newest visible version of a key comes first: it is shown where it lies, and the
+//! rest of the key's versions are skipped by comparing with a copy of the key. Backwards the
+//! versions come oldest first, so the best so far is copied until the key changes; the source then
+//! stands before the key shown.
 //!
-//! An entry that is neither put nor tombstone is looked at on a cold path, [`Walk::is_live`]. Where the newest version of a
-//! key is an operand, those below it are gathered and combined, and the result is shown: forwards the source then stands
-//! somewhere on or behind the key.
+//! An entry that is neither put nor tombstone is looked at on a cold path, [`Walk::is_live`]. Where
+//! the newest version of a key is an operand, those below it are gathered and combined, and the
+//! result is shown: forwards the source then stands somewhere on or behind the key.
 //!
-//! What a transaction has written itself is one more source, of entries at [`SeqNo::MAX`] that hide all others; and
-//! what it reads is noted in a [`Trace`].
+//! What a transaction has written itself is one more source, of entries at [`SeqNo::MAX`] that hide
+//! all others; and what it reads is noted in a [`Trace`].
 //!
-//! With one source, which is the state of a settled database, there is no merge; and in a block that holds only
-//! one put of each key, all of them visible, no version is looked at: a step is a step in the block.
+//! With one source, which is the state of a settled database, there is no merge; and in a block
+//! that holds only one put of each key, all of them visible, no version is looked at: a step is a
+//! step in the block.
 
 mod dead;
 mod sources;
@@ -50,7 +53,8 @@ enum Position {
     Back,
     /// The entry is the saved one, and the source stands before its key; moving backwards.
     Saved,
-    /// The entry is the saved one, and the source stands on an older version of its key, or behind it; moving forwards.
+    /// The entry is the saved one, and the source stands on an older version of its key, or behind
+    /// it; moving forwards.
     Made,
 }
 
@@ -63,7 +67,8 @@ pub(crate) struct Walk {
     context: Arc<Context>,
     bounds: OwnedBounds,
     position: Position,
-    /// How many bytes of the stored value come before the value shown; [`IN_BLOB`] if that lies elsewhere.
+    /// How many bytes of the stored value come before the value shown; [`IN_BLOB`] if that lies
+    /// elsewhere.
     skip: usize,
     /// The files that it may lie in.
     blobs: Option<Arc<BlobFiles>>,
@@ -74,7 +79,8 @@ pub(crate) struct Walk {
     value: Vec<u8>,
     /// `key` names a key to skip.
     skipping: bool,
-    /// What a walk is placed in front of a key with: `at`, or in a transaction what is in front of its own writes.
+    /// What a walk is placed in front of a key with: `at`, or in a transaction what is in front of
+    /// its own writes.
     in_front: SeqNo,
     /// Notes what was walked over.
     trace: Option<Box<Trace>>,
@@ -168,7 +174,8 @@ impl Walk {
         )
     }
 
-    /// The value that an entry of the walk's present key has, whose stored value this is; `skip` is set for it.
+    /// The value that an entry of the walk's present key has, whose stored value this is; `skip` is
+    /// set for it.
     fn part(&self, stored: &[u8]) -> Result<Vec<u8>> {
         match stored.get(self.skip..) {
             Some(value) => Ok(value.to_vec()),
@@ -308,7 +315,8 @@ impl Walk {
         }
     }
 
-    /// True if the source is on an entry of this keyspace in a block that needs no look at versions.
+    /// True if the source is on an entry of this keyspace in a block that needs no look at
+    /// versions.
     #[inline]
     fn plain(&self) -> bool {
         let table = self.sources.table();
@@ -331,8 +339,8 @@ impl Walk {
         KeyRef::lookup(UserKey::new(self.keyspace, key), self.in_front)
     }
 
-    /// True if an entry of this kind, with the stored value that `value` gives, shows its key. Sets what of the stored value
-    /// comes before the value.
+    /// True if an entry of this kind, with the stored value that `value` gives, shows its key. Sets
+    /// what of the stored value comes before the value.
     #[inline]
     fn is_live(&mut self, kind: ValueKind, value: fn(&Walk) -> &[u8]) -> Result<bool> {
         self.skip = 0;
@@ -545,8 +553,8 @@ impl Walk {
         Ok(())
     }
 
-    /// Goes backwards over all versions of the source's key and saves the newest that may be seen; false if that
-    /// is a tombstone or there is none.
+    /// Goes backwards over all versions of the source's key and saves the newest that may be seen;
+    /// false if that is a tombstone or there is none.
     fn save_newest(&mut self) -> Result<bool> {
         self.key.clear();
         self.key.extend_from_slice(self.sources.key().user.bytes);

@@ -1,13 +1,13 @@
 //! The background threads of a database; the only place that starts any
 //!
-//! One thread syncs the log, one prepares and frees space on disk, one tends the memtable, and as many as there are
-//! spare cores, at most four, compact. They start with the first write and end with `close`. Either all of them
-//! run or none: where one cannot be started, those before it end, the write is an error, and a later write tries
-//! again.
+//! One thread syncs the log, one prepares and frees space on disk, one tends the memtable, and as
+//! many as there are spare cores, at most four, compact. They start with the first write and end
+//! with `close`. Either all of them run or none: where one cannot be started, those before it end,
+//! the write is an error, and a later write tries again.
 //!
-//! A thread sleeps until it is woken. Only the first compaction thread also wakes by itself, once a second, because
-//! nothing signals that a database has become idle; when nothing has changed since its last pass over an idle
-//! database, it looks at three counters and sleeps again.
+//! A thread sleeps until it is woken. Only the first compaction thread also wakes by itself, once a
+//! second, because nothing signals that a database has become idle; when nothing has changed since
+//! its last pass over an idle database, it looks at three counters and sleeps again.
 //!
 //! A panic in a job makes the database read-only: the effects of the job are not known.
 
@@ -35,7 +35,8 @@ const RESTART: Duration = Duration::from_millis(100);
 /// Starts the threads unless they run. Cheap once they do.
 ///
 /// # Errors
-/// `Io` if the system lets no more threads start. None is left running then; a later call tries again.
+/// `Io` if the system lets no more threads start. None is left running then; a later call tries
+/// again.
 #[cold]
 pub(crate) fn start(engine: &Arc<Engine>) -> Result<()> {
     if engine.options.tuning.manual || engine.options.read_only {

@@ -11,8 +11,8 @@ use crate::operations::{Operation, Operations};
 /// So many hidden entries in a row are stepped over one by one without anybody noticing.
 const MANY: usize = 128;
 
-/// A write as the commit path takes it: the payload in parts, and how to find its entries without decoding
-/// them where that is known.
+/// A write as the commit path takes it: the payload in parts, and how to find its entries without
+/// decoding them where that is known.
 #[derive(Debug)]
 pub(crate) struct Write<'a> {
     pub(crate) parts: &'a [&'a [u8]],
@@ -84,7 +84,8 @@ impl<'a> Write<'a> {
         }
     }
 
-    /// The write of a batch whose payload follows `lead`, the bytes of an operation without effect on entries.
+    /// The write of a batch whose payload follows `lead`, the bytes of an operation without effect
+    /// on entries.
     pub(crate) fn of_batch(batch: &'a Batch, parts: &'a [&'a [u8]; 2]) -> Write<'a> {
         Write {
             largest: batch.largest,
@@ -122,8 +123,9 @@ impl<'a> Write<'a> {
         }
     }
 
-    /// True if a range that it deletes has so many entries of `list` that a scan would notice them. They are hidden by
-    /// stretches only where all that lies around is older than the delete: then the list is to be sealed first.
+    /// True if a range that it deletes has so many entries of `list` that a scan would notice them.
+    /// They are hidden by stretches only where all that lies around is older than the delete: then
+    /// the list is to be sealed first.
     #[cold]
     pub(crate) fn hides_many(&self, list: &Arc<List>) -> Result<bool> {
         let Entries::Payload(payload) = self.entries else {

@@ -5,10 +5,10 @@
 //! place(id, offset) = high 32 bits of fold(id xor rotate(offset, 32) , 0xD6E8FEB86659FD93)
 //! ```
 //!
-//! `id` is the random 64-bit id of the file (of a log segment: the salt of its present use), so a block
-//! that lies in another place or comes from another file does not verify. The mix is *added*, not
-//! hashed in: a block copied whole keeps its CRC and only the mix changes, so damage stays visible and
-//! is never laundered by a copy.
+//! `id` is the random 64-bit id of the file (of a log segment: the salt of its present use), so a
+//! block that lies in another place or comes from another file does not verify. The mix is *added*,
+//! not hashed in: a block copied whole keeps its CRC and only the mix changes, so damage stays
+//! visible and is never laundered by a copy.
 
 const MULTIPLIER: u64 = 0xD6E8_FEB8_6659_FD93;
 

@@ -1,7 +1,7 @@
 //! Numbers on disk: fixed-width little-endian, or LEB128 where most are small; and the bounded reader.
 //!
-//! A [`Decoder`] never reads past its input, never allocates, and answers every malformed input with
-//! `Corruption`; callers add file and offset with [`Error::in_file`].
+//! A [`Decoder`] never reads past its input, never allocates, and answers every malformed input
+//! with `Corruption`; callers add file and offset with [`Error::in_file`].
 #![deny(clippy::indexing_slicing)]
 
 use crate::error::{Error, Result};

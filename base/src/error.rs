@@ -1,8 +1,8 @@
 //! The one error type of terrace.
 //!
-//! An [`Error`] is one pointer and can be cloned, because the cause of a failure in the background is
-//! shown to every writer that waits. Its [`ErrorKind`] says what the caller should do; its text says
-//! what happened, and for damage in which file and where.
+//! An [`Error`] is one pointer and can be cloned, because the cause of a failure in the background
+//! is shown to every writer that waits. Its [`ErrorKind`] says what the caller should do; its text
+//! says what happened, and for damage in which file and where.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -34,7 +34,8 @@ pub enum ErrorKind {
     Io,
     /// There is no room: free some; writes then go on by themselves.
     NoSpace,
-    /// An earlier failure of the log or manifest stopped all writes: reopen after mending the cause.
+    /// An earlier failure of the log or manifest stopped all writes: reopen after mending the
+    /// cause.
     ReadOnly,
     /// Too much is in progress: retry later.
     Stalled,

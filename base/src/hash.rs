@@ -6,8 +6,8 @@
 //! fold(a, b)               = low 64 bits of a*b xor high 64 bits of a*b
 //! ```
 //!
-//! A reader hashes its key once; each table then mixes in its own random seed, so that keys chosen to
-//! collide in one table do not collide in the next. Stored on disk: the functions never change.
+//! A reader hashes its key once; each table then mixes in its own random seed, so that keys chosen
+//! to collide in one table do not collide in the next. Stored on disk: the functions never change.
 
 use twox_hash::XxHash3_64;
 

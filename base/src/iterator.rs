@@ -7,9 +7,9 @@ use crate::key::KeyRef;
 
 /// A position in a sequence of entries that rises strictly in the order of [`KeyRef`].
 ///
-/// A new iterator is not valid until it is positioned. A move that fails leaves it invalid; the error is
-/// returned once by that move, and the next seek starts afresh. Moving an invalid iterator is allowed
-/// and leaves it invalid.
+/// A new iterator is not valid until it is positioned. A move that fails leaves it invalid; the
+/// error is returned once by that move, and the next seek starts afresh. Moving an invalid iterator
+/// is allowed and leaves it invalid.
 pub trait InternalIterator {
     /// Moves to the first entry at or after `target`.
     fn seek(&mut self, target: KeyRef<'_>) -> Result<()>;

@@ -1,17 +1,17 @@
 //! Keys, and the one order in which terrace keeps entries.
 //!
-//! A *user key* lives in a keyspace; in memory the two are a pair, on disk the keyspace id stands in
-//! front of the user key as 4 big-endian bytes (or once per block), so that the order of pairs is
-//! the order of bytes. An *internal key* adds the sequence number of the write and what the write
-//! did. The order of internal keys is
+//! A *user key* lives in a keyspace; in memory the two are a pair, on disk the keyspace id stands
+//! in front of the user key as 4 big-endian bytes (or once per block), so that the order of pairs
+//! is the order of bytes. An *internal key* adds the sequence number of the write and what the
+//! write did. The order of internal keys is
 //!
 //! ```text
 //! keyspace up, then user key bytewise up, then sequence number DOWN
 //! ```
 //!
-//! so that the first entry found for a user key is its newest version. The kind of an entry takes no part:
-//! a sequence number is given to one entry. The comparison has two steps;
-//! one memcmp over key and trailer would misorder keys where one is a prefix of the other.
+//! so that the first entry found for a user key is its newest version. The kind of an entry takes
+//! no part: a sequence number is given to one entry. The comparison has two steps; one memcmp over
+//! key and trailer would misorder keys where one is a prefix of the other.
 //!
 //! Keys print and parse as `a#5,PUT`, and as `7:a#5,PUT` outside keyspace 0: tests are text.
 
@@ -166,8 +166,8 @@ pub const EXPIRY_LEN: usize = 8;
 /// Bytes of a place in a blob file.
 pub const BLOB_REF_LEN: usize = 24;
 
-/// The time from which a stored value of an expiring kind counts as absent, in milliseconds since 1970-01-01 UTC, and the
-/// rest of the value.
+/// The time from which a stored value of an expiring kind counts as absent, in milliseconds since
+/// 1970-01-01 UTC, and the rest of the value.
 #[inline]
 pub fn split_expiry(stored: &[u8]) -> Result<(u64, &[u8])> {
     match stored.split_first_chunk::<EXPIRY_LEN>() {
@@ -192,8 +192,8 @@ impl<'a> UserKey<'a> {
         UserKey { keyspace, bytes }
     }
 
-    /// A number that orders as the key does as far as it goes: `a.head() < b.head()` implies `a < b`;
-    /// equal heads say nothing. Always below `u128::MAX`.
+    /// A number that orders as the key does as far as it goes: `a.head() < b.head()` implies `a <
+    /// b`; equal heads say nothing. Always below `u128::MAX`.
     #[inline]
     pub fn head(&self) -> u128 {
         (u128::from(self.keyspace.0) << 64) | u128::from(head_of(self.bytes))

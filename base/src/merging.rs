@@ -1,9 +1,10 @@
 //! Several sorted sources read as one.
 //!
 //! Each child keeps a *head*: a number that orders as its present key does as far as it goes
-//! ([`UserKey::head`](crate::key::UserKey::head)); an exhausted child has a head beyond all others. The
-//! next entry is the least head, found by a linear scan over at most a few dozen numbers that lie in two
-//! cache lines; only equal heads compare keys. A loser tree was measured no faster up to 16 children.
+//! ([`UserKey::head`](crate::key::UserKey::head)); an exhausted child has a head beyond all others.
+//! The next entry is the least head, found by a linear scan over at most a few dozen numbers that
+//! lie in two cache lines; only equal heads compare keys. A loser tree was measured no faster up to
+//! 16 children.
 //!
 //! Where keys share a long beginning, as padded numbers and URLs do, their heads are alike and say
 //! nothing. So when the two least heads are equal, those two keys are compared, and if they part
@@ -17,8 +18,8 @@
 //! heads         000174 000174..      compared up to 12 bytes from there
 //! ```
 //!
-//! Most steps do not even scan. While the child that gave the last entry stays below the runner-up's head,
-//! it goes on (a gallop): one comparison a step.
+//! Most steps do not even scan. While the child that gave the last entry stays below the
+//! runner-up's head, it goes on (a gallop): one comparison a step.
 //!
 //! ```text
 //! children   a: 1 2 3 9      b: 4 8      c: 5
@@ -52,7 +53,8 @@ enum Direction {
     Backward,
 }
 
-/// The entries of all children in one order. No two children may hold the same key and sequence number.
+/// The entries of all children in one order. No two children may hold the same key and sequence
+/// number.
 #[derive(Debug)]
 pub struct MergingIterator<I> {
     children: Vec<I>,
@@ -133,8 +135,9 @@ impl<I: InternalIterator> MergingIterator<I> {
         };
         match self.direction {
             Direction::Forward => head,
-            // The complement of a head is below END because no head is 0xff..ff; of head 0 it is END - 0,
-            // so it is lowered by one: order among heads is kept, ties compare keys anyway.
+            // The complement of a head is below END because no head is 0xff..ff; of head 0 it is
+            // END - 0, so it is lowered by one: order among heads is kept, ties compare keys
+            // anyway.
             Direction::Backward => (!head).min(END - 1),
         }
     }

@@ -1,8 +1,9 @@
 //! Deliberate bugs, to see that the tests notice them.
 //!
-//! Built with `--cfg terrace_mutants`, the engine holds the bugs that `tests/mutants.txt` lists, and the environment
-//! variable `TERRACE_MUTANT` switches on one of them. Built otherwise [`mutant`] is the constant false and nothing
-//! of them is left. No feature sets that cfg, so none can come into a program by way of another crate.
+//! Built with `--cfg terrace_mutants`, the engine holds the bugs that `tests/mutants.txt` lists,
+//! and the environment variable `TERRACE_MUTANT` switches on one of them. Built otherwise
+//! [`mutant`] is the constant false and nothing of them is left. No feature sets that cfg, so none
+//! can come into a program by way of another crate.
 
 /// True if the deliberate bug `name` is switched on.
 #[cfg(not(terrace_mutants))]

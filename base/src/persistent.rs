@@ -1,8 +1,8 @@
 //! A sorted map whose copies share what they have in common.
 //!
-//! A [`PersistentMap`] is a B+-tree of reference-counted nodes. A clone costs one counter. A change copies the
-//! nodes on one path from the root, and only those that another copy still shares, so a change costs the
-//! logarithm of the number of entries however many copies there are:
+//! A [`PersistentMap`] is a B+-tree of reference-counted nodes. A clone costs one counter. A change
+//! copies the nodes on one path from the root, and only those that another copy still shares, so a
+//! change costs the logarithm of the number of entries however many copies there are:
 //!
 //! ```text
 //!        before      after           after `insert(6)`: two new nodes, the rest is shared
@@ -11,13 +11,13 @@
 //!    [1 2][5 7][9]      [5 6 7]'
 //! ```
 //!
-//! It holds state of which readers keep old copies while one writer makes the next: the tables of a version, the
-//! keyspaces of a manifest, deleted ranges.
+//! It holds state of which readers keep old copies while one writer makes the next: the tables of a
+//! version, the keyspaces of a manifest, deleted ranges.
 //!
 //! # Invariants
 //!
-//! Keys rise. An inner node names each child by the first key below it. All leaves have one depth. No node is
-//! empty.
+//! Keys rise. An inner node names each child by the first key below it. All leaves have one depth.
+//! No node is empty.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -99,8 +99,8 @@ impl<K, V> PersistentMap<K, V> {
         self.iter().map(|(_, value)| value)
     }
 
-    /// The entries from the first on whose key is not `Less`, where `place` says how a key compares with the
-    /// place that is looked for.
+    /// The entries from the first on whose key is not `Less`, where `place` says how a key compares
+    /// with the place that is looked for.
     pub fn iter_from(&self, place: impl Fn(&K) -> Ordering) -> Iter<'_, K, V> {
         let mut iter = Iter {
             path: Vec::new(),
@@ -125,8 +125,8 @@ impl<K, V> PersistentMap<K, V> {
         iter
     }
 
-    /// The last entry whose key is not `Greater`, where `place` says how a key compares with the place that is
-    /// looked for.
+    /// The last entry whose key is not `Greater`, where `place` says how a key compares with the
+    /// place that is looked for.
     #[inline]
     pub fn floor(&self, place: impl Fn(&K) -> Ordering) -> Option<(&K, &V)> {
         let mut node = self.root.as_deref()?;
@@ -305,8 +305,8 @@ fn insert<K: Ord + Clone, V: Clone>(
     }
 }
 
-/// The right part of an overfull node, into which an entry went at `at`. Keys that come in rising order leave full
-/// nodes.
+/// The right part of an overfull node, into which an entry went at `at`. Keys that come in rising
+/// order leave full nodes.
 fn cut<K: Clone, T, V>(
     entries: &mut Vec<(K, T)>,
     at: usize,

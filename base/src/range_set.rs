@@ -1,18 +1,20 @@
 //! Deleted ranges of keys, and what they hide.
 //!
-//! A range delete is one write: from its sequence number on, every older entry of the range is gone. The deletes
-//! that are in force together form a [`RangeSet`], which never changes; another delete makes another set. An entry
-//! written at `seq` is hidden from a reader at `at` if a delete above `seq` and not above `at` covers its key.
+//! A range delete is one write: from its sequence number on, every older entry of the range is
+//! gone. The deletes that are in force together form a [`RangeSet`], which never changes; another
+//! delete makes another set. An entry written at `seq` is hidden from a reader at `at` if a delete
+//! above `seq` and not above `at` covers its key.
 //!
 //! # How deletes are found
 //!
-//! The deletes are the nodes of an *interval tree*: a search tree by keyspace and first key in which each node also
-//! knows the end that lies furthest behind, the oldest and the newest delete of its subtree. A search for what
-//! covers a key leaves out
+//! The deletes are the nodes of an *interval tree*: a search tree by keyspace and first key in
+//! which each node also knows the end that lies furthest behind, the oldest and the newest delete
+//! of its subtree. A search for what covers a key leaves out
 //!
 //! - what begins behind the key: the right side of each node that does,
 //! - subtrees in which every delete ends at or before the key,
-//! - subtrees in which no delete is newer than what was found, or none is old enough for the reader.
+//! - subtrees in which no delete is newer than what was found, or none is old enough for the
+//!   reader.
 //!
 //! ```text
 //! deletes [b, f) at 5, [d, k) at 9, [m, p) at 7           [d, k) at 9; furthest p, 5 to 9
@@ -20,9 +22,10 @@
 //!                                      [b, f) at 5; furthest f, 5    [m, p) at 7; furthest p, 7
 //! ```
 //!
-//! So an answer takes the logarithm of the number of deletes, also where all overlap, as those of a log whose head is
-//! deleted again and again do. Nodes are shared between a set and the next: one more delete copies a path.
-//! The tree is a treap: its balance comes from priorities that are a hash of the sequence number.
+//! So an answer takes the logarithm of the number of deletes, also where all overlap, as those of a
+//! log whose head is deleted again and again do. Nodes are shared between a set and the next: one
+//! more delete copies a path. The tree is a treap: its balance comes from priorities that are a
+//! hash of the sequence number.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -240,8 +243,9 @@ impl RangeSet {
         all
     }
 
-    /// The set without deletes that are of no use: a later one covers all of the range, and every reader that sees the
-    /// first sees the later one too. Readers see alike what was written up to `alike` of a sequence number.
+    /// The set without deletes that are of no use: a later one covers all of the range, and every
+    /// reader that sees the first sees the later one too. Readers see alike what was written up to
+    /// `alike` of a sequence number.
     pub fn without_superseded(&self, alike: impl Fn(SeqNo) -> SeqNo) -> RangeSet {
         let mut rest = self.clone();
         for range in self.ranges() {
@@ -337,7 +341,8 @@ impl RangeSet {
             .is_some()
     }
 
-    /// A delete above `above` that covers a key from `first` to `last`, should there be one, and that is `wanted`.
+    /// A delete above `above` that covers a key from `first` to `last`, should there be one, and
+    /// that is `wanted`.
     pub fn find_touching(
         &self,
         first: UserKey<'_>,

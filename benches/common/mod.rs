@@ -1,7 +1,8 @@
 //! What the benches share: keys and values made ahead, and the tables, logs and databases that they go into.
 //!
-//! Keys have 16 bytes and values 100, of which half can be compressed. Random keys are spread over the whole
-//! range and unlike each other in the first bytes; an absent key lies between two present ones.
+//! Keys have 16 bytes and values 100, of which half can be compressed. Random keys are spread over
+//! the whole range and unlike each other in the first bytes; an absent key lies between two present
+//! ones.
 
 // Each bench uses some of it.
 #![allow(dead_code)]

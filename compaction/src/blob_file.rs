@@ -1,7 +1,8 @@
 //! One blob file of the tree: what the manifest knows of it, and its reader once somebody needs it.
 //!
-//! A [`BlobFile`] is shared by every [`Version`](crate::Version) that lists it, as a table is. Tables say how many bytes
-//! they refer to in which blob file; what no table refers to is dead once nothing in memory does either.
+//! A [`BlobFile`] is shared by every [`Version`](crate::Version) that lists it, as a table is.
+//! Tables say how many bytes they refer to in which blob file; what no table refers to is dead once
+//! nothing in memory does either.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

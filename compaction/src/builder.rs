@@ -1,9 +1,9 @@
 //! From one [`Version`] to the next: edits are applied to a copy that is opened only where they touch it.
 //!
-//! An edit costs the tables that it names, for each of them a chunk of its run, and the logarithm of the number of
-//! tables: neither other chunks nor other tables are looked at. The invariants of `version.rs` held before, so
-//! they are checked of new chunks and their neighbours, of changed runs of level 0, and of blob files that
-//! changed. Debug builds check small versions whole.
+//! An edit costs the tables that it names, for each of them a chunk of its run, and the logarithm
+//! of the number of tables: neither other chunks nor other tables are looked at. The invariants of
+//! `version.rs` held before, so they are checked of new chunks and their neighbours, of changed
+//! runs of level 0, and of blob files that changed. Debug builds check small versions whole.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

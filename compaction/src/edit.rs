@@ -33,11 +33,12 @@
 //! slice    := length: varint | bytes
 //! ```
 //!
-//! What is not said to be otherwise is a varint; `u64` is 8 bytes, little-endian. Fields may come in any
-//! order; those of tags 12, 14, 20, 22 and 32 come once at most. An unknown tag that is odd is optional and
-//! skipped; one that is even is needed to understand the edit: `Unsupported`. Both rules hold for the fields
-//! at the end of a table too: tag 4 are the times of expiry and tag 6 the blob files that it refers to, both as in its
-//! properties. Reserved: table tag 2 (range tombstones). Numbers are never reused.
+//! What is not said to be otherwise is a varint; `u64` is 8 bytes, little-endian. Fields may come
+//! in any order; those of tags 12, 14, 20, 22 and 32 come once at most. An unknown tag that is odd
+//! is optional and skipped; one that is even is needed to understand the edit: `Unsupported`. Both
+//! rules hold for the fields at the end of a table too: tag 4 are the times of expiry and tag 6 the
+//! blob files that it refers to, both as in its properties. Reserved: table tag 2 (range
+//! tombstones). Numbers are never reused.
 //!
 //! # Example
 //!
@@ -171,7 +172,8 @@ pub struct VersionEdit {
     pub keyspaces_created: Vec<KeyspaceRecord>,
     /// Keyspaces that are gone from the given sequence number on.
     pub keyspaces_dropped: Vec<(KeyspaceId, SeqNo)>,
-    /// Options that keyspaces have from now on; the default one, which nobody created, may be among them.
+    /// Options that keyspaces have from now on; the default one, which nobody created, may be among
+    /// them.
     pub keyspaces_changed: Vec<(KeyspaceId, Vec<u8>)>,
     /// Names that keyspaces have from now on.
     pub keyspaces_renamed: Vec<(KeyspaceId, String)>,
@@ -284,7 +286,8 @@ impl VersionEdit {
         }
     }
 
-    /// Reads what [`VersionEdit::encode`] wrote. Whatever the bytes, the answer is an edit or an error.
+    /// Reads what [`VersionEdit::encode`] wrote. Whatever the bytes, the answer is an edit or an
+    /// error.
     pub fn decode(bytes: &[u8]) -> Result<VersionEdit> {
         let mut edit = VersionEdit::default();
         let mut decoder = Decoder::new(bytes);

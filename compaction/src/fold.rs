@@ -1,8 +1,8 @@
 //! Merge operands of one key, combined where they meet.
 //!
-//! An operand says how a value follows from the older one, and a merge operator, which is the caller's, puts two of them
-//! together. What lies in one stripe no reader can tell apart, so all operands of a key in a stripe become one entry,
-//! under the sequence number of the newest:
+//! An operand says how a value follows from the older one, and a merge operator, which is the
+//! caller's, puts two of them together. What lies in one stripe no reader can tell apart, so all
+//! operands of a key in a stripe become one entry, under the sequence number of the newest:
 //!
 //! ```text
 //! a#9,MERGE a#7,MERGE a#5,PUT    ->  a#9,PUT      the put below them is in the stripe
@@ -10,15 +10,16 @@
 //! a#9,MERGE a#7,MERGE            ->  a#9,MERGE    what lies below is not known here
 //! ```
 //!
-//! A put whose value lies in a blob file is read, if the job can, and the result is an entry with the whole value.
-//! Where the operator fails, all stay as they are. A put that expires is no base: it keeps its time, and once that is
-//! over the operands above it are the value.
+//! A put whose value lies in a blob file is read, if the job can, and the result is an entry with
+//! the whole value. Where the operator fails, all stay as they are. A put that expires is no base:
+//! it keeps its time, and once that is over the operands above it are the value.
 
 use std::fmt;
 
 use terrace_base::{RangeSet, SeqNo, UserKey, ValueKind, mutant};
 
-/// Operands of so many bytes are combined without waiting for those that follow: they lie in memory meanwhile.
+/// Operands of so many bytes are combined without waiting for those that follow: they lie in memory
+/// meanwhile.
 const LONG: usize = 64 << 20;
 
 /// What parts of a key's value, oldest first, are together; `None`: they are to stay as they are.
@@ -42,7 +43,8 @@ impl fmt::Debug for Folding<'_> {
 }
 
 impl Folding<'_> {
-    /// True if a range that covers the key was deleted after `older` and before `newer` was written.
+    /// True if a range that covers the key was deleted after `older` and before `newer` was
+    /// written.
     pub(crate) fn deleted_between(&self, key: UserKey<'_>, older: SeqNo, newer: SeqNo) -> bool {
         let delete = self.deleted.oldest_above(key, older);
         delete.is_some_and(|seq| seq < newer)
@@ -95,8 +97,8 @@ impl Chain {
         self.parts.len() > 1 && self.bytes > LONG
     }
 
-    /// Puts one entry in the place of all parts: a put if they are the `whole` value. How many parts went; `None` if they
-    /// stay.
+    /// Puts one entry in the place of all parts: a put if they are the `whole` value. How many
+    /// parts went; `None` if they stay.
     pub(crate) fn combine(
         &mut self,
         key: UserKey<'_>,

@@ -1,18 +1,21 @@
 //! A [`CompactionIter`] goes through sorted entries and drops what no reader can see.
 //!
-//! An entry whose time is over for every reader that could see it counts as a tombstone, and is written as one if it
-//! has to stay; so does a put that a filter does not want. An entry goes for one of four reasons, tried in this order:
+//! An entry whose time is over for every reader that could see it counts as a tombstone, and is
+//! written as one if it has to stay; so does a put that a filter does not want. An entry goes for
+//! one of four reasons, tried in this order:
 //!
 //! 1. *Dropped keyspace*: its keyspace is gone, and no snapshot is older than that.
-//! 2. *Shadowed*: a newer version of its key lies in the same stripe (see [`Stripes`]), and is no operand.
+//! 2. *Shadowed*: a newer version of its key lies in the same stripe (see [`Stripes`]), and is no
+//!    operand.
 //! 3. *Range delete*: a newer delete of a range that covers it lies in the same stripe.
-//! 4. *Tombstone*: nothing that it hides can return. It lies in the oldest stripe, so that rule 2 takes every older
-//!    version of its key out of the input, and no older run outside the input can hold the key.
+//! 4. *Tombstone*: nothing that it hides can return. It lies in the oldest stripe, so that rule 2
+//!    takes every older version of its key out of the input, and no older run outside the input can
+//!    hold the key.
 //!
 //! A tombstone that goes still shadows: the versions below it must not come back.
 //!
-//! Operands of a merge hide nothing: a reader combines them with what lies below. Those of one key and stripe are
-//! combined into one here (see [`crate::fold`]).
+//! Operands of a merge hide nothing: a reader combines them with what lies below. Those of one key
+//! and stripe are combined into one here (see [`crate::fold`]).
 //!
 //! ```text
 //! in        a#9,PUT  a#7,PUT  a#4,DEL  a#2,PUT     snapshots: 5, visible: 9
@@ -101,7 +104,8 @@ pub enum Step {
 /// False for an entry that a filter does not want.
 pub type Keeps<'a> = dyn Fn(UserKey<'_>, &[u8]) -> bool + 'a;
 
-/// The value at the place in a blob file that a stored value names; `None` if it cannot be read now.
+/// The value at the place in a blob file that a stored value names; `None` if it cannot be read
+/// now.
 pub type Fetch<'a> = dyn Fn(UserKey<'_>, &[u8]) -> Option<Vec<u8>> + 'a;
 
 /// What decides about entries.
@@ -119,9 +123,11 @@ pub struct Rules<'a> {
     pub may_exist_below: &'a dyn Fn(UserKey<'_>) -> bool,
     /// How operands are combined; not at all if there is no operator.
     pub folding: Option<Folding<'a>>,
-    /// False for a put that is to go as if it were deleted. Asked only where no snapshot can see the entry.
+    /// False for a put that is to go as if it were deleted. Asked only where no snapshot can see
+    /// the entry.
     pub keeps: Option<&'a Keeps<'a>>,
-    /// Reads a value from its blob file, for operators and filters; without it such entries stay as they are.
+    /// Reads a value from its blob file, for operators and filters; without it such entries stay as
+    /// they are.
     pub fetch: Option<&'a Fetch<'a>>,
 }
 
@@ -154,7 +160,8 @@ pub struct CompactionIter<'a, I> {
     ahead: bool,
     /// The present entry counts as a tombstone: it has expired, or the filter does not want it.
     gone: bool,
-    /// The present entry, where it is not the input's, and those that come after it; all of the last key.
+    /// The present entry, where it is not the input's, and those that come after it; all of the
+    /// last key.
     folded: VecDeque<Part>,
 }
 
@@ -195,8 +202,8 @@ impl<'a, I: InternalIterator> CompactionIter<'a, I> {
         self.counts
     }
 
-    /// Moves to the next entry and says what becomes of it. After an error the iterator must not be asked
-    /// again.
+    /// Moves to the next entry and says what becomes of it. After an error the iterator must not be
+    /// asked again.
     #[inline]
     pub fn advance(&mut self) -> Result<Step> {
         self.folded.pop_front();
@@ -309,7 +316,8 @@ impl<'a, I: InternalIterator> CompactionIter<'a, I> {
         Ok(hides_nothing.then_some(hides))
     }
 
-    /// True if the time of the present entry, which is of a kind that expires, is over for all readers of the stripe.
+    /// True if the time of the present entry, which is of a kind that expires, is over for all
+    /// readers of the stripe.
     fn has_expired(&self, stripe: usize) -> Result<bool> {
         let (time, _) = split_expiry(self.input.value())?;
         Ok(time <= self.rules.stripes.time_of(stripe))
@@ -367,7 +375,8 @@ impl<'a, I: InternalIterator> CompactionIter<'a, I> {
         Ok(())
     }
 
-    /// Moves the input behind the operands of the key in `stripe`, and the put below them, and takes them along.
+    /// Moves the input behind the operands of the key in `stripe`, and the put below them, and
+    /// takes them along.
     fn collect(&mut self, chain: &mut Chain, stripe: usize, folding: Folding<'_>) -> Result<Base> {
         loop {
             let newer = chain.parts.last().map_or(SeqNo::ZERO, |part| part.seq);
@@ -409,14 +418,16 @@ impl<'a, I: InternalIterator> CompactionIter<'a, I> {
                     self.ahead = false;
                     return Ok(Base::Taken);
                 }
-                // A base that still holds for somebody stays what it is: once it has expired, the operands are the value.
+                // A base that still holds for somebody stays what it is: once it has expired, the
+                // operands are the value.
                 kind if kind.expires() && self.has_expired(stripe)? => return Ok(Base::Absent),
                 _ => return Ok(Base::Unknown),
             }
         }
     }
 
-    /// The next newer version of `key`, if there is one; an error if `key` does not come after the last entry.
+    /// The next newer version of `key`, if there is one; an error if `key` does not come after the
+    /// last entry.
     #[inline]
     fn newer_version(&self, key: KeyRef<'_>) -> Result<Option<Last>> {
         let Some(last) = self.last else {

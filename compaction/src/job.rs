@@ -1,14 +1,15 @@
 //! The merge job: sorted entries in, new tables out. It knows no locks and publishes nothing.
 //!
 //! Tables are cut between user keys only, so that the output is a run: at the target size, where a
-//! point index could not name more blocks, or would take more memory than the job has, and where the keyspace changes once a table is half
-//! full, or where the next is compressed otherwise. Each table is finished and synced; its
-//! directory, the reading back and the edit are the caller's, and so is removing what was created
-//! if the job fails.
+//! point index could not name more blocks, or would take more memory than the job has, and where
+//! the keyspace changes once a table is half full, or where the next is compressed otherwise. Each
+//! table is finished and synced; its directory, the reading back and the edit are the caller's, and
+//! so is removing what was created if the job fails.
 //!
-//! What came in must equal what went out plus what was dropped for a reason. That is checked here in every
-//! build; [`Compaction::edit`](crate::Compaction::edit) then compares what came in with what the manifest
-//! says the inputs hold, so that an input that ended early cannot pass for a short one.
+//! What came in must equal what went out plus what was dropped for a reason. That is checked here
+//! in every build; [`Compaction::edit`](crate::Compaction::edit) then compares what came in with
+//! what the manifest says the inputs hold, so that an input that ended early cannot pass for a
+//! short one.
 
 use terrace_base::vfs::File;
 use terrace_base::{
@@ -63,8 +64,8 @@ pub trait Outputs {
     fn moves_blobs(&self) -> bool {
         false
     }
-    /// Puts the value of an entry into a new blob file: the kind and the stored value that the entry has then. `None`: it
-    /// stays as it is.
+    /// Puts the value of an entry into a new blob file: the kind and the stored value that the
+    /// entry has then. `None`: it stays as it is.
     fn place(&mut self, _key: KeyRef<'_>, _value: &[u8]) -> Result<Option<(ValueKind, Vec<u8>)>> {
         Ok(None)
     }

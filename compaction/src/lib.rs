@@ -10,15 +10,16 @@
 //!            (plan)       (work)     new tables      (one frame of the manifest)
 //! ```
 //!
-//! - [`Version`]: levels of runs of tables at one instant; it never changes. [`VersionEdit`] is the step
-//!   from one to the next, and what the manifest stores.
-//! - [`pick`], [`pick_range`], [`debt`]: which tables should be merged next. Nothing here knows a file.
-//! - [`merge`]: writes new tables from sorted entries through a [`CompactionIter`], which drops what
-//!   no reader can see. It knows no locks and publishes nothing.
+//! - [`Version`]: levels of runs of tables at one instant; it never changes. [`VersionEdit`] is the
+//!   step from one to the next, and what the manifest stores.
+//! - [`pick`], [`pick_range`], [`debt`]: which tables should be merged next. Nothing here knows a
+//!   file.
+//! - [`merge`]: writes new tables from sorted entries through a [`CompactionIter`], which drops
+//!   what no reader can see. It knows no locks and publishes nothing.
 //! - [`RunIter`] reads a run in order.
 //!
-//! Threads, locks and the lives of files belong to the engine, which lends them as [`TableStore`] and
-//! [`Outputs`].
+//! Threads, locks and the lives of files belong to the engine, which lends them as [`TableStore`]
+//! and [`Outputs`].
 #![forbid(unsafe_code)]
 
 mod blob_file;

@@ -1,14 +1,16 @@
 //! How tables are packed: all alike, but for keyspaces that say otherwise.
 //!
-//! Only tables of the last level are compressed, as the database says or, where it has a compression of its own, as the
-//! keyspace does; the size of blocks counts everywhere. A block holds entries of one keyspace, so a new block size
-//! begins with the keyspace, in the middle of a table. A compression is that of a whole table: where the wanted one
-//! changes, a merge begins a new table.
+//! Only tables of the last level are compressed, as the database says or, where it has a
+//! compression of its own, as the keyspace does; the size of blocks counts everywhere. A block
+//! holds entries of one keyspace, so a new block size begins with the keyspace, in the middle of a
+//! table. A compression is that of a whole table: where the wanted one changes, a merge begins a
+//! new table.
 //!
-//! That a rewrite ends takes one rule for both sides, [`Packings::common`]: a merge puts two keyspaces into one table only
-//! if every keyspace from the one to the other wants the same compression, there or not; and the picker takes a table
-//! for well packed if that holds from its first key to its last, which is all that it knows of it. So nothing that a merge
-//! wrote is picked for its compression again, unless somebody has changed his mind.
+//! That a rewrite ends takes one rule for both sides, [`Packings::common`]: a merge puts two
+//! keyspaces into one table only if every keyspace from the one to the other wants the same
+//! compression, there or not; and the picker takes a table for well packed if that holds from its
+//! first key to its last, which is all that it knows of it. So nothing that a merge wrote is picked
+//! for its compression again, unless somebody has changed his mind.
 
 use std::collections::BTreeMap;
 

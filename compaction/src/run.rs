@@ -1,8 +1,8 @@
 //! A run: tables that are disjoint by user key, in order. One key lies in one table of it at most.
 //!
-//! The tables lie in *chunks* of at most [`CHUNK`]. A run never changes, and an edit makes the next from it: chunks that
-//! the edit does not touch are shared by both, so that an edit of one table in a run of 16,000 copies 128 tables
-//! and the list of chunks (`run_edit.rs`).
+//! The tables lie in *chunks* of at most [`CHUNK`]. A run never changes, and an edit makes the next
+//! from it: chunks that the edit does not touch are shared by both, so that an edit of one table in
+//! a run of 16,000 copies 128 tables and the list of chunks (`run_edit.rs`).
 
 use std::fmt;
 use std::ops::Range;
@@ -55,8 +55,8 @@ impl Chunk {
     }
 }
 
-/// The first place of `heads`, which rise, whose key is at or above the one with this `head`. Where heads tie,
-/// `is_below` compares the keys themselves.
+/// The first place of `heads`, which rise, whose key is at or above the one with this `head`. Where
+/// heads tie, `is_below` compares the keys themselves.
 #[inline]
 fn first_reaching(heads: &[u128], head: u128, is_below: impl Fn(usize) -> bool) -> usize {
     let i = heads.partition_point(|&largest| largest < head);
@@ -66,8 +66,8 @@ fn first_reaching(heads: &[u128], head: u128, is_below: impl Fn(usize) -> bool) 
     }
 }
 
-/// The same from place `i`, whose head is that of the key. Apart, because it is rare unless keys share their first 16
-/// bytes, and would keep the search from being inlined.
+/// The same from place `i`, whose head is that of the key. Apart, because it is rare unless keys
+/// share their first 16 bytes, and would keep the search from being inlined.
 #[cold]
 #[inline(never)]
 fn first_of_ties(heads: &[u128], i: usize, is_below: impl Fn(usize) -> bool) -> usize {
@@ -230,7 +230,8 @@ impl Run {
         first.is_some_and(|table| table.info().smallest.as_ref() <= largest)
     }
 
-    /// The places of the tables that share a key with the closed range from `smallest` to `largest`.
+    /// The places of the tables that share a key with the closed range from `smallest` to
+    /// `largest`.
     pub fn overlapping(&self, smallest: UserKey<'_>, largest: UserKey<'_>) -> Range<usize> {
         let start = self.lower_bound(smallest);
         let starts_in = |table: &Arc<TableFile>| table.info().smallest.as_ref() <= largest;

@@ -34,8 +34,8 @@ impl RunIter {
         }
     }
 
-    /// Reads `tables`, which must be disjoint by user key. With `scan` they are read as a compaction
-    /// reads: by pread, every block checked.
+    /// Reads `tables`, which must be disjoint by user key. With `scan` they are read as a
+    /// compaction reads: by pread, every block checked.
     pub fn over(tables: Vec<Arc<TableFile>>, scan: bool) -> RunIter {
         RunIter {
             run: Arc::new(Run::new(0, tables)),
@@ -80,7 +80,8 @@ impl RunIter {
         self.skip_backward()
     }
 
-    /// Enters table `i` by `place`; false if there is none. The iterator is left invalid on failure.
+    /// Enters table `i` by `place`; false if there is none. The iterator is left invalid on
+    /// failure.
     fn enter(
         &mut self,
         i: usize,

@@ -1,8 +1,8 @@
 //! Stripes: the sequence numbers between two snapshots. No reader can tell the versions of one stripe apart.
 //!
-//! A snapshot at `s` sees what was written up to `s`. A job lists the snapshots once, together with the
-//! sequence number that is visible; the latter counts as one more snapshot, because readers may still
-//! start there.
+//! A snapshot at `s` sees what was written up to `s`. A job lists the snapshots once, together with
+//! the sequence number that is visible; the latter counts as one more snapshot, because readers may
+//! still start there.
 //!
 //! ```text
 //! snapshots 5 and 9, visible 12        stripe 0      | 1         | 2            | 3
@@ -11,8 +11,9 @@
 //! kept (the newest of each stripe)             5         8             12
 //! ```
 //!
-//! 3 goes because every reader that could see it sees 5. A tombstone is in nobody's way only in stripe 0:
-//! above it, a lower stripe may hold a version that must stay, and that the tombstone hides.
+//! 3 goes because every reader that could see it sees 5. A tombstone is in nobody's way only in
+//! stripe 0: above it, a lower stripe may hold a version that must stay, and that the tombstone
+//! hides.
 
 use terrace_base::SeqNo;
 
@@ -21,21 +22,21 @@ use terrace_base::SeqNo;
 pub struct Stripes {
     /// The last sequence number of each stripe but the newest, rising.
     ends: Vec<SeqNo>,
-    /// For each of these the time of the oldest reader that sees the whole stripe: what has expired by then has expired
-    /// for all of them.
+    /// For each of these the time of the oldest reader that sees the whole stripe: what has expired
+    /// by then has expired for all of them.
     times: Vec<u64>,
 }
 
 impl Stripes {
-    /// Cuts at `snapshots`, in any order, and at `visible`. What is newer than `visible` hides nothing older. Nothing
-    /// expires.
+    /// Cuts at `snapshots`, in any order, and at `visible`. What is newer than `visible` hides
+    /// nothing older. Nothing expires.
     pub fn new(snapshots: &[SeqNo], visible: SeqNo) -> Stripes {
         let snapshots: Vec<(SeqNo, u64)> = snapshots.iter().map(|&seq| (seq, 0)).collect();
         Stripes::at(&snapshots, visible, 0)
     }
 
-    /// The same with the time of each snapshot, and that of whoever reads at `visible` from now on, in milliseconds
-    /// since 1970.
+    /// The same with the time of each snapshot, and that of whoever reads at `visible` from now on,
+    /// in milliseconds since 1970.
     pub fn at(snapshots: &[(SeqNo, u64)], visible: SeqNo, now: u64) -> Stripes {
         let mut all = snapshots.to_vec();
         all.push((visible, now));
@@ -65,12 +66,14 @@ impl Stripes {
         }
     }
 
-    /// The last sequence number of the stripe of `seq`; of the newest, which has no end, `seq` itself.
+    /// The last sequence number of the stripe of `seq`; of the newest, which has no end, `seq`
+    /// itself.
     pub fn end_of(&self, seq: SeqNo) -> SeqNo {
         self.ends.get(self.of(seq)).copied().unwrap_or(seq)
     }
 
-    /// The last sequence number that every reader sees alike: the oldest snapshot, else what is visible.
+    /// The last sequence number that every reader sees alike: the oldest snapshot, else what is
+    /// visible.
     pub fn settled(&self) -> SeqNo {
         self.ends.first().copied().unwrap_or(SeqNo::ZERO)
     }

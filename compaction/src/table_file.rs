@@ -179,8 +179,8 @@ impl TableFile {
         self.obsolete.store(true, Ordering::Release);
     }
 
-    /// Sets the table aside until it is opened anew: it is read on request but never picked. The first error is
-    /// kept.
+    /// Sets the table aside until it is opened anew: it is read on request but never picked. The
+    /// first error is kept.
     pub fn set_damaged(&self, error: Error) {
         self.damage.get_or_init(|| error);
     }

@@ -9,9 +9,9 @@
 //! 000100:[a#5-j#9](size=32M,entries=2000)
 //! ```
 //!
-//! A field is left out when it has its usual value: size 1, entries 1, no tombstones, raw = size, 1 block,
-//! id = number. Numbers may end in `K`, `M` or `G`. The sequence number at each bound is the least and the
-//! greatest of the table, wherever it stands.
+//! A field is left out when it has its usual value: size 1, entries 1, no tombstones, raw = size, 1
+//! block, id = number. Numbers may end in `K`, `M` or `G`. The sequence number at each bound is the
+//! least and the greatest of the table, wherever it stands.
 
 use std::fmt;
 

@@ -2,12 +2,14 @@
 //!
 //! # Invariants
 //!
-//! [`Version::check_order`] checks all of them. After an edit they are checked of what it changed (`builder.rs`):
+//! [`Version::check_order`] checks all of them. After an edit they are checked of what it changed
+//! (`builder.rs`):
 //!
 //! 1. The tables of a run are disjoint by user key.
 //! 2. A level below 0 has one run at most.
-//! 3. Runs of level 0 that overlap have disjoint ranges of sequence numbers, the newer run the higher
-//!    ones. So the first version of a key that a reader finds, from newest to oldest run, is the newest.
+//! 3. Runs of level 0 that overlap have disjoint ranges of sequence numbers, the newer run the
+//!    higher ones. So the first version of a key that a reader finds, from newest to oldest run, is
+//!    the newest.
 //! 4. No table is empty or of size zero, and no number appears twice.
 //! 5. Every blob file that a table refers to is listed.
 //!
@@ -21,9 +23,9 @@
 //! range c,f seq=95
 //! ```
 //!
-//! The last line is a range delete. Those in force belong to the tree as a whole, not to tables: a delete of a
-//! million keys is one line here, a table moves without it, and no table needs bounds for what is not in it.
-//! Each stays until no table holds an entry that it hides.
+//! The last line is a range delete. Those in force belong to the tree as a whole, not to tables: a
+//! delete of a million keys is one line here, a table moves without it, and no table needs bounds
+//! for what is not in it. Each stays until no table holds an entry that it hides.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -60,7 +62,8 @@ impl Level {
     }
 }
 
-/// The tables of the tree at one instant. The next version shares with it all that an edit does not change.
+/// The tables of the tree at one instant. The next version shares with it all that an edit does not
+/// change.
 #[derive(Clone, Default)]
 pub struct Version {
     pub(crate) levels: [Level; LEVELS],
@@ -156,7 +159,8 @@ impl Version {
         self.places.is_empty()
     }
 
-    /// The table `number`, for example to mark it obsolete once the edit that removed it is durable.
+    /// The table `number`, for example to mark it obsolete once the edit that removed it is
+    /// durable.
     pub fn table(&self, number: FileNumber) -> Option<&Arc<TableFile>> {
         self.places.get(&number).map(|place| &place.table)
     }
@@ -184,8 +188,8 @@ impl Version {
         self.levels.iter().map(Level::size).sum()
     }
 
-    /// The Version after `edit`, checked. Tables that stay are shared; new ones open through `store`.
-    /// Nothing is marked obsolete: that follows when the edit is durable.
+    /// The Version after `edit`, checked. Tables that stay are shared; new ones open through
+    /// `store`. Nothing is marked obsolete: that follows when the edit is durable.
     pub fn apply(&self, edit: &VersionEdit, store: &Arc<dyn TableStore>) -> Result<Version> {
         self.apply_all([edit], store)
     }
@@ -214,7 +218,8 @@ impl Version {
         self.check_blobs(self.blob_uses.keys().copied())
     }
 
-    /// An error unless level `n` has as many runs as it may, of which those that are `new` keep order with all.
+    /// An error unless level `n` has as many runs as it may, of which those that are `new` keep
+    /// order with all.
     pub(crate) fn check_level(&self, n: usize, new: impl Fn(u64) -> bool) -> Result<()> {
         let runs = &self.level(n).runs;
         if n > 0 && runs.len() > 1 {
@@ -289,7 +294,8 @@ pub(crate) fn broken(message: String) -> Error {
     Error::corruption(message)
 }
 
-/// An error unless the tables of the chunks `places` are in order, among each other and with their neighbours.
+/// An error unless the tables of the chunks `places` are in order, among each other and with their
+/// neighbours.
 pub(crate) fn check_chunks(
     n: usize,
     run: &Run,
@@ -339,7 +345,8 @@ fn check_neighbours(
     }
 }
 
-/// Overlapping runs must not interleave in time. Pairs without a run that `is_new` are not looked at.
+/// Overlapping runs must not interleave in time. Pairs without a run that `is_new` are not looked
+/// at.
 fn check_ages(n: usize, runs: &[Arc<Run>], is_new: impl Fn(u64) -> bool) -> Result<()> {
     let places = || runs.iter().enumerate();
     for (i, new) in places().filter(|(_, run)| is_new(run.id())) {

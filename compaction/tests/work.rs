@@ -31,8 +31,8 @@ fn table(number: u64, key: u64) -> AddedTable {
     }
 }
 
-/// The most bytes that one of a hundred edits of a tree of `tables` tables takes beyond what is there. Each replaces a
-/// table, as a merge does.
+/// The most bytes that one of a hundred edits of a tree of `tables` tables takes beyond what is
+/// there. Each replaces a table, as a merge does.
 fn most_bytes(tables: u64) -> usize {
     let store: Arc<dyn TableStore> = Arc::new(NoFiles);
     let added = (0..tables).map(|n| table(n + 1, n)).collect();

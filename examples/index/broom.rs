@@ -1,8 +1,8 @@
 //! A temporary folder that is removed however this program ends: success, failure, panic, Ctrl-C, kill -9.
 //!
-//! A second process waits for the end of a pipe whose other end only this process holds. The pipe ends when
-//! this process does, in whatever way; the second one then removes the folder. It runs in a process group of
-//! its own, so that a Ctrl-C in the terminal does not reach it.
+//! A second process waits for the end of a pipe whose other end only this process holds. The pipe
+//! ends when this process does, in whatever way; the second one then removes the folder. It runs in
+//! a process group of its own, so that a Ctrl-C in the terminal does not reach it.
 
 use std::env;
 use std::ffi::OsString;

@@ -82,8 +82,8 @@ pub(crate) struct Checked {
     pub(crate) scan_time: Duration,
 }
 
-/// Compares the database with the disk and with itself: every acknowledged file is there with its bytes, every
-/// file that is there has exactly its words, and there is nothing else.
+/// Compares the database with the disk and with itself: every acknowledged file is there with its
+/// bytes, every file that is there has exactly its words, and there is nothing else.
 pub(crate) fn check(
     db: &Db,
     source: &mut Source,
@@ -156,7 +156,8 @@ fn all_there(words: &impl Readable, list: &[&[u8]], path: &[u8]) -> Result<(), F
     Ok(())
 }
 
-/// Walks over everything: the words are in order, belong to files that are there, and no file has too many.
+/// Walks over everything: the words are in order, belong to files that are there, and no file has
+/// too many.
 fn scan(
     files: &impl Readable,
     words: &impl Readable,

@@ -5,16 +5,17 @@
 //! ```
 //!
 //! It stores each regular file under DIR (path -> bytes, keyspace `files`) and each of its words
-//! (`word NUL path` -> nothing, keyspace `words`) in one atomic batch per file. A child process begins the work and
-//! says which batches were acknowledged; it is killed with SIGKILL somewhere between 30 and 70 % of the files.
-//! This process then opens what it left, checks that every acknowledged file is whole and that no file has
-//! only some of its words, does the rest, and compares everything with the disk byte by byte. Any difference
-//! makes it exit with 1. The database lies in a temporary folder, which is removed however this ends.
+//! (`word NUL path` -> nothing, keyspace `words`) in one atomic batch per file. A child process
+//! begins the work and says which batches were acknowledged; it is killed with SIGKILL somewhere
+//! between 30 and 70 % of the files. This process then opens what it left, checks that every
+//! acknowledged file is whole and that no file has only some of its words, does the rest, and
+//! compares everything with the disk byte by byte. Any difference makes it exit with 1. The
+//! database lies in a temporary folder, which is removed however this ends.
 //!
-//! DIR is by default the folder where cargo keeps the sources of crates, or the current one if there is none.
-//! A kill -9 loses nothing that was acknowledged, whether the writes are synced to disk one by one
-//! (`Durability::Sync`, the default of Terrace and of this program) or only handed to the operating system
-//! (`--buffered`): the difference is a power cut, and the time.
+//! DIR is by default the folder where cargo keeps the sources of crates, or the current one if
+//! there is none. A kill -9 loses nothing that was acknowledged, whether the writes are synced to
+//! disk one by one (`Durability::Sync`, the default of Terrace and of this program) or only handed
+//! to the operating system (`--buffered`): the difference is a power cut, and the time.
 #![allow(
     clippy::disallowed_methods,
     reason = "this program reads real files and a real clock; the rule is for the engine"

@@ -10,7 +10,8 @@ use terrace::MAX_KEY_LEN;
 
 use crate::Failure;
 
-/// Larger files are skipped: each is one value and, with its words, one batch, which are limited to 1 GiB.
+/// Larger files are skipped: each is one value and, with its words, one batch, which are limited to
+/// 1 GiB.
 pub(crate) const MAX_FILE: u64 = 64 << 20;
 /// Words are runs of ASCII letters, digits and underscores of these lengths, in lower case.
 const WORD_LENGTHS: std::ops::RangeInclusive<usize> = 3..=40;
@@ -144,7 +145,8 @@ impl Source {
         *self.skipped.entry(reason).or_default() += 1;
     }
 
-    /// What the file holds now. If it has grown since the walk, one byte more than it had is enough to tell.
+    /// What the file holds now. If it has grown since the walk, one byte more than it had is enough
+    /// to tell.
     pub(crate) fn read(&self, file: &File) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::with_capacity(file.size as usize);
         fs::File::open(self.root.join(&file.path))?

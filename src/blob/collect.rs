@@ -1,17 +1,19 @@
 //! Gives back what is dead in blob files.
 //!
-//! A file leaves by an edit once no table refers to it, nobody writes to it, and whatever the commit path wrote with a
-//! reference to it is in tables; its bytes then go with the last reader of an older view. A file of which much is dead is
-//! *collected*: the tables that refer to it are written again in place, as merges with all their rules, and values that
-//! stay are copied into a new file. A merge keeps sequence numbers and places, so that nothing that was deleted meanwhile
+//! A file leaves by an edit once no table refers to it, nobody writes to it, and whatever the
+//! commit path wrote with a reference to it is in tables; its bytes then go with the last reader of
+//! an older view. A file of which much is dead is *collected*: the tables that refer to it are
+//! written again in place, as merges with all their rules, and values that stay are copied into a
+//! new file. A merge keeps sequence numbers and places, so that nothing that was deleted meanwhile
 //! can come back.
 //!
-//! Which values are dead, tables tell only once both references of a key have met in a merge. So level 0 is due for a merge
-//! by what its tables refer to, too ([`Engine::blobs_due`]), and where much has piled up this file's work comes before
-//! other merges.
+//! Which values are dead, tables tell only once both references of a key have met in a merge. So
+//! level 0 is due for a merge by what its tables refer to, too ([`Engine::blobs_due`]), and where
+//! much has piled up this file's work comes before other merges.
 //!
-//! While the database is at work a file is collected when three quarters of it are dead, or half of it if there is more
-//! dead than alive in all. An idle one collects down to a third, so it settles at one and a half times what is alive.
+//! While the database is at work a file is collected when three quarters of it are dead, or half of
+//! it if there is more dead than alive in all. An idle one collects down to a third, so it settles
+//! at one and a half times what is alive.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -31,8 +33,8 @@ const WORTH_A_FLUSH: u64 = 8 << 20;
 /// As many files' worth of dead values, beyond as much as is alive, are too much.
 const FILES_PILED_UP: u64 = 4;
 
-/// With as many files' worth of values that no flush has seen, or that are dead beyond twice what is alive, a writer that
-/// needs a new file waits.
+/// With as many files' worth of values that no flush has seen, or that are dead beyond twice what
+/// is alive, a writer that needs a new file waits.
 const FILES_UNFLUSHED: u64 = 8;
 const FILES_DEAD: u64 = 8;
 /// How long at most, and how long before it looks again.
@@ -76,8 +78,8 @@ impl Blobs {
 }
 
 impl Engine {
-    /// Removes files that nothing refers to, or copies live values out of one table's share of files that hold little
-    /// else; false if there is nothing to do.
+    /// Removes files that nothing refers to, or copies live values out of one table's share of
+    /// files that hold little else; false if there is nothing to do.
     pub(crate) fn tend_blobs(&self, idle: bool) -> Result<bool> {
         if self.views.cell.load().version.blobs().is_empty() {
             return Ok(false);
@@ -105,8 +107,8 @@ impl Engine {
         self.collect(&version, known, idle)
     }
 
-    /// From how many bytes that tables of level 0 refer to on its merge is due: it is the first to tell which of the values
-    /// below are dead.
+    /// From how many bytes that tables of level 0 refer to on its merge is due: it is the first to
+    /// tell which of the values below are dead.
     pub(crate) fn blobs_due(&self) -> u64 {
         let view = self.views.cell.load();
         if view.version.blobs().is_empty() || mutant("blobs-wait-for-runs") {
@@ -125,7 +127,8 @@ impl Engine {
             && !mutant("blobs-wait-for-runs")
     }
 
-    /// Bytes in blob files that tables refer to, and those that neither tables nor what is in memory does.
+    /// Bytes in blob files that tables refer to, and those that neither tables nor what is in
+    /// memory does.
     fn live_and_dead(&self) -> (u64, u64) {
         let version = self.views.cell.load().version.clone();
         if version.blobs().is_empty() {
@@ -138,8 +141,8 @@ impl Engine {
         (live, all.saturating_sub(live).saturating_sub(unflushed))
     }
 
-    /// Holds up a writer that needs a new file while flushes and collection have fallen behind: for a while, as both are
-    /// also slow on a disk that is.
+    /// Holds up a writer that needs a new file while flushes and collection have fallen behind: for
+    /// a while, as both are also slow on a disk that is.
     pub(crate) fn wait_for_blobs(&self) {
         if self.options.tuning.manual || mutant("blobs-wait-for-runs") {
             return; // There is no thread that would catch up.
@@ -175,8 +178,8 @@ impl Engine {
         (version, known)
     }
 
-    /// True if all entries that the commit path wrote with a reference to `file`, or will, are in tables. The active file
-    /// of an idle database is given up for this if much of it is dead.
+    /// True if all entries that the commit path wrote with a reference to `file`, or will, are in
+    /// tables. The active file of an idle database is given up for this if much of it is dead.
     fn is_settled(
         &self,
         file: &BlobFile,

@@ -1,19 +1,21 @@
 //! Large values: stored once, in blob files, while log and tables hold references.
 //!
-//! A value of at least its keyspace's threshold is appended to the active blob file *before* the commit lock is taken, by
-//! as many threads at once as there are; what is then committed is an entry with the reference (`terrace_sstable::BlobRef`).
-//! All that is asked of commit path and recovery follows from this order:
+//! A value of at least its keyspace's threshold is appended to the active blob file *before* the
+//! commit lock is taken, by as many threads at once as there are; what is then committed is an
+//! entry with the reference (`terrace_sstable::BlobRef`). All that is asked of commit path and
+//! recovery follows from this order:
 //!
-//! - A sync of the log is preceded by one of every blob file written to since the last (`Blobs::sync`), and so is the edit
-//!   of a flush. So what the log promises, and what tables refer to, is on disk.
-//! - A frame above the last promise may refer to what is not. Recovery reads such values: the log ends in front of the
-//!   first frame with one that does not verify. Those that verify are copied into a new file, because what can be read
-//!   need not be on disk ([`recover`]).
+//! - A sync of the log is preceded by one of every blob file written to since the last
+//!   (`Blobs::sync`), and so is the edit of a flush. So what the log promises, and what tables
+//!   refer to, is on disk.
+//! - A frame above the last promise may refer to what is not. Recovery reads such values: the log
+//!   ends in front of the first frame with one that does not verify. Those that verify are copied
+//!   into a new file, because what can be read need not be on disk ([`recover`]).
 //!
-//! A blob file is listed in the manifest before it is written to, under a number never used before. The
-//! [`Version`](terrace_compaction::Version) holds the files, so that whoever pins a view can read whatever the view's
-//! entries refer to: the active list is replaced when a new blob file comes into use, so that no list holds a reference to
-//! a file that its oldest view does not know.
+//! A blob file is listed in the manifest before it is written to, under a number never used before.
+//! The [`Version`](terrace_compaction::Version) holds the files, so that whoever pins a view can
+//! read whatever the view's entries refer to: the active list is replaced when a new blob file
+//! comes into use, so that no list holds a reference to a file that its oldest view does not know.
 //!
 //! ```text
 //! file 7  [header | record | record | gave up | record ]     full: nobody writes to it any more
@@ -21,8 +23,8 @@
 //! table   a -> 7, b -> 7, c = small, d -> 9                  its properties: 7: 120 KB, 9: 40 KB
 //! ```
 //!
-//! Tables know how many bytes they refer to in which file; the rest of a file is dead, once the memtable refers to
-//! nothing in it. [`collect`] gives that back.
+//! Tables know how many bytes they refer to in which file; the rest of a file is dead, once the
+//! memtable refers to nothing in it. [`collect`] gives that back.
 
 pub(crate) mod collect;
 pub(crate) mod job;
@@ -149,7 +151,8 @@ pub(crate) struct Blobs {
     pub(crate) damaged: Mutex<Vec<(FileNumber, Error)>>,
 }
 
-/// A value that was stored, and whose reference is not committed yet: its file stays until this is dropped.
+/// A value that was stored, and whose reference is not committed yet: its file stays until this is
+/// dropped.
 #[derive(Debug)]
 pub(crate) struct Placed {
     pub(crate) at: BlobRef,
@@ -181,7 +184,8 @@ impl Blobs {
         }
     }
 
-    /// A file is full at this size: a quarter of what is alive, within limits. Space comes back by whole files.
+    /// A file is full at this size: a quarter of what is alive, within limits. Space comes back by
+    /// whole files.
     pub(crate) fn target(&self) -> u64 {
         let live = self.live.load(Ordering::Relaxed);
         (live / 4).clamp(SMALLEST_FULL.min(self.most), self.most)
@@ -323,8 +327,8 @@ impl Engine {
         Ok(placed)
     }
 
-    /// Has a new file to write to, which the manifest lists, and which every view knows that may come to hold a
-    /// reference to it.
+    /// Has a new file to write to, which the manifest lists, and which every view knows that may
+    /// come to hold a reference to it.
     fn begin_blob_file(&self, len: u64) -> Result<()> {
         let _making = lock(&self.blobs.making);
         let has_room = |active: &Active| {

@@ -1,10 +1,12 @@
 //! Large values in what the log holds above the tables.
 //!
-//! The log's frames say up to where it was synced when they were written, and a sync of the log comes after that of the
-//! blob files. So what a frame below the last promise refers to is on disk. Above it a frame counts as whole only if the
-//! values that it refers to verify: else the log ends in front of it, as in front of a frame that is torn itself. What
-//! verifies may still be in the page cache alone, or not even be written by the next sync after one that failed; so it
-//! is copied, as the entries of the log are, into a file that is synced before the new manifest names it.
+//! The log's frames say up to where it was synced when they were written, and a sync of the log
+//! comes after that of the blob files. So what a frame below the last promise refers to is on disk.
+//! Above it a frame counts as whole only if the values that it refers to verify: else the log ends
+//! in front of it, as in front of a frame that is torn itself. What verifies may still be in the
+//! page cache alone, or not even be written by the next sync after one that failed; so it is
+//! copied, as the entries of the log are, into a file that is synced before the new manifest names
+//! it.
 
 use terrace_base::vfs::{Fs, OpenMode};
 use terrace_base::{ErrorKind, FileKind, FileNumber, KeyspaceId, Result, UserKey, mutant};
@@ -35,8 +37,8 @@ pub(crate) struct FoundRef {
 }
 
 impl Replay {
-    /// Ends the replay in front of the first frame above `synced` that refers to a value which does not verify; true if
-    /// there is one.
+    /// Ends the replay in front of the first frame above `synced` that refers to a value which does
+    /// not verify; true if there is one.
     pub(crate) fn check_large(&mut self, synced: Lsn, blobs: &BlobFiles) -> Result<bool> {
         let doubtful = self.first_doubtful(synced, blobs)?;
         if let Some(mark) = &doubtful {
@@ -45,8 +47,9 @@ impl Replay {
         Ok(doubtful.is_some())
     }
 
-    /// What there is in front of the first frame above `synced` that refers to a value which does not verify, if there is
-    /// one. Notes which values are to be copied because they may not be on disk.
+    /// What there is in front of the first frame above `synced` that refers to a value which does
+    /// not verify, if there is one. Notes which values are to be copied because they may not be on
+    /// disk.
     pub(crate) fn first_doubtful(
         &mut self,
         synced: Lsn,
@@ -71,8 +74,8 @@ impl Replay {
         Ok(None)
     }
 
-    /// `Corruption` if an entry refers to a file that the manifest does not list. Each is listed durably before a frame
-    /// refers to it, promised or not: so the manifest is older than the log.
+    /// `Corruption` if an entry refers to a file that the manifest does not list. Each is listed
+    /// durably before a frame refers to it, promised or not: so the manifest is older than the log.
     pub(crate) fn check_listed(&self, blobs: &BlobFiles) -> Result<()> {
         let mut all = self.references(0..usize::MAX);
         all.try_for_each(|found| {
@@ -103,8 +106,8 @@ impl Replay {
         (UserKey::new(found.keyspace, key), reference)
     }
 
-    /// Copies the values that may not be on disk into the new file `number`, and refers to those; what the file is, if
-    /// there is anything to copy.
+    /// Copies the values that may not be on disk into the new file `number`, and refers to those;
+    /// what the file is, if there is anything to copy.
     pub(crate) fn copy_large(
         &mut self,
         fs: &Fs,

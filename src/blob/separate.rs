@@ -1,7 +1,8 @@
 //! Takes the large values out of a write.
 //!
-//! A write whose largest value is below every threshold is not looked at: one comparison. Of any other the puts of large
-//! values become entries with a reference, and the rest stays as it is, in the same order.
+//! A write whose largest value is below every threshold is not looked at: one comparison. Of any
+//! other the puts of large values become entries with a reference, and the rest stays as it is, in
+//! the same order.
 
 use terrace_base::key::split_expiry;
 use terrace_base::{Result, UserKey, ValueKind};

@@ -1,9 +1,10 @@
 //! Waiting for the disk: who syncs the log, for whom, and when.
 //!
-//! Whoever waits and finds no sync in flight leads one, outside of the lock, for everybody who has appended
-//! by then; the others sleep until it has ended. On a machine of few cores this alone gives groups of 1, 7,
-//! 1, 7, ...: the leader's own next write comes back first and goes off alone. So a leader whose
-//! predecessor served several gives the processor away for up to 15 us until as many have appended again.
+//! Whoever waits and finds no sync in flight leads one, outside of the lock, for everybody who has
+//! appended by then; the others sleep until it has ended. On a machine of few cores this alone
+//! gives groups of 1, 7, 1, 7, ...: the leader's own next write comes back first and goes off
+//! alone. So a leader whose predecessor served several gives the processor away for up to 15 us
+//! until as many have appended again.
 
 use std::task::Waker;
 use std::time::Duration;
@@ -20,7 +21,8 @@ const GATHER: Duration = Duration::from_micros(15);
 const GATHER_YIELDS: usize = 100;
 
 impl Committer {
-    /// Under `Interval`: leads or joins a sync while the oldest unsynced write is older than allowed.
+    /// Under `Interval`: leads or joins a sync while the oldest unsynced write is older than
+    /// allowed.
     pub(super) fn wait_while_too_old(
         &self,
         state: MutexGuard<'_, State>,
@@ -161,8 +163,9 @@ impl Committer {
         lock(&self.state)
     }
 
-    /// For the log's thread: syncs if a write waits for one; how long until it should look again, if a write is due by
-    /// then. A sync in flight may have begun before the write that waits: then another one follows.
+    /// For the log's thread: syncs if a write waits for one; how long until it should look again,
+    /// if a write is due by then. A sync in flight may have begun before the write that waits: then
+    /// another one follows.
     pub(crate) fn sync_if_due(&self) -> Option<Duration> {
         let state = lock(&self.state);
         if state.failed.is_some() || state.refusal.is_some() {

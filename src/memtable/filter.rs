@@ -1,8 +1,9 @@
 //! "Not here" without a search: a small Bloom filter over the keys of one list.
 //!
-//! A key sets two bits of one 64-bit word, so a probe reads one word. There are 4 bytes for each key that fits the
-//! list, 64 KiB at most: with 16 K keys in 64 KiB about one absent key in 250 passes. There is one inserter at a time, so plain loads and stores suffice; the store
-//! that publishes a sequence number orders them before any reader that could look for its key.
+//! A key sets two bits of one 64-bit word, so a probe reads one word. There are 4 bytes for each
+//! key that fits the list, 64 KiB at most: with 16 K keys in 64 KiB about one absent key in 250
+//! passes. There is one inserter at a time, so plain loads and stores suffice; the store that
+//! publishes a sequence number orders them before any reader that could look for its key.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

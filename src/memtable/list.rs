@@ -1,19 +1,20 @@
 //! One small sorted list of entries: a lock-free skiplist over an arena.
 //!
-//! A node of the skiplist is a [`Node`]: the key's first 16 bytes inline, so that most comparisons touch
-//! nothing else, and a pointer to key and value in the list's arena. An insert therefore allocates only
-//! the node itself. There is one inserter at a time ([`ListWriter`] is unique) and any number of readers.
+//! A node of the skiplist is a [`Node`]: the key's first 16 bytes inline, so that most comparisons
+//! touch nothing else, and a pointer to key and value in the list's arena. An insert therefore
+//! allocates only the node itself. There is one inserter at a time ([`ListWriter`] is unique) and
+//! any number of readers.
 //!
 //! This file is the only unsafe one of the crate. Its invariants:
 //!
-//! 1. Arena memory is written before the node that points to it is inserted (no node points to what was not
-//!    written, and nothing else reads a chunk), never written again, and
-//!    freed only with the [`List`]: chunks are only ever pushed, and a chunk's bytes do not move when the
-//!    vector of chunks grows. A [`Chunk`] is a pointer, not a `Box`: moving a box says that no other pointer to
-//!    its bytes is in use.
-//! 2. A `Node` leaves this file only inside a [`ListCursor`], which holds the `Arc<List>` whose arena it
-//!    points into. A probe (a node made to search for) points at the caller's key and lives only for the
-//!    call that made it.
+//! 1. Arena memory is written before the node that points to it is inserted (no node points to what
+//!    was not written, and nothing else reads a chunk), never written again, and freed only with
+//!    the [`List`]: chunks are only ever pushed, and a chunk's bytes do not move when the vector of
+//!    chunks grows. A [`Chunk`] is a pointer, not a `Box`: moving a box says that no other pointer
+//!    to its bytes is in use.
+//! 2. A `Node` leaves this file only inside a [`ListCursor`], which holds the `Arc<List>` whose
+//!    arena it points into. A probe (a node made to search for) points at the caller's key and
+//!    lives only for the call that made it.
 #![allow(unsafe_code)]
 
 use std::cmp::Ordering;
@@ -35,12 +36,14 @@ use crate::sync::ArcCell;
 use crate::sync::AtomicU64;
 use crate::sync::Ordering::{Acquire, Relaxed, Release};
 
-/// Bytes of an arena chunk: an eighth of the list, so that the chunk that is begun last is a small part of it.
+/// Bytes of an arena chunk: an eighth of the list, so that the chunk that is begun last is a small
+/// part of it.
 const CHUNK: Range<usize> = 4 << 10..256 << 10;
-/// What a skiplist node costs beside its entry's bytes: the node, its tower of on average two pointers,
-/// its reference count, and the allocator's rounding.
+/// What a skiplist node costs beside its entry's bytes: the node, its tower of on average two
+/// pointers, its reference count, and the allocator's rounding.
 const NODE_OVERHEAD: usize = size_of::<Node>() + 48;
-/// Entries that a cursor copies out under its first pin after a seek: many look at few entries and seek again.
+/// Entries that a cursor copies out under its first pin after a seek: many look at few entries and
+/// seek again.
 const FIRST_BATCH: usize = 4;
 /// The most that it copies out under one pin.
 const BATCH: usize = 64;
@@ -65,7 +68,8 @@ unsafe impl Send for Node {}
 unsafe impl Sync for Node {}
 
 impl Node {
-    /// A node for `key`; `bytes` must hold the key and then `value_len` bytes while the node is used.
+    /// A node for `key`; `bytes` must hold the key and then `value_len` bytes while the node is
+    /// used.
     fn new(key: KeyRef<'_>, bytes: *const u8, value_len: u32) -> Node {
         let word = |at: usize| terrace_base::key::head_of(key.user.bytes.get(at..).unwrap_or(&[]));
         Node {
@@ -78,7 +82,8 @@ impl Node {
         }
     }
 
-    /// A node to search for: every entry of `key` that is visible at its sequence number is at or behind it.
+    /// A node to search for: every entry of `key` that is visible at its sequence number is at or
+    /// behind it.
     fn probe(key: KeyRef<'_>) -> Node {
         Node::new(key, key.user.bytes.as_ptr(), 0)
     }
@@ -122,7 +127,8 @@ impl Node {
             .cmp(&(other.keyspace, other.head()))
             .then_with(|| {
                 if self.key_len <= 16 && other.key_len <= 16 {
-                    // Equal prefixes: one key is the other plus zero bytes, and the shorter comes first.
+                    // Equal prefixes: one key is the other plus zero bytes, and the shorter comes
+                    // first.
                     self.key_len.cmp(&other.key_len)
                 } else {
                     // SAFETY: both are alive where they are compared (invariant 2).
@@ -218,13 +224,14 @@ impl List {
         self.range_count.load(Acquire) > 0
     }
 
-    /// The range deletes written so far. They must be asked for after the sequence number at which is read.
+    /// The range deletes written so far. They must be asked for after the sequence number at which
+    /// is read.
     pub(crate) fn ranges(&self) -> Arc<RangeSet> {
         self.ranges.load_full()
     }
 
-    /// The newest version of `key` at or below `at`, if there is one. The value lies in the arena, which lives
-    /// as long as the list.
+    /// The newest version of `key` at or below `at`, if there is one. The value lies in the arena,
+    /// which lives as long as the list.
     #[inline]
     pub(crate) fn get(
         &self,
@@ -364,15 +371,17 @@ impl ListWriter {
             // One that is large does not end the chunk that others fill.
             if needed > self.chunk / 4 {
                 let start = self.allocate(needed);
-                // SAFETY: `start` is followed by `needed` bytes of a new chunk, which nothing points to yet.
+                // SAFETY: `start` is followed by `needed` bytes of a new chunk, which nothing
+                // points to yet.
                 unsafe { put(start, key, value) };
                 return start;
             }
             (self.next, self.left) = (self.allocate(self.chunk), self.chunk);
         }
         let start = self.next;
-        // SAFETY: `next` is followed by `left >= needed` bytes of a chunk that only this writer writes to,
-        // and that no node points to yet; before the first chunk both are 0, and `next` is dangling, not null.
+        // SAFETY: `next` is followed by `left >= needed` bytes of a chunk that only this writer
+        // writes to, and that no node points to yet; before the first chunk both are 0, and `next`
+        // is dangling, not null.
         unsafe {
             put(start, key, value);
             self.next = start.add(needed);
@@ -423,9 +432,9 @@ pub(crate) fn pin() -> Pin {
     Pin(epoch::pin())
 }
 
-/// A position in a list. Forwards it copies out nodes under one pin, 4 and then ever more up to 64 at a time;
-/// backwards each step is a search, bounded by the list's 16 K entries. Entries inserted meanwhile may be missed:
-/// their sequence numbers are above what the reader was promised.
+/// A position in a list. Forwards it copies out nodes under one pin, 4 and then ever more up to 64
+/// at a time; backwards each step is a search, bounded by the list's 16 K entries. Entries inserted
+/// meanwhile may be missed: their sequence numbers are above what the reader was promised.
 #[derive(Debug)]
 pub(crate) struct ListCursor {
     list: Arc<List>,

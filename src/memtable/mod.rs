@@ -1,12 +1,13 @@
 //! What has been written since the last flush, in memory.
 //!
-//! The memtable is a sequence of small sorted pieces, newest first: one active [`List`] that takes inserts,
-//! and sealed [`MemRun`]s behind it. A list is sealed at a frame's end once it holds 16 K entries or 2 MiB (with little memory an eighth of the write budget),
-//! so that an insert walks a skiplist that fits the processor's second-level cache: with 550 K entries an
-//! insert took 1,200 ns, with 16 K 230-310 ns. A sealed list becomes a table image in memory (the blocks,
-//! fences and point index of an SSTable, read by the same code), which is smaller than the list and makes
-//! each entry of it cost one or two cache misses to find; images of a size are merged so that few remain;
-//! at 64 MiB all of them are flushed to level 0.
+//! The memtable is a sequence of small sorted pieces, newest first: one active [`List`] that takes
+//! inserts, and sealed [`MemRun`]s behind it. A list is sealed at a frame's end once it holds 16 K
+//! entries or 2 MiB (with little memory an eighth of the write budget), so that an insert walks a
+//! skiplist that fits the processor's second-level cache: with 550 K entries an insert took 1,200
+//! ns, with 16 K 230-310 ns. A sealed list becomes a table image in memory (the blocks, fences and
+//! point index of an SSTable, read by the same code), which is smaller than the list and makes each
+//! entry of it cost one or two cache misses to find; images of a size are merged so that few
+//! remain; at 64 MiB all of them are flushed to level 0.
 //!
 //! Skiplists: crossbeam-skiplist, after Fraser, "Practical lock-freedom" (2004).
 

@@ -1,7 +1,8 @@
 //! Large values in a salvage: which blob files are there, and which entries have lost their value.
 //!
-//! An entry with a reference is worth something only together with what that refers to. So every value that tables and
-//! log refer to is read and verified; entries whose value does not verify are left out, and each is a loss of its own.
+//! An entry with a reference is worth something only together with what that refers to. So every
+//! value that tables and log refer to is read and verified; entries whose value does not verify are
+//! left out, and each is a loss of its own.
 
 use terrace_base::vfs::OpenMode;
 use terrace_base::{FileKind, FileNumber, InternalIterator, KeyRef, Result};
@@ -136,7 +137,8 @@ impl Survey<'_> {
         Ok(())
     }
 
-    /// Leaves out what the log refers to and cannot be had. The rest is to be copied: it need not be on disk.
+    /// Leaves out what the log refers to and cannot be had. The rest is to be copied: it need not
+    /// be on disk.
     pub(super) fn mend_replay(&mut self, replay: &mut Replay) -> Result<()> {
         let mut lost = Vec::new();
         for n in 0..replay.entries() {

@@ -26,7 +26,8 @@ pub(super) struct Hints {
     pub removed: HashSet<FileNumber>,
     /// The salts of segments, in the order of their uses.
     pub salts: Vec<(FileNumber, u64)>,
-    /// Range deletes, by when they were written; also those that hid nothing any more, since leftovers may hold it.
+    /// Range deletes, by when they were written; also those that hid nothing any more, since
+    /// leftovers may hold it.
     pub ranges: BTreeMap<SeqNo, DeletedRange>,
 }
 
@@ -83,10 +84,12 @@ impl Hints {
         state.last_seq = state.last_seq.max(edit.last_seq.unwrap_or_default());
     }
 
-    /// The salts to try on each segment file, the likeliest first: its link's own, its last, those of the others.
+    /// The salts to try on each segment file, the likeliest first: its link's own, its last, those
+    /// of the others.
     ///
-    /// A use that no edit names may be a later one than the manifest knows, or of another database. It is the former if
-    /// its link follows a known use, or one that does; and all are believed where no file has a known use.
+    /// A use that no edit names may be a later one than the manifest knows, or of another database.
+    /// It is the former if its link follows a known use, or one that does; and all are believed
+    /// where no file has a known use.
     pub fn salts_of(&self, uses: &BTreeMap<FileNumber, Option<LinkedUse>>) -> Vec<Vec<u64>> {
         let named: BTreeSet<(FileNumber, u64)> = self.salts.iter().copied().collect();
         let all = || {

@@ -48,8 +48,8 @@ pub(super) fn read_leniently(
     Ok((bytes.into(), unread))
 }
 
-/// Gives every file in `names` but `keep` a second name in a new directory, durably; copies it where there are no
-/// hard links. The files themselves stay where they are.
+/// Gives every file in `names` but `keep` a second name in a new directory, durably; copies it
+/// where there are no hard links. The files themselves stay where they are.
 pub(super) fn put_aside(
     fs: &Fs,
     dir: &Path,

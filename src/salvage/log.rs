@@ -1,9 +1,9 @@
 //! The log in a salvage: every batch that verifies, wherever it lies.
 //!
-//! Sequence numbers have no gaps but for ingests: each batch takes those behind the one before. So what lies between two batches
-//! that were found, and is not in tables, is lost, and exactly which numbers is known. Without the manifest the numbers that an
-//! ingest left out count as lost, too. At the end of the log,
-//! marks, links and the close frame tell the last number that was in use.
+//! Sequence numbers have no gaps but for ingests: each batch takes those behind the one before. So
+//! what lies between two batches that were found, and is not in tables, is lost, and exactly which
+//! numbers is known. Without the manifest the numbers that an ingest left out count as lost, too.
+//! At the end of the log, marks, links and the close frame tell the last number that was in use.
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -58,7 +58,8 @@ pub(super) struct LogFound {
 struct Reading {
     files: Vec<PathBuf>,
     batches: Vec<Found>,
-    /// Files that are missing, short, or hold something else: they may have held the end of the log.
+    /// Files that are missing, short, or hold something else: they may have held the end of the
+    /// log.
     incomplete: Vec<(PathBuf, &'static str)>,
     /// Salts of which a frame was found, in whatever file.
     salts: HashSet<u64>,
@@ -81,9 +82,9 @@ fn is_whole(frame: &FoundFrame<'_>) -> Result<bool> {
 }
 
 impl Survey<'_> {
-    /// Reads every batch of `segments` with numbers above `flushed`, and notes which are missing. If `flushed` is
-    /// not known, nothing is missed in front of the first. `manifest_edit` is the last edit, if that is known: a log
-    /// that was closed behind it has no other end.
+    /// Reads every batch of `segments` with numbers above `flushed`, and notes which are missing.
+    /// If `flushed` is not known, nothing is missed in front of the first. `manifest_edit` is the
+    /// last edit, if that is known: a log that was closed behind it has no other end.
     pub fn read_log(
         &mut self,
         segments: &[SegmentFile],
@@ -239,8 +240,8 @@ impl Survey<'_> {
         Ok(())
     }
 
-    /// Makes the catalogue's changes found in the log fit `state`, and gives names to keyspaces whose names are lost:
-    /// those of `used` that nobody names.
+    /// Makes the catalogue's changes found in the log fit `state`, and gives names to keyspaces
+    /// whose names are lost: those of `used` that nobody names.
     pub fn mend_catalogue(
         &mut self,
         state: &ManifestState,

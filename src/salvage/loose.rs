@@ -160,8 +160,8 @@ impl Survey<'_> {
         Ok(segments.collect())
     }
 
-    /// Merges tables and log into one run in the last level: every version but the newest goes, and all that ranges
-    /// deleted hide.
+    /// Merges tables and log into one run in the last level: every version but the newest goes, and
+    /// all that ranges deleted hide.
     fn merge_all(
         &mut self,
         mut sources: Vec<Arc<Table>>,
@@ -197,8 +197,8 @@ impl Survey<'_> {
     }
 }
 
-/// Leaves out what a table has as well, or something newer of the same key: a flush has taken it in. Of operands it may be a
-/// part by now, and would count twice.
+/// Leaves out what a table has as well, or something newer of the same key: a flush has taken it
+/// in. Of operands it may be a part by now, and would count twice.
 fn leave_out_flushed(replay: &mut Replay, tables: &[Arc<Table>]) -> Result<()> {
     let mut tables: Vec<TableIter> = tables.iter().map(Table::scan).collect();
     let mut flushed = Vec::new();

@@ -1,8 +1,9 @@
 //! Salvage: opening what is left of a damaged database, and saying what is not.
 //!
-//! `open` answers `Corruption` where stored bytes that were promised do not verify. A salvage is an explicit
-//! request to go on without them. Every checksum knows its file and its place, so each block of a table, each frame of
-//! the log and each edit of the manifest stands alone, and what verifies is taken:
+//! `open` answers `Corruption` where stored bytes that were promised do not verify. A salvage is an
+//! explicit request to go on without them. Every checksum knows its file and its place, so each
+//! block of a table, each frame of the log and each edit of the manifest stands alone, and what
+//! verifies is taken:
 //!
 //! ```text
 //!              manifest whole, and the newest              manifest or CURRENT damaged, old or foreign
@@ -16,25 +17,27 @@
 //!
 //! # What the result is
 //!
-//! For each key the newest version that verifies. A batch is there whole or not at all, since a batch is one
-//! frame, until its entries are in tables, which lose them block by block. Without damage to the log the result is the
-//! state that `open` would give, less the lost blocks. With a hole in the log it is *not* a state that the database
-//! ever had: batches behind the hole are kept, since each is worth having and its sequence numbers say where it
-//! belongs, so that no older value can come to stand above a newer one.
+//! For each key the newest version that verifies. A batch is there whole or not at all, since a
+//! batch is one frame, until its entries are in tables, which lose them block by block. Without
+//! damage to the log the result is the state that `open` would give, less the lost blocks. With a
+//! hole in the log it is *not* a state that the database ever had: batches behind the hole are
+//! kept, since each is worth having and its sequence numbers say where it belongs, so that no older
+//! value can come to stand above a newer one.
 //!
-//! What is lost may have been a tombstone: the value that it hid is then back. So for whatever a [`Loss`] covers,
-//! an older value may be there; what none covers is exact. Where the manifest is lost, leftovers of merges and
-//! flushes may be taken for tables in force, so everything deleted may be back: that is a loss of its own kind.
-//! A torn tail of the log is no damage, as ever: what was never promised is dropped as `open` would drop it. Damage
-//! that also takes the promise with it cannot be told from that, and is not reported.
+//! What is lost may have been a tombstone: the value that it hid is then back. So for whatever a
+//! [`Loss`] covers, an older value may be there; what none covers is exact. Where the manifest is
+//! lost, leftovers of merges and flushes may be taken for tables in force, so everything deleted
+//! may be back: that is a loss of its own kind. A torn tail of the log is no damage, as ever: what
+//! was never promised is dropped as `open` would drop it. Damage that also takes the promise with
+//! it cannot be told from that, and is not reported.
 //!
 //! # In what order
 //!
-//! Nothing is removed that was there. New tables are written beside the old ones; then each file that will be no
-//! part of the database gets a second name in `salvaged-NNNNNN`; only then is the new manifest published, as after
-//! any unclean end (`recovery.rs`), and only then do the first names go. A crash in front of that leaves every file as
-//! it was, with leftovers of the salvage beside them, and salvage can be run again; a crash behind it leaves a
-//! database that opens.
+//! Nothing is removed that was there. New tables are written beside the old ones; then each file
+//! that will be no part of the database gets a second name in `salvaged-NNNNNN`; only then is the
+//! new manifest published, as after any unclean end (`recovery.rs`), and only then do the first
+//! names go. A crash in front of that leaves every file as it was, with leftovers of the salvage
+//! beside them, and salvage can be run again; a crash behind it leaves a database that opens.
 
 mod blobs;
 mod hints;
@@ -215,7 +218,8 @@ impl<'a> Survey<'a> {
         })
     }
 
-    /// Reads the manifest and judges the tables that it lists; `None` if it is damaged or not the newest.
+    /// Reads the manifest and judges the tables that it lists; `None` if it is damaged or not the
+    /// newest.
     fn listed(&mut self, number: FileNumber, salt: u64) -> Result<Option<Listed>> {
         let mut edits = ManifestState::new().replay();
         let mut removed = HashSet::new();
@@ -253,8 +257,9 @@ impl<'a> Survey<'a> {
         Ok(Some(listed))
     }
 
-    /// True if the manifest is an old one or of another database, as far as its tables tell: some of those listed are
-    /// not there and others are, which no edit took out; or none of those listed is there at all.
+    /// True if the manifest is an old one or of another database, as far as its tables tell: some
+    /// of those listed are not there and others are, which no edit took out; or none of those
+    /// listed is there at all.
     fn is_outdated(&self, listed: &Listed) -> bool {
         let count =
             |wanted: fn(&Verdict) -> bool| listed.verdicts.values().filter(|v| wanted(v)).count();

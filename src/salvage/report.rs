@@ -7,23 +7,25 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use terrace_base::SeqNo;
 
-/// What [`Options::salvage`](crate::Options::salvage) found, kept and lost. It prints as text for people.
+/// What [`Options::salvage`](crate::Options::salvage) found, kept and lost. It prints as text for
+/// people.
 #[non_exhaustive]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Salvage {
     /// What is lost. What no loss covers is there, and is the newest that was written.
     ///
-    /// For a key that a loss covers there are three outcomes: it is gone, or it has an older value, or, if it had
-    /// been deleted, an older value is back. Never a value that was not written.
+    /// For a key that a loss covers there are three outcomes: it is gone, or it has an older value,
+    /// or, if it had been deleted, an older value is back. Never a value that was not written.
     pub losses: Vec<Loss>,
-    /// Files that were damaged, missing, or of another place, whether anything is lost with them or not.
+    /// Files that were damaged, missing, or of another place, whether anything is lost with them or
+    /// not.
     pub damaged: Vec<PathBuf>,
     /// Keyspaces whose names are lost, with what they are called now.
     pub renamed: Vec<String>,
     /// What was kept.
     pub kept: Kept,
-    /// The directory that now holds every file that is not part of the database any more; `None` if nothing
-    /// was damaged, and nothing was changed.
+    /// The directory that now holds every file that is not part of the database any more; `None` if
+    /// nothing was damaged, and nothing was changed.
     pub aside: Option<PathBuf>,
 }
 
@@ -49,8 +51,9 @@ pub enum LossKind {
     Table,
     /// Writes that were only in the log: those of [`Loss::sequences`], to any key.
     Log,
-    /// Which files were in force. No entry is lost with that, but whatever was deleted or dropped may be back, since
-    /// files that were left over may have been taken for files in force; and a file that is missing is not missed.
+    /// Which files were in force. No entry is lost with that, but whatever was deleted or dropped
+    /// may be back, since files that were left over may have been taken for files in force; and a
+    /// file that is missing is not missed.
     Manifest,
 }
 
@@ -66,8 +69,8 @@ pub struct Loss {
     pub bytes: Option<Range<u64>>,
     /// For a table, the keys that may be concerned; all others are not.
     pub keys: Vec<LostKeys>,
-    /// The sequence numbers that may be concerned, where they are known. [`SeqNo::MAX`] as the last: how many is not
-    /// known.
+    /// The sequence numbers that may be concerned, where they are known. [`SeqNo::MAX`] as the
+    /// last: how many is not known.
     pub sequences: Option<RangeInclusive<SeqNo>>,
     /// What happened, in words.
     pub what: String,
@@ -98,7 +101,8 @@ impl Salvage {
 }
 
 impl Loss {
-    /// True if this loss may concern what a write numbered `seq` did to `key` of the keyspace of that name.
+    /// True if this loss may concern what a write numbered `seq` did to `key` of the keyspace of
+    /// that name.
     pub fn covers(&self, keyspace: &str, key: &[u8], seq: SeqNo) -> bool {
         let in_keys = self.kind != LossKind::Table
             || self.keys.iter().any(|keys| keys.contains(keyspace, key));

@@ -73,8 +73,8 @@ impl Survey<'_> {
         Ok(info.map(|info| TableMeta { number, info }))
     }
 
-    /// Writes what verifies of a table into a new one, and notes the rest as lost. `known` is what is known of the
-    /// table from elsewhere.
+    /// Writes what verifies of a table into a new one, and notes the rest as lost. `known` is what
+    /// is known of the table from elsewhere.
     pub fn mend(
         &mut self,
         number: FileNumber,

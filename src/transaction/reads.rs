@@ -1,8 +1,8 @@
 //! What a transaction has read: keys, and stretches of keys that iterators and cursors have gone over.
 //!
-//! A stretch is noted as far as it was gone over and no further: from where a walk was placed to the entry that it
-//! shows, both included, or to the end of its range once it found no more. Absence counts: a key that somebody
-//! inserts into a stretch was read as not being there.
+//! A stretch is noted as far as it was gone over and no further: from where a walk was placed to
+//! the entry that it shows, both included, or to the end of its range once it found no more.
+//! Absence counts: a key that somebody inserts into a stretch was read as not being there.
 //!
 //! ```text
 //! keys in the database   b d f        range a..z, two steps:    a..=d was read; an insert of e is no conflict
@@ -98,7 +98,8 @@ fn set(bound: &mut Bound<Vec<u8>>, to: Bound<&[u8]>) {
     }
 }
 
-/// True if a stretch that ends at `upper` and one that begins at `lower`, no earlier, may be seen as one.
+/// True if a stretch that ends at `upper` and one that begins at `lower`, no earlier, may be seen
+/// as one.
 fn touches(upper: &Bound<Vec<u8>>, lower: &Bound<Vec<u8>>) -> bool {
     match (upper, lower) {
         (Bound::Unbounded, _) | (_, Bound::Unbounded) => true,

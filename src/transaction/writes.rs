@@ -1,11 +1,12 @@
 //! What a transaction has written so far, and how its reads see it.
 //!
-//! The writes of a keyspace are a map that readers share: an iterator keeps the map that was there when it was
-//! made, and the next write copies it if one is still alive. To a walk they are one more source, of entries at
-//! [`SeqNo::MAX`], newer than all others; no write is ever given that number.
+//! The writes of a keyspace are a map that readers share: an iterator keeps the map that was there
+//! when it was made, and the next write copies it if one is still alive. To a walk they are one
+//! more source, of entries at [`SeqNo::MAX`], newer than all others; no write is ever given that
+//! number.
 //!
-//! A range that is deleted takes the own writes in it away, and stays as a range delete that is newer than all that the
-//! database holds and older than what the transaction writes from then on.
+//! A range that is deleted takes the own writes in it away, and stays as a range delete that is
+//! newer than all that the database holds and older than what the transaction writes from then on.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -238,8 +239,8 @@ impl Writes {
         number
     }
 
-    /// Undoes what was written since a savepoint, which stays. False if it is no more: an earlier one was gone
-    /// back to.
+    /// Undoes what was written since a savepoint, which stays. False if it is no more: an earlier
+    /// one was gone back to.
     pub(crate) fn go_back(&mut self, savepoint: u64) -> bool {
         let known = self.savepoints.iter().rposition(|(n, _)| *n == savepoint);
         let Some(at) = known else { return false };
@@ -340,7 +341,8 @@ impl InternalIterator for OwnIter {
         let key = target.user.bytes;
         match target.user.keyspace.cmp(&self.keyspace) {
             std::cmp::Ordering::Less => self.go_first(Bound::Unbounded),
-            // Only the position in front of all versions of a key is in front of an entry at `SeqNo::MAX`.
+            // Only the position in front of all versions of a key is in front of an entry at
+            // `SeqNo::MAX`.
             std::cmp::Ordering::Equal if target.seq == SeqNo::MAX => {
                 self.go_first(Bound::Included(key));
             }
@@ -350,8 +352,8 @@ impl InternalIterator for OwnIter {
         Ok(())
     }
 
-    /// A walk goes back to in front of all versions of a key with `SeqNo::MAX`: the entry of that number is not
-    /// in front of them.
+    /// A walk goes back to in front of all versions of a key with `SeqNo::MAX`: the entry of that
+    /// number is not in front of them.
     fn seek_for_prev(&mut self, target: KeyRef<'_>) -> Result<()> {
         let key = target.user.bytes;
         match target.user.keyspace.cmp(&self.keyspace) {

@@ -4,7 +4,8 @@ use std::ops::{Bound, Range, RangeFrom, RangeFull, RangeInclusive, RangeTo, Rang
 
 use super::key::Key;
 
-/// What may be given for a key of type `K`: the key, a reference to it, and borrowed forms of strings.
+/// What may be given for a key of type `K`: the key, a reference to it, and borrowed forms of
+/// strings.
 pub trait AsKey<K> {
     /// The bytes of the key, as [`Key::to_bytes`] makes them.
     fn key_bytes(&self) -> Vec<u8>;
@@ -40,8 +41,8 @@ impl<const N: usize> AsKey<Vec<u8>> for &[u8; N] {
     }
 }
 
-/// A range of keys of type `K`: `..`, `a..`, `..b`, `..=b`, `a..b`, `a..=b` or a pair of [`Bound`]s, of whatever
-/// [`AsKey`] takes. An inverted range is empty.
+/// A range of keys of type `K`: `..`, `a..`, `..b`, `..=b`, `a..b`, `a..=b` or a pair of
+/// [`Bound`]s, of whatever [`AsKey`] takes. An inverted range is empty.
 pub trait TypedBounds<K> {
     /// The bounds as bytes.
     fn byte_bounds(&self) -> (Bound<Vec<u8>>, Bound<Vec<u8>>);

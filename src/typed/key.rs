@@ -1,10 +1,12 @@
 //! Encodings of keys that keep their order.
 //!
-//! Each is *self-delimiting*, so that components can follow each other, but for byte strings and strings at the very end
-//! of a key: those stand as they are, and a key that is one string is just its bytes.
+//! Each is *self-delimiting*, so that components can follow each other, but for byte strings and
+//! strings at the very end of a key: those stand as they are, and a key that is one string is just
+//! its bytes.
 //!
-//! Integers are big-endian, of signed ones the sign is flipped. Floats are ordered as by `total_cmp`: of a negative
-//! one all bits are flipped, of a positive one the sign is, so that the order is that of the bits.
+//! Integers are big-endian, of signed ones the sign is flipped. Floats are ordered as by
+//! `total_cmp`: of a negative one all bits are flipped, of a positive one the sign is, so that the
+//! order is that of the bits.
 //!
 //! ```text
 //! 1u32                   00 00 00 01           "ab" at the end         61 62
@@ -14,8 +16,8 @@
 //! false, true            00, 01                None, Some(7u8)         00, 01 07
 //! ```
 //!
-//! Why `00 01`: it ends a string below any byte that could follow in a longer one, also below the `00 ff` that stands
-//! for a zero byte.
+//! Why `00 01`: it ends a string below any byte that could follow in a longer one, also below the
+//! `00 ff` that stands for a zero byte.
 
 use terrace_base::{Error, Result};
 
@@ -28,7 +30,8 @@ pub enum Place {
     Last,
 }
 
-/// What can be a key of a [`Typed`](crate::Typed): the bytes that it is encoded to are ordered as the values are.
+/// What can be a key of a [`Typed`](crate::Typed): the bytes that it is encoded to are ordered as
+/// the values are.
 ///
 /// | Type | Bytes |
 /// |---|---|
@@ -143,8 +146,8 @@ as_other! {
     i32 as u32: |n| n as u32 ^ (1 << 31), |n| (n ^ (1 << 31)) as i32;
     i64 as u64: |n| n as u64 ^ (1 << 63), |n| (n ^ (1 << 63)) as i64;
     i128 as u128: |n| n as u128 ^ (1 << 127), |n| (n ^ (1 << 127)) as i128;
-    // Of a float that is not negative, the integer of the same bits is ordered as it is; of a negative one the other
-    // way round, but for the sign.
+    // Of a float that is not negative, the integer of the same bits is ordered as it is; of a
+    // negative one the other way round, but for the sign.
     f32 as i32: |x| reversed_32(x.to_bits() as i32), |n| f32::from_bits(reversed_32(n) as u32);
     f64 as i64: |x| reversed_64(x.to_bits() as i64), |n| f64::from_bits(reversed_64(n) as u64);
 }

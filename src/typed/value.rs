@@ -28,7 +28,8 @@ pub trait Value: Sized {
     fn from_value(bytes: Bytes) -> Result<Self>;
 }
 
-/// What may be given for a value of type `V`: the value, a reference to it, and borrowed forms of strings.
+/// What may be given for a value of type `V`: the value, a reference to it, and borrowed forms of
+/// strings.
 pub trait AsValue<V> {
     /// The bytes that are stored, as [`Value::to_value`] makes them.
     ///

@@ -162,7 +162,8 @@ fn pieces<'a>(
     let view = &scan.view;
     let own = scan.overlay.as_ref().and_then(|o| o.own.as_ref());
     let active = (!view.active.is_empty()).then_some(Piece::List(&view.active));
-    // A queue's older pieces hold nothing from its head on, and there are the more of them the longer it is used.
+    // A queue's older pieces hold nothing from its head on, and there are the more of them the
+    // longer it is used.
     let sealed = view.sealed.iter().map(|run| &**run);
     let sealed = sealed.filter(move |run| run.may_touch(smallest, largest));
     let runs = view.version.runs().iter();
@@ -223,7 +224,8 @@ mod tests {
         }
     }
 
-    /// A pop from a queue once went into every image behind the head: it cost the more the longer the queue was used.
+    /// A pop from a queue once went into every image behind the head: it cost the more the longer
+    /// the queue was used.
     #[test]
     fn images_without_a_key_of_the_range_are_left_out() {
         let options = Options::new().vfs(MemVfs::new(1)).tune(|tuning| {
@@ -259,7 +261,8 @@ mod tests {
         }
     }
 
-    /// A piece with range deletes alone was never merged with others: each get and each scan asked all of them.
+    /// A piece with range deletes alone was never merged with others: each get and each scan asked
+    /// all of them.
     #[test]
     fn pieces_with_range_deletes_alone_are_merged() {
         let options = Options::new()

@@ -1,6 +1,7 @@
 //! The kernels of a table: adding an entry, finding a key, missing one, seeking, stepping.
 //!
-//! One table of 240,000 entries with keys of 16 and values of 100 bytes, raw and LZ4, read through a map.
+//! One table of 240,000 entries with keys of 16 and values of 100 bytes, raw and LZ4, read through
+//! a map.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::hint::black_box;

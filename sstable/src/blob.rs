@@ -1,7 +1,8 @@
 //! Blob files: large values, each written once, outside of the tables that refer to it.
 //!
-//! A table, like the log before it, holds of a large value only where it lies. So merges move 24 bytes in place of the
-//! value. A value's place never changes; its file goes when no table refers to it any more.
+//! A table, like the log before it, holds of a large value only where it lies. So merges move 24
+//! bytes in place of the value. A value's place never changes; its file goes when no table refers
+//! to it any more.
 //!
 //! ```text
 //! file      := header record*                              what lies between records was given up
@@ -11,10 +12,11 @@
 //! reference := file: u64 | offset: u64 | value length: u32 | crc of the head: u32         offset of the record
 //! ```
 //!
-//! Numbers are little-endian. The value is cut into chunks of 32 KiB, the last one shorter, and each has its plain CRC-32
-//! in the head; the reference has that of the head, with the place mixed in (see `checksum`). So whoever holds the
-//! reference verifies all that he reads, also of a part of the value: whole chunks are read, and none is returned that
-//! does not match. Example: `k` = `xy` of keyspace 7, 19 bytes, whose chunk has the CRC `crc("xy")`:
+//! Numbers are little-endian. The value is cut into chunks of 32 KiB, the last one shorter, and
+//! each has its plain CRC-32 in the head; the reference has that of the head, with the place mixed
+//! in (see `checksum`). So whoever holds the reference verifies all that he reads, also of a part
+//! of the value: whole chunks are read, and none is returned that does not match. Example: `k` =
+//! `xy` of keyspace 7, 19 bytes, whose chunk has the CRC `crc("xy")`:
 //!
 //! ```text
 //! 01 00 00 00   02 00 00 00   07 00 00 00   6b   crc   78 79
@@ -203,7 +205,8 @@ impl BlobWriter {
         Ok(reference)
     }
 
-    /// Makes room for `more` bytes, which fit or are a head: the buffer doubles, but not beyond what it may have.
+    /// Makes room for `more` bytes, which fit or are a head: the buffer doubles, but not beyond
+    /// what it may have.
     fn reserve(&mut self, more: usize) {
         let (len, capacity) = (self.buffer.len(), self.buffer.capacity());
         if len + more > capacity {
@@ -283,7 +286,8 @@ impl BlobReader {
         Error::corruption(text).in_file(self.file.path(), offset)
     }
 
-    /// `Corruption` unless the file has the whole record: what a reference says is not to be allocated before.
+    /// `Corruption` unless the file has the whole record: what a reference says is not to be
+    /// allocated before.
     fn check_bounds(&self, user: UserKey<'_>, at: &BlobRef) -> Result<()> {
         let end = at.offset.saturating_add(at.record_len(user.bytes.len()));
         if end > self.len.load(Ordering::Relaxed) {
@@ -345,7 +349,8 @@ impl BlobReader {
         Ok(head)
     }
 
-    /// The bytes `part` of the value, as far as it has them. Only the chunks that hold them are read.
+    /// The bytes `part` of the value, as far as it has them. Only the chunks that hold them are
+    /// read.
     pub fn read_part(&self, user: UserKey<'_>, at: &BlobRef, part: Range<u64>) -> Result<Bytes> {
         let len = u64::from(at.len);
         let (start, end) = (part.start.min(len), part.end.min(len));

@@ -1,9 +1,10 @@
 //! The block cache: blocks in raw form that do not lie in a map.
 //!
-//! Each table has one slot per block, an `ArcSwapOption`: a hit is one load, no hash, no lock, no shared
-//! counter. The cache itself knows only the resident blocks, in a ring (CLOCK): when a new block exceeds
-//! the budget, the hand goes round, clears the mark of blocks that were used since its last visit, and drops
-//! those that were not. A block that is still read stays alive through its `Arc`.
+//! Each table has one slot per block, an `ArcSwapOption`: a hit is one load, no hash, no lock, no
+//! shared counter. The cache itself knows only the resident blocks, in a ring (CLOCK): when a new
+//! block exceeds the budget, the hand goes round, clears the mark of blocks that were used since
+//! its last visit, and drops those that were not. A block that is still read stays alive through
+//! its `Arc`.
 //!
 //! Invariants, under the ring's lock: each filled slot has one entry in the ring, and `used` is the
 //! sum of their sizes. An entry whose slot is empty, or whose table is gone, is *dead* and counts

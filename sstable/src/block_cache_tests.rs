@@ -184,8 +184,8 @@ fn two_threads_share_a_tiny_cache() {
     assert!(cache.used() <= 16 << 10);
 }
 
-/// Checking a new table made each of its blocks resident that a fingerprint led to by chance: a merge
-/// drove out what readers use.
+/// Checking a new table made each of its blocks resident that a fingerprint led to by chance: a
+/// merge drove out what readers use.
 #[test]
 fn checking_a_table_makes_nothing_resident() {
     let (_, image) = build(&model(20_000), &options(Compression::Lz4, 8192));

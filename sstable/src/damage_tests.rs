@@ -295,7 +295,8 @@ fn entries_out_of_order_are_noticed_under_right_checksums() {
     assert!(error.to_string().contains("out of order"), "{error}");
 }
 
-/// The right place comes second: a look-up would answer with the older version, and not look further.
+/// The right place comes second: a look-up would answer with the older version, and not look
+/// further.
 #[test]
 fn an_index_that_leads_to_an_older_version_first_is_noticed() {
     let model = vec![put(b"k", 2, b"new"), put(b"k", 1, b"old")];

@@ -5,15 +5,17 @@
 //!           entries:u16{count} tombstones:u16{count} kind:u8{count} flags:u8{count} bytes
 //! ```
 //!
-//! A fence key is the keyspace as 4 big-endian bytes and the user key; all of them lie end to end in
-//! `bytes`, the i-th from `key[i]` to `key[i + 1]`. `prefix` is how many bytes they all begin with alike, and
-//! `head[i]` the next 8 as a big-endian number, padded with zeroes. Block i lies from `start[i]` to `start[i
-//! + 1]`, in units of 8 bytes. `kind` and `flags` are those of the block's header.
+//! A fence key is the keyspace as 4 big-endian bytes and the user key; all of them lie end to end
+//! in `bytes`, the i-th from `key[i]` to `key[i + 1]`. `prefix` is how many bytes they all begin
+//! with alike, and `head[i]` the next 8 as a big-endian number, padded with zeroes. Block i lies
+//! from `start[i]` to `start[i + 1]`, in units of 8 bytes. `kind` and `flags` are those of the
+//! block's header.
 //!
 //! Fence keys rise; they are equal only where a block continues the key of the block before.
 //!
-//! Example: blocks of 64 and 72 bytes with first keys `aa` and `ab` in keyspace 0: count 2, prefix 5, heads
-//! `61 00..` and `62 00..`, starts 0 8 17, keys 0 6 12, and the bytes `\0\0\0\0aa\0\0\0\0ab`.
+//! Example: blocks of 64 and 72 bytes with first keys `aa` and `ab` in keyspace 0: count 2, prefix
+//! 5, heads `61 00..` and `62 00..`, starts 0 8 17, keys 0 6 12, and the bytes
+//! `\0\0\0\0aa\0\0\0\0ab`.
 #![deny(clippy::indexing_slicing)]
 
 use std::cmp::Ordering;
@@ -324,8 +326,8 @@ impl Fences {
         key.unwrap_or_default()
     }
 
-    /// The blocks in which the newest version of `key` can be: one, or all that hold nothing else than
-    /// versions of it.
+    /// The blocks in which the newest version of `key` can be: one, or all that hold nothing else
+    /// than versions of it.
     pub fn locate(&self, key: UserKey<'_>) -> Range<usize> {
         match self.search(key) {
             Ok(first) => first..first + self.same_from(first, key),
@@ -345,7 +347,8 @@ impl Fences {
         }
     }
 
-    /// The blocks that can hold a key of `keyspace` from `lower` to before `upper`, or to the keyspace's end.
+    /// The blocks that can hold a key of `keyspace` from `lower` to before `upper`, or to the
+    /// keyspace's end.
     pub fn between(
         &self,
         keyspace: KeyspaceId,
@@ -369,8 +372,8 @@ impl Fences {
         self.search(key).unwrap_or_else(|next| next)
     }
 
-    /// The first fence that is `key`; else the first one after it. Fence keys themselves, which mostly lie in no cache, are
-    /// looked at only where heads are equal.
+    /// The first fence that is `key`; else the first one after it. Fence keys themselves, which
+    /// mostly lie in no cache, are looked at only where heads are equal.
     fn search(&self, key: UserKey<'_>) -> Result<usize, usize> {
         let keyspace = key.keyspace.0.to_be_bytes();
         let shared = self.keys.get(..self.prefix).unwrap_or_default();

@@ -6,10 +6,10 @@
 //! ```
 //!
 //! With h = `seeded(key_hash(key), seed)`, the line of a key is (h * lines) >> 64. Its 6 bits there
-//! are (a + i * b) mod 512 for i from 0 to 5, where a is the low half of h and b its high half, made
-//! odd. A line has 40 keys on average, which is 12.8 bits a key: about 1 absent key in 100 needs a
-//! look. This is a Bloom filter in blocks of one cache line (Putze, Sanders and Singler, "Cache-,
-//! hash- and space-efficient Bloom filters", 2007).
+//! are (a + i * b) mod 512 for i from 0 to 5, where a is the low half of h and b its high half,
+//! made odd. A line has 40 keys on average, which is 12.8 bits a key: about 1 absent key in 100
+//! needs a look. This is a Bloom filter in blocks of one cache line (Putze, Sanders and Singler,
+//! "Cache-, hash- and space-efficient Bloom filters", 2007).
 //!
 //! A table has one where the point index cannot be: with more blocks than that can name, or with so
 //! many keys of one hash that they find no place in it. Merges end tables before they have too many

@@ -8,13 +8,14 @@
 //! ```
 //!
 //! Integers are little-endian. `id` is the random number of the file and `size` its whole length. A
-//! section's `crc` is the checksum of its bytes at its offset; the footer's is that of all footer bytes
-//! before the field, at the footer's offset. Sections tile the space between the last block and
-//! the footer, so that every byte of a file is under some checksum. Bit 0 of `flags` says that a reader
-//! that does not know the tag must refuse the file (`Unsupported`); other sections are skipped. The other
-//! flags are zero.
+//! section's `crc` is the checksum of its bytes at its offset; the footer's is that of all footer
+//! bytes before the field, at the footer's offset. Sections tile the space between the last block
+//! and the footer, so that every byte of a file is under some checksum. Bit 0 of `flags` says that
+//! a reader that does not know the tag must refuse the file (`Unsupported`); other sections are
+//! skipped. The other flags are zero.
 //!
-//! Example: a table with one block of 64 bytes, fences of 40 bytes, no point index, properties of 50:
+//! Example: a table with one block of 64 bytes, fences of 40 bytes, no point index, properties of
+//! 50:
 //!
 //! ```text
 //! 0    block 0
@@ -47,8 +48,8 @@ const _: () = assert!(ENTRY_LEN == 28 && TAIL_LEN == 36);
 const MAX_SECTIONS: usize = 32;
 /// Reading this much of a file's end gets every footer.
 pub(crate) const MAX_FOOTER_LEN: usize = TAIL_LEN + MAX_SECTIONS * ENTRY_LEN;
-/// Sections start and end at multiples of this, but for the first one's start: buckets of the point index
-/// are then whole cache lines in a map.
+/// Sections start and end at multiples of this, but for the first one's start: buckets of the point
+/// index are then whole cache lines in a map.
 pub(crate) const SECTION_ALIGN: u64 = 64;
 
 /// Where a section lies.

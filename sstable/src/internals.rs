@@ -99,7 +99,8 @@ pub struct Block {
 }
 
 impl Block {
-    /// Takes a raw block, or unpacks a packed one. Nothing but the header is checked, and not the checksum.
+    /// Takes a raw block, or unpacks a packed one. Nothing but the header is checked, and not the
+    /// checksum.
     ///
     /// # Errors
     /// If it does not decode.

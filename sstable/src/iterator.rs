@@ -1,8 +1,8 @@
 //! Walks over the entries of a table in both directions.
 //!
-//! The position is a block, held as a slice of the map or of the cached block, and the place of a record in
-//! it. A step within a block reads the next offset and no more; key and value are sliced when they are asked
-//! for.
+//! The position is a block, held as a slice of the map or of the cached block, and the place of a
+//! record in it. A step within a block reads the next offset and no more; key and value are sliced
+//! when they are asked for.
 
 use std::fmt;
 use std::sync::Arc;
@@ -107,8 +107,8 @@ impl TableIter {
         &self.table
     }
 
-    /// True if there is a current block and it has only puts of `keyspace`, one version per key, none newer than
-    /// `at`: whoever reads at `at` need not look at its entries one by one.
+    /// True if there is a current block and it has only puts of `keyspace`, one version per key,
+    /// none newer than `at`: whoever reads at `at` need not look at its entries one by one.
     #[inline]
     pub fn plain_below(&self, keyspace: KeyspaceId, at: SeqNo) -> bool {
         self.count > 0

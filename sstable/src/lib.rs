@@ -11,15 +11,15 @@
 //!
 //! - a **block** (`block`) holds the entries of one stretch of keys, raw or compressed;
 //! - **fences** (`fence`) name the first user key of each block: ordered search starts there;
-//! - the **point index** (`point_index`) maps the hash of a user key to its newest version: a read of one
-//!   key looks at one cache line of it and then at the record, or at nothing else when the key is absent;
-//!   a table that can have none has a **filter** (`filter`) in its place;
+//! - the **point index** (`point_index`) maps the hash of a user key to its newest version: a read
+//!   of one key looks at one cache line of it and then at the record, or at nothing else when the
+//!   key is absent; a table that can have none has a **filter** (`filter`) in its place;
 //! - **properties** (`properties`) hold the counts and bounds, and the **footer** (`format`) says
 //!   where everything is.
 //!
-//! [`TableWriter`] writes a table front to back into a [`Sink`]; [`Table`] reads one through a memory
-//! map, through `pread` and the [`BlockCache`], or from memory; [`TableIter`] walks over it. Every byte of
-//! a file is covered by a checksum that also knows the file and the place.
+//! [`TableWriter`] writes a table front to back into a [`Sink`]; [`Table`] reads one through a
+//! memory map, through `pread` and the [`BlockCache`], or from memory; [`TableIter`] walks over it.
+//! Every byte of a file is covered by a checksum that also knows the file and the place.
 #![forbid(unsafe_code)]
 
 mod blob;

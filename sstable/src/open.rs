@@ -99,7 +99,8 @@ pub(crate) fn open(source: Source, id: u64, size: u64, io: IoMode, lean: bool) -
         PagedIndex::new(read, *at, fences.len()).map_err(|e| e.in_file(source.path(), *at))
     });
     let paged = paged.transpose()?;
-    // The part of the map that is a section, if there is one. The buckets of an image are not whole cache lines.
+    // The part of the map that is a section, if there is one. The buckets of an image are not whole
+    // cache lines.
     let in_place = |at: u64, read: &Bytes| match &source {
         Source::File(_) => placed(at, read),
         Source::Image(_) => None,
@@ -148,7 +149,8 @@ fn map(file: &File, size: u64) -> Result<Option<Bytes>> {
     }
 }
 
-/// The random number that a file of `size` bytes has by its footer; none if the footer does not verify.
+/// The random number that a file of `size` bytes has by its footer; none if the footer does not
+/// verify.
 pub fn stated_id(file: &File, size: u64) -> Result<Option<u64>> {
     let tail_len = size.min(MAX_FOOTER_LEN as u64);
     let tail = read_file(file, size - tail_len, tail_len)?;

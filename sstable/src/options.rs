@@ -11,8 +11,8 @@ pub enum Compression {
     /// LZ4; blocks that hardly shrink are stored raw.
     #[default]
     Lz4 = 1,
-    /// Zstandard at level 3, with feature `zstd`; without it, what asks for it or meets it is `Unsupported`.
-    /// Blocks that hardly shrink are stored raw.
+    /// Zstandard at level 3, with feature `zstd`; without it, what asks for it or meets it is
+    /// `Unsupported`. Blocks that hardly shrink are stored raw.
     Zstd = 2,
 }
 
@@ -52,7 +52,7 @@ pub enum IoMode {
     /// as by `Pread`.
     #[default]
     Mmap,
-    /// By system calls, through the block cache: for data beyond memory and for failing disks. What cannot
-    /// be read is an error.
+    /// By system calls, through the block cache: for data beyond memory and for failing disks. What
+    /// cannot be read is an error.
     Pread,
 }

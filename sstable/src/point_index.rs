@@ -7,21 +7,22 @@
 //! location := block << 10 | where the record starts in the raw block / 8
 //! ```
 //!
-//! With h = `seeded(key_hash(key), seed)`, the home of a key is bucket (h * buckets) >> 64, its fingerprint
-//! the low (32 - location_bits) bits of h, or 1 if they are all zero, and its overflow bit number (h >> 32)
-//! mod 32. A key whose home is full goes to the next bucket with a free slot, around the end if need
-//! be, at most 31 buckets on, and its overflow bit is set in every bucket that it passed. So a reader looks
-//! into the home, and goes on only while the bit is set. Buckets are filled to 12.5 keys on average: 19 %
-//! overflow, but by few keys, and about one look-up in 60 sees a second line. In one large table of 70 some key
-//! finds no place so; then there are more buckets, by an eighth each time.
+//! With h = `seeded(key_hash(key), seed)`, the home of a key is bucket (h * buckets) >> 64, its
+//! fingerprint the low (32 - location_bits) bits of h, or 1 if they are all zero, and its overflow
+//! bit number (h >> 32) mod 32. A key whose home is full goes to the next bucket with a free slot,
+//! around the end if need be, at most 31 buckets on, and its overflow bit is set in every bucket
+//! that it passed. So a reader looks into the home, and goes on only while the bit is set. Buckets
+//! are filled to 12.5 keys on average: 19 % overflow, but by few keys, and about one look-up in 60
+//! sees a second line. In one large table of 70 some key finds no place so; then there are more
+//! buckets, by an eighth each time.
 //!
 //! Each user key has one slot, whichever keyspace it is in. The table that has too many blocks for
 //! the location to leave 9 bits of fingerprint, or a key that found no place even then, has no
 //! index, and a filter ([`crate::filter`]) in its place.
 //!
-//! Example: seed 0, one bucket, 10 location bits, and the key `terrace` of keyspace 0 as the first record,
-//! at byte 40, of block 0: h = seeded(0xCDDC9E8EF76ED303, 0), fingerprint = h & 0x3fffff, slot 0 of bucket 0
-//! is fingerprint << 10 | 5.
+//! Example: seed 0, one bucket, 10 location bits, and the key `terrace` of keyspace 0 as the first
+//! record, at byte 40, of block 0: h = seeded(0xCDDC9E8EF76ED303, 0), fingerprint = h & 0x3fffff,
+//! slot 0 of bucket 0 is fingerprint << 10 | 5.
 #![deny(clippy::indexing_slicing)]
 
 use bytes::Bytes;
@@ -82,7 +83,8 @@ impl IndexBuilder {
         }
     }
 
-    /// Adds the key with this hash, whose newest version starts at byte `pos` of the raw block `block`.
+    /// Adds the key with this hash, whose newest version starts at byte `pos` of the raw block
+    /// `block`.
     #[inline]
     pub fn push(&mut self, hash: u64, block: usize, pos: usize) {
         // Of a block that cannot be named only the hash counts: then there is no index.
@@ -178,8 +180,8 @@ pub(crate) struct PointIndex {
 }
 
 impl PointIndex {
-    /// Reads the section of a table of `blocks` blocks. With `in_place`, `section` is a slice of a map and is
-    /// kept, else it is copied.
+    /// Reads the section of a table of `blocks` blocks. With `in_place`, `section` is a slice of a
+    /// map and is kept, else it is copied.
     pub fn decode(section: &Bytes, blocks: usize, in_place: bool) -> Result<PointIndex> {
         let mut decoder = Decoder::new(section);
         let seed = decoder.u64()?;

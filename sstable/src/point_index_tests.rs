@@ -73,7 +73,8 @@ fn the_worked_example_holds() {
     assert_eq!(section.len(), 128);
 }
 
-/// Found by fuzzing: with no blocks any number of bits named enough of them, and a probe shifted by it.
+/// Found by fuzzing: with no blocks any number of bits named enough of them, and a probe shifted by
+/// it.
 #[test]
 fn bits_that_no_location_has_are_refused() {
     for (bits, blocks, fits) in [
@@ -99,8 +100,8 @@ fn bits_that_no_location_has_are_refused() {
 
 #[test]
 fn a_crowd_that_finds_no_place_gets_more_buckets() {
-    // 12,500 keys take 1,000 buckets at first. 16 of them in each of 40 neighbours are one too many everywhere,
-    // and those of the first of these come last.
+    // 12,500 keys take 1,000 buckets at first. 16 of them in each of 40 neighbours are one too many
+    // everywhere, and those of the first of these come last.
     let hash = |bucket: usize, i: usize| {
         let bucket_len = u64::MAX / 1000;
         bucket as u64 * bucket_len + (i as u64 + 1) * (bucket_len / 20)

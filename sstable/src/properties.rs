@@ -8,7 +8,8 @@
 //! values, 9 blocks: varints.   5 smallest user key, 6 largest: keyspace as 4 big-endian bytes, key
 //! ```
 //!
-//! Each known tag stands once; unknown ones are skipped. Example: `01 01 05` says that there are 5 entries.
+//! Each known tag stands once; unknown ones are skipped. Example: `01 01 05` says that there are 5
+//! entries.
 #![deny(clippy::indexing_slicing)]
 
 use terrace_base::FileNumber;
@@ -45,7 +46,8 @@ pub struct TableInfo {
     pub blocks: u64,
     /// When its entries expire, if any does.
     pub expiries: Option<Expiries>,
-    /// The blob files that its values lie in, by rising number, and how many bytes each has of them.
+    /// The blob files that its values lie in, by rising number, and how many bytes each has of
+    /// them.
     pub blobs: Vec<(FileNumber, u64)>,
 }
 

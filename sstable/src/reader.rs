@@ -11,12 +11,13 @@
 //! pread       read into the block cache          read, unpacked into the block cache
 //! ```
 //!
-//! The first use of a block in the life of a `Table` checks its checksum and its whole structure, and a bit
-//! remembers that; what is read by `pread` is checked against its checksum each time. Checks are for telling;
-//! every access is bounded on its own, so that no content can cause a panic.
+//! The first use of a block in the life of a `Table` checks its checksum and its whole structure,
+//! and a bit remembers that; what is read by `pread` is checked against its checksum each time.
+//! Checks are for telling; every access is bounded on its own, so that no content can cause a
+//! panic.
 //!
-//! A look-up of one key asks the point index. Only a reader that must see an older version than the newest,
-//! or a table without index, goes through the fences and searches the block.
+//! A look-up of one key asks the point index. Only a reader that must see an older version than the
+//! newest, or a table without index, goes through the fences and searches the block.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -201,7 +202,8 @@ impl Table {
         };
         for (block, pos) in index.probe(hash) {
             let reference = self.block(block)?;
-            // Most records span two cache lines or three: ask for the next ones along with the first.
+            // Most records span two cache lines or three: ask for the next ones along with the
+            // first.
             prefetch_lines(reference.bytes(), pos + LINE, 2);
             let record = match Record::at(reference.bytes(), pos) {
                 Some(record) if record.key == key.bytes && self.is_in(block, *key) => record,
@@ -288,8 +290,8 @@ impl Table {
         Ok(None)
     }
 
-    /// Among blocks that all begin with the same user key, the last one that begins at or above `at`; else
-    /// the first.
+    /// Among blocks that all begin with the same user key, the last one that begins at or above
+    /// `at`; else the first.
     pub(crate) fn block_of_version(&self, blocks: &Range<usize>, at: SeqNo) -> Result<usize> {
         let (mut low, mut high) = (blocks.start + 1, blocks.end);
         while low < high {
@@ -325,8 +327,8 @@ impl Table {
         TableIter::new(Arc::clone(self), false)
     }
 
-    /// An iterator for reading everything once: by `pread` in large pieces, past the block cache, with every
-    /// block checked against its checksum.
+    /// An iterator for reading everything once: by `pread` in large pieces, past the block cache,
+    /// with every block checked against its checksum.
     pub fn scan(self: &Arc<Table>) -> TableIter {
         TableIter::new(Arc::clone(self), true)
     }
@@ -345,8 +347,8 @@ impl Table {
         image + index + paged + slots + self.fences.memory() + fixed as u64
     }
 
-    /// Checks everything: every block by `pread`, counts and bounds against the properties, and that the
-    /// point index finds the newest version of every key, or that each passes the filter.
+    /// Checks everything: every block by `pread`, counts and bounds against the properties, and
+    /// that the point index finds the newest version of every key, or that each passes the filter.
     pub fn verify(&self) -> Result<()> {
         crate::verify::verify(self)
     }
@@ -473,8 +475,8 @@ impl Table {
             })
     }
 
-    /// The raw form of `stored`, which is block `i`. Unless it is `trusted` its checksum is checked, and its
-    /// structure if that has not happened yet. `scratch` is memory to unpack into.
+    /// The raw form of `stored`, which is block `i`. Unless it is `trusted` its checksum is
+    /// checked, and its structure if that has not happened yet. `scratch` is memory to unpack into.
     pub(crate) fn raw_form(
         &self,
         i: usize,
@@ -532,7 +534,8 @@ impl Table {
     }
 }
 
-/// What a search of a block of 8 KiB looks at first: header, heads, and after the offsets the first record.
+/// What a search of a block of 8 KiB looks at first: header, heads, and after the offsets the first
+/// record.
 pub(crate) const SEARCHED_LINES: usize = 8;
 /// Length of a cache line.
 pub(crate) const LINE: usize = 64;

@@ -1,17 +1,19 @@
 //! What can still be read of a table that is damaged: its blocks, one by one.
 //!
-//! Nothing but the table's id is needed to tell a block from other bytes: the checksum knows the id and the
-//! offset. So the file is searched front to back. A block that verifies is taken and the search goes on behind
-//! it; elsewhere it goes on 8 bytes further. Footer, fences and point index are not used to find blocks, so it does
-//! not matter whether they can be read; the id comes from the manifest, or else from the footer, which is
-//! looked for from the end, in case something was appended.
+//! Nothing but the table's id is needed to tell a block from other bytes: the checksum knows the id
+//! and the offset. So the file is searched front to back. A block that verifies is taken and the
+//! search goes on behind it; elsewhere it goes on 8 bytes further. Footer, fences and point index
+//! are not used to find blocks, so it does not matter whether they can be read; the id comes from
+//! the manifest, or else from the footer, which is looked for from the end, in case something was
+//! appended.
 //!
-//! Between two blocks that verify, and before the first and behind the last, lies what is lost. Keys there lie
-//! between those of the neighbours, *both included*: a key may have versions in several blocks.
+//! Between two blocks that verify, and before the first and behind the last, lies what is lost.
+//! Keys there lie between those of the neighbours, *both included*: a key may have versions in
+//! several blocks.
 //!
 //! The search computes checksums only where a block's header is plausible; bytes made to look like
-//! many long blocks would cost one each, so broken candidates may add up to a few times the file's size, and
-//! what lies behind is then given up.
+//! many long blocks would cost one each, so broken candidates may add up to a few times the file's
+//! size, and what lies behind is then given up.
 #![deny(clippy::indexing_slicing)]
 
 use std::ops::Range;
@@ -66,7 +68,8 @@ pub struct Salvaged {
     pub lost: Vec<LostStretch>,
 }
 
-/// Looks for a footer that verifies, from the end of `bytes`. One of a newer format is `Unsupported`.
+/// Looks for a footer that verifies, from the end of `bytes`. One of a newer format is
+/// `Unsupported`.
 pub fn identify(bytes: &[u8]) -> Result<Option<Identity>> {
     let mut end = bytes.len();
     loop {
@@ -110,8 +113,9 @@ fn identity_of(bytes: &[u8]) -> Result<Option<Identity>> {
     }))
 }
 
-/// Gives every entry of every block of `bytes` that verifies under `id` to `sink`, in order. `blocks` is how many
-/// there were, if that is known: once all are found nothing is lost, whatever lies behind.
+/// Gives every entry of every block of `bytes` that verifies under `id` to `sink`, in order.
+/// `blocks` is how many there were, if that is known: once all are found nothing is lost, whatever
+/// lies behind.
 pub fn salvage(
     bytes: &Bytes,
     id: u64,

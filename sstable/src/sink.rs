@@ -30,7 +30,8 @@ const SMALLEST_BUFFER: usize = 64 << 10;
 /// What a buffer begins with: most tables of an ingest are no larger.
 const FIRST_BUFFER: usize = 64 << 10;
 
-/// Writes a file from its start, in pieces of up to 4 MiB. Syncs nothing: that is the owner's to do.
+/// Writes a file from its start, in pieces of up to 4 MiB. Syncs nothing: that is the owner's to
+/// do.
 #[derive(Debug)]
 pub struct FileSink {
     file: File,

@@ -1,8 +1,9 @@
 //! How much of a table lies between two keys, told from its fences.
 //!
-//! Fences know the first key of each block, how many entries and tombstones it has, and where it lies. So whole blocks
-//! are counted without being read; of a block that only begins or only ends in the range no more is known than that,
-//! and it is counted whole. A stretch is therefore never too small, and too large by less than two blocks.
+//! Fences know the first key of each block, how many entries and tombstones it has, and where it
+//! lies. So whole blocks are counted without being read; of a block that only begins or only ends
+//! in the range no more is known than that, and it is counted whole. A stretch is therefore never
+//! too small, and too large by less than two blocks.
 //!
 //! ```text
 //! blocks       [a..e] [f..k] [l..r] [s..z]
@@ -29,8 +30,8 @@ pub struct Stretch {
 }
 
 impl Table {
-    /// The blocks that can hold a key of `keyspace` from `lower` to before `upper`, or to the keyspace's end. Reads
-    /// no block.
+    /// The blocks that can hold a key of `keyspace` from `lower` to before `upper`, or to the
+    /// keyspace's end. Reads no block.
     pub fn stretch(&self, keyspace: KeyspaceId, lower: &[u8], upper: Option<&[u8]>) -> Stretch {
         let fences = self.fences();
         let blocks = fences.between(keyspace, lower, upper);

@@ -108,8 +108,8 @@ impl<'t> Value<'t> {
         part
     }
 
-    /// The value as bytes that outlive the table: a copy up to 512 bytes or of memory outside of tables, else a slice
-    /// that keeps the table's map or the cached block in memory.
+    /// The value as bytes that outlive the table: a copy up to 512 bytes or of memory outside of
+    /// tables, else a slice that keeps the table's map or the cached block in memory.
     pub fn into_bytes(self) -> Bytes {
         if self.len <= COPY_LIMIT {
             return Bytes::copy_from_slice(&self);

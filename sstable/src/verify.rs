@@ -105,7 +105,8 @@ impl Sums {
             self.max_seq = self.max_seq.max(record.seq());
             previous = Some(record.key);
         }
-        // Keys rise, so the fences lead to this block for all of them if they do for the first and the last.
+        // Keys rise, so the fences lead to this block for all of them if they do for the first and
+        // the last.
         if let Some(user) = last_new {
             find_by_fences(table, user, i)?;
         }

@@ -1,9 +1,9 @@
 //! Writes a table front to back.
 //!
-//! Entries gather in a [`BlockBuilder`]; a full block goes to the sink, its first key to the fences and the
-//! place of each user key's newest version to the point index. A block is cut between user keys: where the
-//! versions of the last key would exceed it, they move to the next block together, and only a key that
-//! fills a block alone goes on in a block that *continues*.
+//! Entries gather in a [`BlockBuilder`]; a full block goes to the sink, its first key to the fences
+//! and the place of each user key's newest version to the point index. A block is cut between user
+//! keys: where the versions of the last key would exceed it, they move to the next block together,
+//! and only a key that fills a block alone goes on in a block that *continues*.
 
 use std::collections::BTreeMap;
 
@@ -112,8 +112,8 @@ impl<S: Sink> TableWriter<S> {
         self.options.block_size = bytes.clamp(512, 65_536);
     }
 
-    /// Adds an entry; keys rise strictly. An entry out of order is `Corruption`: whatever it comes from is
-    /// damaged. After an error the table is worth nothing.
+    /// Adds an entry; keys rise strictly. An entry out of order is `Corruption`: whatever it comes
+    /// from is damaged. After an error the table is worth nothing.
     pub fn add(&mut self, key: KeyRef<'_>, value: &[u8]) -> Result<()> {
         let first = self.check(key, value)?;
         let user = key.user;
@@ -196,7 +196,8 @@ impl<S: Sink> TableWriter<S> {
         }
     }
 
-    /// Writes the first `count` entries as a block; `open` if the last one's key goes on in the next.
+    /// Writes the first `count` entries as a block; `open` if the last one's key goes on in the
+    /// next.
     fn write_block(&mut self, count: usize, open: bool) -> Result<()> {
         let count = count.min(self.block.len());
         let cut = self
@@ -259,8 +260,8 @@ impl<S: Sink> TableWriter<S> {
         (self.entries > 0).then(|| UserKey::new(self.last_keyspace, &self.last_bytes))
     }
 
-    /// Writes the rest. A table without entries is `Invalid`, one to be packed as this build cannot is
-    /// `Unsupported`. The sink has everything then, but nothing is synced.
+    /// Writes the rest. A table without entries is `Invalid`, one to be packed as this build cannot
+    /// is `Unsupported`. The sink has everything then, but nothing is synced.
     pub fn finish(mut self) -> Result<(TableInfo, S)> {
         self.options.compression.check()?;
         let Some(smallest) = self.first_key.take() else {

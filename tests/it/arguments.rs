@@ -313,8 +313,8 @@ fn a_dropped_keyspace_is_gone_and_a_new_one_of_its_name_is_another() {
     assert_eq!(new.iter().count(), 1);
 }
 
-/// Tables of the last level are merged only when something comes down, so the space of a dropped keyspace is sought
-/// out: tables of nothing else go whole, others are written again without it.
+/// Tables of the last level are merged only when something comes down, so the space of a dropped
+/// keyspace is sought out: tables of nothing else go whole, others are written again without it.
 #[test]
 fn a_dropped_keyspace_gives_its_space_back() {
     let db = memory();

@@ -68,7 +68,8 @@ fn batch(db: &Db, r: &mut Random, model: &mut Model, keys: &[Vec<u8>]) {
     let empty = batch.is_empty();
     match (db.write(batch), broken) {
         (Ok(_), None) => {
-            // Versions are read back: the model does not know which operation of the batch was the last.
+            // Versions are read back: the model does not know which operation of the batch was the
+            // last.
             for (key, (value, seq)) in &mut after {
                 let entry = db.get_entry(key).unwrap().unwrap();
                 assert_eq!(entry.value, *value);
@@ -456,7 +457,8 @@ fn a_pop_costs_the_same_however_many_were_popped() {
     }
 }
 
-/// Each append wrote the whole value so far: 2,000 of them took a thousand times their bytes in the log.
+/// Each append wrote the whole value so far: 2,000 of them took a thousand times their bytes in the
+/// log.
 #[test]
 fn appends_to_one_key_of_a_batch_write_its_value_once() {
     const TIMES: usize = 20_000;

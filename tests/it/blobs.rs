@@ -280,7 +280,8 @@ fn what_is_dead_is_given_back_and_pinned_readers_read_on() {
     assert!(db.is_empty().unwrap());
 }
 
-/// A collection that runs while a key is deleted must not bring it back: the rewritten entry keeps its place.
+/// A collection that runs while a key is deleted must not bring it back: the rewritten entry keeps
+/// its place.
 #[test]
 fn collection_brings_no_deleted_key_back() {
     for tombstone_first in [false, true] {
@@ -361,8 +362,8 @@ fn filters_and_operators_see_large_values() {
     assert!(stats.blob_live_bytes > 9000, "{stats:?}");
 }
 
-/// What was acknowledged under Sync is there after a cut, whatever the disk had of the rest; and no frame counts whose
-/// value is torn.
+/// What was acknowledged under Sync is there after a cut, whatever the disk had of the rest; and no
+/// frame counts whose value is torn.
 #[test]
 fn a_cut_loses_no_synced_value_and_shows_no_torn_one() {
     for seed in 0..60u64 {
@@ -474,8 +475,8 @@ fn damage_is_named_and_concerns_only_the_values_it_hit() {
     assert_eq!(error.kind(), ErrorKind::Corruption);
 }
 
-/// Where the entry that lists a blob file was cut off, the value was once taken for one that never was acknowledged;
-/// and if it had been promised, the error named no file.
+/// Where the entry that lists a blob file was cut off, the value was once taken for one that never
+/// was acknowledged; and if it had been promised, the error named no file.
 #[test]
 fn a_cut_manifest_is_refused_by_name_or_harmless() {
     let vfs = MemVfs::new(1);

@@ -217,7 +217,8 @@ fn a_crash_leaves_a_whole_copy_or_none_and_the_database_as_it_was() {
         "{none} without a copy, {whole} with one"
     );
 
-    // Once it has returned nothing that becomes of the database touches it, at whatever moment the power fails.
+    // Once it has returned nothing that becomes of the database touches it, at whatever moment the
+    // power fails.
     let images = Arc::new(Mutex::new(Vec::new()));
     let kept = images.clone();
     vfs.set_hook(Some(Arc::new(move |vfs, call| {
@@ -312,8 +313,8 @@ fn where_files_cannot_be_linked_they_are_copied() {
     assert_eq!(read(options(), &copy), wanted);
 }
 
-/// What a checkpoint returns for survives a power cut: also in a folder whose name nobody has made durable yet, and where
-/// files had to be copied.
+/// What a checkpoint returns for survives a power cut: also in a folder whose name nobody has made
+/// durable yet, and where files had to be copied.
 #[test]
 fn a_checkpoint_that_returned_is_durable() {
     for links in [true, false] {

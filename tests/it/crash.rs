@@ -6,7 +6,8 @@ use terrace_kit::{
     Allowed, Crash, Generator, Mode, Op, Profile, Random, Recovery, Runner, Scenario, Watch,
 };
 
-/// With its threads at work: flushes of a part of the log, compactions and spares come at any moment.
+/// With its threads at work: flushes of a part of the log, compactions and spares come at any
+/// moment.
 #[test]
 fn crashes_lose_nothing_beside_threads() {
     let mut images = 0;

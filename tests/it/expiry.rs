@@ -362,7 +362,8 @@ fn a_clock_that_says_1970_is_not_believed() {
     }
 }
 
-/// Half of a table that expires is given back before the rest does, and each table goes soon after its last entry.
+/// Half of a table that expires is given back before the rest does, and each table goes soon after
+/// its last entry.
 #[test]
 fn space_comes_back_without_writes() {
     let (clock, db) = opened();
@@ -383,7 +384,8 @@ fn space_comes_back_without_writes() {
     assert_eq!(db.stats().table_bytes, 0);
 }
 
-/// With threads and the system's clock: what expires in memory leaves memory, log and tables by itself.
+/// With threads and the system's clock: what expires in memory leaves memory, log and tables by
+/// itself.
 #[test]
 fn an_idle_database_gives_expired_entries_back() {
     let db = Options::new().open_in_memory().unwrap();

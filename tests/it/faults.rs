@@ -14,7 +14,8 @@ const DIR: &str = "/data/db";
 
 const EIO: i32 = 5;
 
-/// After a failed sync of the directory names made by others may be gone: nothing relies on a second one.
+/// After a failed sync of the directory names made by others may be gone: nothing relies on a
+/// second one.
 #[test]
 fn a_failed_directory_sync_ends_writes() {
     for at in 1.. {
@@ -141,7 +142,8 @@ fn of_several_writers_whose_sync_fails_none_is_acknowledged_and_lost() {
                 let (key, value) = (format!("{writer}-{n}"), vec![n as u8; 300]);
                 match db.put(&key, &value) {
                     Ok(_) => acknowledged.lock().unwrap().insert(key.into_bytes(), value),
-                    // The sync of a new segment may be the one that failed: that write can be tried again.
+                    // The sync of a new segment may be the one that failed: that write can be tried
+                    // again.
                     Err(error) if error.kind() == ErrorKind::Io => continue,
                     Err(error) => return error,
                 };
@@ -181,7 +183,8 @@ fn of_several_writers_whose_sync_fails_none_is_acknowledged_and_lost() {
     }
 }
 
-/// A log thread that waits before it tries again to make a spare segment must not sleep over syncs that are due.
+/// A log thread that waits before it tries again to make a spare segment must not sleep over syncs
+/// that are due.
 #[test]
 fn writes_at_intervals_are_synced_though_no_spare_can_be_made() {
     let disk = MemVfs::crashable(1);

@@ -163,7 +163,8 @@ fn writers_go_on_meanwhile_and_nothing_of_theirs_is_lost() {
     assert_eq!(db.prefix([0]).count(), 5000);
 }
 
-/// Crashes at every changing call of an ingest: all of it is there or nothing, and what was written before always.
+/// Crashes at every changing call of an ingest: all of it is there or nothing, and what was written
+/// before always.
 #[test]
 fn a_crash_leaves_all_of_an_ingest_or_nothing() {
     for flushed in [false, true] {
@@ -171,7 +172,8 @@ fn a_crash_leaves_all_of_an_ingest_or_nothing() {
     }
 }
 
-/// With or without something in memory, which a flush would take along, its sync of the directory too.
+/// With or without something in memory, which a flush would take along, its sync of the directory
+/// too.
 fn crash_an_ingest(flushed: bool) {
     let vfs = MemVfs::crashable(7);
     let shared: Arc<dyn Vfs> = vfs.clone();
@@ -219,7 +221,8 @@ fn crash_an_ingest(flushed: bool) {
     }
 }
 
-/// Each took 2^32 of the 2^56 there are, also one of a single entry: after 16.7 million ingests there were none left.
+/// Each took 2^32 of the 2^56 there are, also one of a single entry: after 16.7 million ingests
+/// there were none left.
 #[test]
 fn ingests_take_few_sequence_numbers() {
     let db = tiny().open_in_memory().unwrap();
@@ -236,8 +239,8 @@ fn ingests_take_few_sequence_numbers() {
     check(&db, 3000, |_| Some(3));
 }
 
-/// Each that was overtaken reached 16 times as far, which overtook all others: 32 threads with small ingests used all
-/// numbers up within 10 s, and the database took no more writes.
+/// Each that was overtaken reached 16 times as far, which overtook all others: 32 threads with
+/// small ingests used all numbers up within 10 s, and the database took no more writes.
 #[test]
 fn ingests_of_many_threads_do_not_outbid_each_other() {
     const THREADS: u64 = 16;

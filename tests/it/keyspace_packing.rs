@@ -56,7 +56,8 @@ fn check(keyspace: &Keyspace) {
     }
 }
 
-/// The kinds of the first blocks of all tables, in the order in which they were made: 0 raw, 1 LZ4, 2 zstd.
+/// The kinds of the first blocks of all tables, in the order in which they were made: 0 raw, 1 LZ4,
+/// 2 zstd.
 fn kinds(vfs: &MemVfs) -> Vec<u8> {
     let mut tables: Vec<_> = vfs.files().into_iter().map(|(path, _)| path).collect();
     tables.retain(|path| path.extension().is_some_and(|end| end == "sst"));
@@ -202,7 +203,8 @@ fn a_table_moves_into_the_last_level_only_if_it_is_packed_as_its_keyspace_says()
     }
 }
 
-/// How far the estimate for one key is beyond the truth, at worst: it counts the blocks that the key may lie in.
+/// How far the estimate for one key is beyond the truth, at worst: it counts the blocks that the
+/// key may lie in.
 fn in_blocks(keyspace: &Keyspace) -> u64 {
     let at = |n: u32| {
         let key = n.to_be_bytes();

@@ -25,7 +25,8 @@ fn small(vfs: Arc<dyn Vfs>) -> Options {
     })
 }
 
-/// What one process leaves in memory that is killed after a workload: tables, several segments, an open log.
+/// What one process leaves in memory that is killed after a workload: tables, several segments, an
+/// open log.
 fn killed(seed: u64) -> (Arc<MemVfs>, Runner) {
     let vfs = MemVfs::crashable(seed);
     let mut runner = Runner::new(Scenario::by_hand(vfs.clone()), seed).unwrap();
@@ -43,8 +44,9 @@ fn bytes_of(disk: &MemVfs) -> Vec<(PathBuf, Option<Vec<u8>>)> {
         .collect()
 }
 
-/// Opens what a kill left with each call failing in turn, of one kind if `only` names it; how many failed. What is
-/// opened is whole, and as long as `CURRENT` is the same a failed open has changed no file.
+/// Opens what a kill left with each call failing in turn, of one kind if `only` names it; how many
+/// failed. What is opened is whole, and as long as `CURRENT` is the same a failed open has changed
+/// no file.
 fn failing_opens(only: Option<Calls>, seed: u64, sticky: bool) -> u64 {
     let (image, runner) = killed(seed);
     let whole = |disk: Arc<dyn Vfs>, disarm: &dyn Fn()| -> terrace::Result<()> {
@@ -127,8 +129,8 @@ fn crash_an_open(image: &Arc<MemVfs>, runner: &Runner, seed: u64) -> usize {
     moments.len()
 }
 
-/// Elsewhere a second crash, while the first was recovered from, made a torn commit the truth, or had a file number
-/// given out twice.
+/// Elsewhere a second crash, while the first was recovered from, made a torn commit the truth, or
+/// had a file number given out twice.
 #[test]
 fn a_recovery_that_crashes_at_any_call_is_begun_again() {
     let recovered = |seed| {
@@ -146,7 +148,8 @@ fn a_creation_that_crashes_at_any_call_is_begun_again() {
     assert!(crash_an_open(&vfs, &runner, 1) > 50);
 }
 
-/// Elsewhere the followers of a group commit were told that all is well when their leader's write had failed.
+/// Elsewhere the followers of a group commit were told that all is well when their leader's write
+/// had failed.
 #[test]
 fn of_several_writers_none_is_acknowledged_behind_an_append_that_failed() {
     let mut appends = 0;
@@ -203,8 +206,8 @@ fn of_several_writers_none_is_acknowledged_behind_an_append_that_failed() {
     assert!(appends > 5, "{appends} appends failed");
 }
 
-/// Elsewhere the position up to which the log is on disk was noted under one set of options only, so that under
-/// the others damage passed for the log's end.
+/// Elsewhere the position up to which the log is on disk was noted under one set of options only,
+/// so that under the others damage passed for the log's end.
 #[test]
 fn damage_below_a_promise_is_seen_under_every_option() {
     for n in 0..24usize {
@@ -395,7 +398,8 @@ fn rows(list: &str) -> impl Iterator<Item = (u32, &str)> {
     })
 }
 
-/// What is wrong with the list: rows that are missing, doubled or without a reason, and tests that do not exist.
+/// What is wrong with the list: rows that are missing, doubled or without a reason, and tests that
+/// do not exist.
 fn wrong_with(list: &str, root: &Path) -> Vec<String> {
     let mut wrong = Vec::new();
     let numbers: Vec<u32> = rows(list).map(|(number, _)| number).collect();

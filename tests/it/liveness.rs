@@ -218,7 +218,8 @@ fn is_log_sync(call: &Call) -> bool {
     call.op == Op::SyncData && is_segment(call)
 }
 
-/// A sync in flight does not cover a ticket that is submitted after it began: the log's thread leads another.
+/// A sync in flight does not cover a ticket that is submitted after it began: the log's thread
+/// leads another.
 #[test]
 fn a_ticket_submitted_during_a_sync_is_synced_soon() {
     watched(|| {
@@ -380,7 +381,8 @@ fn a_table_that_an_iterator_pinned_goes_with_it() {
     });
 }
 
-/// Each look at a large read set was overtaken by a flush, so the commit looked at all of it again, without end.
+/// Each look at a large read set was overtaken by a flush, so the commit looked at all of it again,
+/// without end.
 #[test]
 fn a_large_transaction_is_not_overtaken_by_flushes() {
     const KEYS: u32 = 200_000;
@@ -425,7 +427,8 @@ fn a_large_transaction_is_not_overtaken_by_flushes() {
     });
 }
 
-/// Each adds a run to level 0 and writes little to the log: they were free, and 64 threads outran compaction by far.
+/// Each adds a run to level 0 and writes little to the log: they were free, and 64 threads outran
+/// compaction by far.
 #[test]
 fn ingests_and_flushes_pay_for_the_runs_they_add() {
     watched(|| {
@@ -455,7 +458,8 @@ fn ingests_and_flushes_pay_for_the_runs_they_add() {
                 });
             }
         });
-        // In 4 s some 30 runs may be added before the price is at its height, and then two a second.
+        // In 4 s some 30 runs may be added before the price is at its height, and then two a
+        // second.
         let runs = db.stats().levels[0].runs;
         assert!((5..80).contains(&runs), "{runs} runs, {added:?} calls");
         drop(stuck);

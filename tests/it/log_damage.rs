@@ -1,8 +1,8 @@
 //! Damage to the files of a database: every outcome is an error that names it, or the right answers.
 //!
-//! The log is held against its own frames: the test reads their lengths and promises, and so knows what any
-//! damage must lead to. The other files are held against the state that the database had. Single bits, bytes and
-//! lengths of all files are the matter of `tests/torture/src/corrupt.rs`.
+//! The log is held against its own frames: the test reads their lengths and promises, and so knows
+//! what any damage must lead to. The other files are held against the state that the database had.
+//! Single bits, bytes and lengths of all files are the matter of `tests/torture/src/corrupt.rs`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

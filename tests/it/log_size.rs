@@ -43,7 +43,8 @@ fn overwriting_the_same_keys_does_not_make_the_log_long() {
         overwrite(&db, round);
         longest = longest.max(db.stats().log_bytes);
     }
-    // Twice a memtable, what is written during a flush, the segment in use and the spare one, and a list.
+    // Twice a memtable, what is written during a flush, the segment in use and the spare one, and a
+    // list.
     let budget = memory / 4;
     let bound = 2 * budget / 3 + budget + 2 * (8 << 20) + (2 << 20);
     assert!(longest <= bound, "{longest} bytes of log");

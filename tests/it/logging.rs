@@ -13,7 +13,8 @@ const SECRET: &str = "TOPSECRET";
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
 
-/// Keeps what is logged by the whole process; other tests run beside, so each here has a directory of its own name.
+/// Keeps what is logged by the whole process; other tests run beside, so each here has a directory
+/// of its own name.
 struct Kept(Mutex<Vec<(Level, String)>>);
 
 static KEPT: Kept = Kept(Mutex::new(Vec::new()));
@@ -48,7 +49,8 @@ fn listen() {
     });
 }
 
-/// How often something was said at `level` that has all of `words` in it; nothing that was ever said has a secret.
+/// How often something was said at `level` that has all of `words` in it; nothing that was ever
+/// said has a secret.
 fn said(level: Level, words: &[&str]) -> usize {
     let kept = KEPT.0.lock().unwrap();
     assert!(

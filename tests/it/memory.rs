@@ -32,7 +32,8 @@ fn a_list_takes_a_small_part_of_the_write_budget() {
     assert_eq!(db.iter().count(), 600);
 }
 
-/// A table of 32 MiB had an index of several MiB in memory until it was finished, whatever there was for jobs.
+/// A table of 32 MiB had an index of several MiB in memory until it was finished, whatever there
+/// was for jobs.
 #[test]
 fn a_table_ends_where_its_index_would_take_more_than_a_job_has() {
     let db = open(&least());

@@ -405,7 +405,8 @@ fn an_operator_may_read() {
     inside.lock().unwrap().take();
 }
 
-/// Many operands of one key do not pile up, and reads stay cheap: pieces of the memtable are combined as they are sealed.
+/// Many operands of one key do not pile up, and reads stay cheap: pieces of the memtable are
+/// combined as they are sealed.
 #[test]
 fn a_hot_key_stays_short() {
     let calls = Arc::new(AtomicUsize::new(0));

@@ -245,8 +245,8 @@ fn a_directory_that_cannot_be_written_can_be_read() {
 
 const CHILD: &str = "TERRACE_CHILD";
 
-/// Not a test of its own: the other process of the tests below. It opens the database in the directory named by
-/// the environment, says how that went, and lives until it is killed.
+/// Not a test of its own: the other process of the tests below. It opens the database in the
+/// directory named by the environment, says how that went, and lives until it is killed.
 #[test]
 fn child() {
     let Ok(task) = std::env::var(CHILD) else {

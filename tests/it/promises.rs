@@ -134,7 +134,8 @@ fn read_all(db: &Db) {
     assert_eq!(db.snapshot().get("memory").unwrap().unwrap(), "2");
 }
 
-/// A writer stands in the middle of its commit, in the write to the log or in its sync, for as long as the disk takes.
+/// A writer stands in the middle of its commit, in the write to the log or in its sync, for as long
+/// as the disk takes.
 #[test]
 fn readers_go_on_while_a_write_stands_still() {
     for stuck in [Calls::Write, Calls::SyncData] {

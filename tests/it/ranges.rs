@@ -214,8 +214,8 @@ fn deletes_are_kept_in_the_log_and_in_the_manifest() {
     }
 }
 
-/// A scan over what was deleted in one piece costs some seeks, however much it was. Counted in entries that sources step
-/// over is not possible from outside, so this compares times, generously.
+/// A scan over what was deleted in one piece costs some seeks, however much it was. Counted in
+/// entries that sources step over is not possible from outside, so this compares times, generously.
 #[test]
 fn a_scan_over_a_deleted_range_does_not_walk_it() {
     let db = Options::new().memory(64 << 20).open_in_memory().unwrap();
@@ -242,8 +242,8 @@ fn a_scan_over_a_deleted_range_does_not_walk_it() {
     );
 }
 
-/// A log whose head is deleted again and again: each delete covers those before it, and together they once cost their
-/// number squared with each scan, so that 10,000 of them never came to an end.
+/// A log whose head is deleted again and again: each delete covers those before it, and together
+/// they once cost their number squared with each scan, so that 10,000 of them never came to an end.
 #[test]
 fn a_head_that_is_deleted_again_and_again_costs_no_more_each_time() {
     let db = Options::new().open_in_memory().unwrap();
@@ -307,7 +307,8 @@ fn a_look_at_a_range_is_short() {
     assert_eq!((db.stats().range_deletes, keys(&db).len()), (0, 0));
 }
 
-/// Whichever way a delete goes, what was written before it is gone, and what was written after it is there.
+/// Whichever way a delete goes, what was written before it is gone, and what was written after it
+/// is there.
 #[test]
 fn deletes_of_few_keys_have_their_place_among_other_writes() {
     let (mut by_key, mut by_range) = (0, 0);
@@ -346,7 +347,8 @@ fn deletes_of_few_keys_have_their_place_among_other_writes() {
     );
 }
 
-/// It found nothing and wrote nothing; but the delete that it relied on was not durable, and a power cut brought the key back.
+/// It found nothing and wrote nothing; but the delete that it relied on was not durable, and a
+/// power cut brought the key back.
 #[test]
 fn a_range_without_keys_is_as_durable_as_its_delete() {
     let vfs = MemVfs::crashable(1);
@@ -363,8 +365,8 @@ fn a_range_without_keys_is_as_durable_as_its_delete() {
     assert_eq!(db.get("k").unwrap(), None);
 }
 
-/// A scan stepped over every entry that lay in one list with the delete: 16 K of them, at a hundred times the cost of an
-/// empty scan.
+/// A scan stepped over every entry that lay in one list with the delete: 16 K of them, at a hundred
+/// times the cost of an empty scan.
 #[test]
 fn many_entries_in_memory_are_set_apart_from_their_delete() {
     for (entries, set_apart) in [(100, 0), (1000, 1)] {
@@ -382,8 +384,8 @@ fn many_entries_in_memory_are_set_apart_from_their_delete() {
     }
 }
 
-/// Each delete made a new set of all while nobody else could write: 8,000 of them in a batch held every writer for six
-/// seconds, and twice as many took four times as long.
+/// Each delete made a new set of all while nobody else could write: 8,000 of them in a batch held
+/// every writer for six seconds, and twice as many took four times as long.
 #[test]
 fn many_range_deletes_in_a_batch_cost_what_each_does() {
     let db = Options::new().open_in_memory().unwrap();
@@ -399,7 +401,8 @@ fn many_range_deletes_in_a_batch_cost_what_each_does() {
     assert_eq!(db.iter().count(), 1);
 }
 
-/// Each list of 256 range deletes became a piece of the memtable that stayed as it was, and each get asked all of them.
+/// Each list of 256 range deletes became a piece of the memtable that stayed as it was, and each
+/// get asked all of them.
 #[test]
 fn range_deletes_do_not_pile_up_in_pieces_and_leave_with_the_flush() {
     let options = Options::new().tune(|tuning| tuning.manual = true);
@@ -420,8 +423,9 @@ fn range_deletes_do_not_pile_up_in_pieces_and_leave_with_the_flush() {
     assert_eq!(db.stats().range_deletes, 0);
 }
 
-/// The head of a log, deleted further and further: a delete that a longer one covers is of no use once everybody sees
-/// the longer one. Each of those that a snapshot keeps costs as much as the first.
+/// The head of a log, deleted further and further: a delete that a longer one covers is of no use
+/// once everybody sees the longer one. Each of those that a snapshot keeps costs as much as the
+/// first.
 #[test]
 fn deletes_that_cover_each_other_do_not_add_up() {
     let head = |n: u32| ..n.to_be_bytes();
@@ -463,7 +467,8 @@ fn deletes_that_cover_each_other_do_not_add_up() {
     assert_eq!(db.iter().count(), 11);
 }
 
-/// Old range deletes that hide something until a table is written again went one by one, each by an edit.
+/// Old range deletes that hide something until a table is written again went one by one, each by an
+/// edit.
 #[test]
 fn many_range_deletes_are_worked_off_together() {
     let options = Options::new().tune(|tuning| tuning.manual = true);
@@ -489,7 +494,8 @@ fn many_range_deletes_are_worked_off_together() {
     assert_eq!(db.iter().count(), 11_000);
 }
 
-/// A transaction finds that what it read was deleted since, also where the delete hid nothing and a flush has seen that.
+/// A transaction finds that what it read was deleted since, also where the delete hid nothing and a
+/// flush has seen that.
 #[test]
 fn a_flush_keeps_a_delete_of_nothing_for_older_transactions() {
     let db = Options::new()

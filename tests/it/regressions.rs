@@ -22,8 +22,8 @@ fn an_empty_key_with_an_empty_value_is_an_entry() {
     assert_eq!(db.iter().count(), 1);
 }
 
-/// Tables are opened when first read: an iterator that had not come to one when its database was closed found
-/// the file gone once the next opener had compacted.
+/// Tables are opened when first read: an iterator that had not come to one when its database was
+/// closed found the file gone once the next opener had compacted.
 #[test]
 fn an_iterator_outlives_its_database_and_its_files() {
     let vfs: Arc<dyn Vfs> = MemVfs::new(1);
@@ -92,7 +92,8 @@ fn a_database_can_be_used_while_a_thread_unwinds() {
     db.put("k", "v").unwrap();
 }
 
-/// Images of sealed lists left out the entries of a dropped keyspace although a snapshot still saw them.
+/// Images of sealed lists left out the entries of a dropped keyspace although a snapshot still saw
+/// them.
 #[test]
 fn a_snapshot_keeps_a_dropped_keyspace_in_memory_too() {
     let options = Options::new().tune(|tuning| tuning.list_entries = 4);
@@ -116,7 +117,8 @@ fn a_snapshot_keeps_a_dropped_keyspace_in_memory_too() {
     assert_eq!(db.iter().count(), 100);
 }
 
-/// An image of nothing but a dropped keyspace's entries was empty, which no table may be: `flush` failed with that.
+/// An image of nothing but a dropped keyspace's entries was empty, which no table may be: `flush`
+/// failed with that.
 #[test]
 fn a_keyspace_dropped_while_it_is_in_memory_is_no_trouble() {
     let options = Options::new().tune(|tuning| tuning.list_entries = 4);
@@ -191,8 +193,8 @@ fn a_compaction_that_fails_does_not_fail_a_flush() {
     assert_eq!(db.count(..).unwrap(), 27);
 }
 
-/// A close that wrote no frame left its mark in the manifest; behind the one edit of a manifest that had just been
-/// rewritten that told nothing, and the next open took the end for a crash.
+/// A close that wrote no frame left its mark in the manifest; behind the one edit of a manifest
+/// that had just been rewritten that told nothing, and the next open took the end for a crash.
 #[test]
 fn a_close_behind_a_rewritten_manifest_is_a_clean_end() {
     let vfs = MemVfs::new(1);
@@ -231,8 +233,8 @@ fn a_close_behind_a_rewritten_manifest_is_a_clean_end() {
     assert_eq!(db.count(..).unwrap(), 256);
 }
 
-/// Two jobs that found the same range delete to hide nothing any more both made an edit that forgot it; the second one
-/// was taken for damage.
+/// Two jobs that found the same range delete to hide nothing any more both made an edit that forgot
+/// it; the second one was taken for damage.
 #[test]
 fn a_range_delete_is_forgotten_once() {
     let scenario = Scenario::on(MemVfs::new(1), Mode::Manual);
@@ -254,7 +256,8 @@ fn a_range_delete_is_forgotten_once() {
     db.health().unwrap();
 }
 
-/// The log had failed behind writes that had returned and were not on disk, and `close` answered `Ok`.
+/// The log had failed behind writes that had returned and were not on disk, and `close` answered
+/// `Ok`.
 #[test]
 fn a_close_says_that_writes_which_returned_may_be_lost() {
     let vfs = FaultVfs::new(MemVfs::new(1));
@@ -270,8 +273,9 @@ fn a_close_says_that_writes_which_returned_may_be_lost() {
     assert_eq!(db.close().unwrap_err().kind(), ErrorKind::ReadOnly);
 }
 
-/// The tables of two databases were as long as each other, so the manifest of one opened beside the files of the other. Reads of
-/// tables failed, but what only the log had was missing without a word: its segments were taken for ones not written yet.
+/// The tables of two databases were as long as each other, so the manifest of one opened beside the
+/// files of the other. Reads of tables failed, but what only the log had was missing without a
+/// word: its segments were taken for ones not written yet.
 #[test]
 fn a_manifest_of_another_database_is_told_by_its_tables() {
     let home = tempfile::tempdir().unwrap();
@@ -294,7 +298,8 @@ fn a_manifest_of_another_database_is_told_by_its_tables() {
     assert!(error.to_string().contains("another database"), "{error}");
 }
 
-/// Writes went on after an ingest had met a failed sync of the directory, until the next flush was told so.
+/// Writes went on after an ingest had met a failed sync of the directory, until the next flush was
+/// told so.
 #[test]
 fn a_failed_directory_sync_of_an_ingest_ends_the_writes() {
     for sorted in [true, false] {
@@ -356,8 +361,8 @@ fn an_ingest_that_is_in_does_not_fail() {
     }
 }
 
-/// An ingest left nothing in the log, so nothing said that a manifest of before it was an old one: its entries were gone
-/// without an error.
+/// An ingest left nothing in the log, so nothing said that a manifest of before it was an old one:
+/// its entries were gone without an error.
 #[test]
 fn a_manifest_of_before_an_ingest_is_told() {
     for (put, closed) in [(false, true), (true, true), (true, false)] {

@@ -438,7 +438,8 @@ fn separating() -> KeyspaceOptions {
     KeyspaceOptions::new().blob_threshold(Some(100))
 }
 
-/// It kept the file, listed with the length that it no longer had, so that what it made did not open.
+/// It kept the file, listed with the length that it no longer had, so that what it made did not
+/// open.
 #[test]
 fn a_blob_file_of_another_length_is_listed_as_it_is() {
     let vfs = MemVfs::crashable(1);

@@ -27,8 +27,8 @@ fn key(n: u32) -> String {
     format!("key{n:05}")
 }
 
-/// A database with several tables in the last level, closed; one block of the middle table is damaged. Returns the
-/// table's path and a key in the block.
+/// A database with several tables in the last level, closed; one block of the middle table is
+/// damaged. Returns the table's path and a key in the block.
 fn damaged() -> (Arc<MemVfs>, PathBuf, u32) {
     let vfs = MemVfs::new(5);
     let db = options(&vfs, true).open(DIR).unwrap();

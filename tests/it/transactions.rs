@@ -167,8 +167,8 @@ fn write_db(keyspace: &Keyspace) -> impl Fn(&[u8], Option<&[u8]>) {
     }
 }
 
-/// One transaction after another, against a model of two keyspaces, with savepoints, while others write elsewhere,
-/// and over lists, tables and both.
+/// One transaction after another, against a model of two keyspaces, with savepoints, while others
+/// write elsewhere, and over lists, tables and both.
 #[test]
 fn a_transaction_reads_its_moment_and_its_own_writes() {
     for seed in 0..40 {

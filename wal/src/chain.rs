@@ -1,9 +1,10 @@
 //! Opens the listed segments and checks that their links agree: what [`recover`](crate::recover) begins with.
 //!
-//! Each file must be there with its size; no number and no salt is listed twice; a first frame that verifies is
-//! a link of this use; a segment begins where its predecessor ended; no use has two successors. A file whose
-//! first frame is the link of *another* listed use was exchanged. All this is `Corruption`; a segment
-//! without a link that verifies is not: it may be unused, or have lost its link.
+//! Each file must be there with its size; no number and no salt is listed twice; a first frame that
+//! verifies is a link of this use; a segment begins where its predecessor ended; no use has two
+//! successors. A file whose first frame is the link of *another* listed use was exchanged. All this
+//! is `Corruption`; a segment without a link that verifies is not: it may be unused, or have lost
+//! its link.
 
 use std::collections::HashSet;
 use std::path::Path;

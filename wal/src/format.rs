@@ -7,16 +7,18 @@
 //! padding := zeroes up to the next multiple of 8
 //! ```
 //!
-//! Integers are little-endian, frames begin at multiples of 8 and never cross the end of their file.
+//! Integers are little-endian, frames begin at multiples of 8 and never cross the end of their
+//! file.
 //!
-//! - `length` counts header and payload, without the padding. It is never 0, so zeroes are no frame.
-//! - `crc` is the CRC-32 of all of the frame but itself, padding included, plus `place(salt, offset)`: see
-//!   [`terrace_base::checksum`]. So a frame in another place, or of an earlier use of its file, does not
-//!   verify.
+//! - `length` counts header and payload, without the padding. It is never 0, so zeroes are no
+//!   frame.
+//! - `crc` is the CRC-32 of all of the frame but itself, padding included, plus `place(salt,
+//!   offset)`: see [`terrace_base::checksum`]. So a frame in another place, or of an earlier use of
+//!   its file, does not verify.
 //! - `salt` is the low half of the file's salt: with `length` a cheap test before any CRC.
 //! - `count` is how many sequence numbers the frame takes, from the first on; 0 for all but data.
-//! - `synced` is the promise: everything below this position was durable before the frame was written.
-//!   It never lies above the frame itself.
+//! - `synced` is the promise: everything below this position was durable before the frame was
+//!   written. It never lies above the frame itself.
 //!
 //! The kinds and their payloads:
 //!
@@ -29,8 +31,8 @@
 //! ```
 //!
 //! A link is the first frame of every use of a segment. The position of a frame is `first` plus its
-//! offset in the file, the link's own offset 0 included. `from` is where the log before it ended: `first`,
-//! or less where positions were skipped between two lives of the log.
+//! offset in the file, the link's own offset 0 included. `from` is where the log before it ended:
+//! `first`, or less where positions were skipped between two lives of the log.
 //!
 //! Example: data `abc` with sequence number 5 at offset 96 of a file with salt 0x1111111122222222,
 //! everything below position 96 durable:
@@ -212,8 +214,8 @@ fn crc_of(frame: &[u8]) -> u32 {
     crc32_of_parts(&[length, rest])
 }
 
-/// The length in the file of the frame that these first two words begin, if they can be of a frame of a
-/// file with `salt` and it fits the `room` left. Cheap, and rarely wrong: the CRC decides.
+/// The length in the file of the frame that these first two words begin, if they can be of a frame
+/// of a file with `salt` and it fits the `room` left. Cheap, and rarely wrong: the CRC decides.
 #[inline]
 pub(crate) fn plausible(first: [u8; 8], second: [u8; 8], salt: u64, room: u64) -> Option<u64> {
     if u64::from_le_bytes(second) as u32 != salt as u32 && !mutant("ignore-salt") {
@@ -234,8 +236,8 @@ pub(crate) fn claimed_len(bytes: &[u8], salt: u64, room: u64) -> Option<u64> {
     }
 }
 
-/// Decodes the frame that is all of `bytes`; `None` if it does not verify. A frame that verifies and is of
-/// an unknown kind is `Unsupported`.
+/// Decodes the frame that is all of `bytes`; `None` if it does not verify. A frame that verifies
+/// and is of an unknown kind is `Unsupported`.
 pub(crate) fn decode(bytes: &[u8], salt: u64, offset: u64) -> Result<Option<Verified<'_>>> {
     let Some(total) = claimed_len(bytes, salt, bytes.len() as u64) else {
         return Ok(None);

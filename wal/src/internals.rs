@@ -50,7 +50,8 @@ pub fn encode(parts: &Parts<'_>, salt: u64, offset: u64) -> Result<Vec<u8>> {
     Ok(out)
 }
 
-/// The payload of a link or of a close frame, decoded and encoded again; that of another frame as it is.
+/// The payload of a link or of a close frame, decoded and encoded again; that of another frame as
+/// it is.
 ///
 /// # Errors
 /// If it does not decode.

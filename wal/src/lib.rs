@@ -1,22 +1,24 @@
 //! The write-ahead log of terrace: frames of bytes in segment files, and how they are read back.
 //!
-//! An internal part of the `terrace` crate: its API changes without notice. It knows no keys: a record
-//! is a [`Frame`] with a payload of bytes, the first sequence number in it and how many there are.
+//! An internal part of the `terrace` crate: its API changes without notice. It knows no keys: a
+//! record is a [`Frame`] with a payload of bytes, the first sequence number in it and how many
+//! there are.
 //!
 //! # What is promised
 //!
 //! The log is *one* sequence of positions ([`Lsn`]), cut into segment files of fixed size. After
-//! [`SyncPoint::run`] returned, every frame appended before [`Log::sync_point`] survives a power cut. Later
-//! frames carry that position along as their *promise*: everything below it was durable.
+//! [`SyncPoint::run`] returned, every frame appended before [`Log::sync_point`] survives a power
+//! cut. Later frames carry that position along as their *promise*: everything below it was durable.
 //!
 //! # What a reader may find
 //!
-//! After a power cut any subset of the unsynced sectors may be there, in any segment. [`recover`] gives
-//! back the longest run of whole frames from the flushed position on: a prefix of what was appended,
-//! never with a hole, and with everything that was synced. It tells a torn tail from damage by the
-//! promises: where the run of frames ends at `p`, and some frame further on verifies and promises a
-//! position above `p`, bytes that were durable are gone, and that is `Corruption`. Where no such frame is
-//! left, nothing behind `p` was ever promised, and it is dropped. Reading writes nothing.
+//! After a power cut any subset of the unsynced sectors may be there, in any segment. [`recover`]
+//! gives back the longest run of whole frames from the flushed position on: a prefix of what was
+//! appended, never with a hole, and with everything that was synced. It tells a torn tail from
+//! damage by the promises: where the run of frames ends at `p`, and some frame further on verifies
+//! and promises a position above `p`, bytes that were durable are gone, and that is `Corruption`.
+//! Where no such frame is left, nothing behind `p` was ever promised, and it is dropped. Reading
+//! writes nothing.
 //!
 //! # The pieces
 //!

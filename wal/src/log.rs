@@ -1,8 +1,8 @@
 //! The writing side of the log.
 //!
-//! A [`Log`] lives under the engine's append lock. It appends whole frames with one store each, switches to
-//! the spare segment when the current one is full, and says which files must be synced for what was
-//! appended to be durable; the syncs run outside of the lock.
+//! A [`Log`] lives under the engine's append lock. It appends whole frames with one store each,
+//! switches to the spare segment when the current one is full, and says which files must be synced
+//! for what was appended to be durable; the syncs run outside of the lock.
 //!
 //! ```text
 //!   sealed segments            current            spare
@@ -12,14 +12,16 @@
 //!
 //! Invariants:
 //!
-//! - positions and sequence numbers rise from frame to frame; no place in a file is written twice under one
-//!   salt; nothing is appended to a segment that recovery found
+//! - positions and sequence numbers rise from frame to frame; no place in a file is written twice
+//!   under one salt; nothing is appended to a segment that recovery found
 //! - what a frame promises to be durable was noted as synced before it was written
 //! - each segment in use keeps room for a close frame
-//! - after a store failed nothing is appended any more: what lies behind a broken frame would be lost
+//! - after a store failed nothing is appended any more: what lies behind a broken frame would be
+//!   lost
 //!
-//! A log that goes on after a clean end names in its first link the place where the close frame *began*, so
-//! that the chain holds whether or not the close frame itself reached the disk before the process died.
+//! A log that goes on after a clean end names in its first link the place where the close frame
+//! *began*, so that the chain holds whether or not the close frame itself reached the disk before
+//! the process died.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -66,9 +68,9 @@ pub struct Predecessor {
 /// Where a log begins to write.
 #[derive(Clone, Debug)]
 pub struct Start {
-    /// The position of its first frame: [`Recovered::highest_seen`](crate::Recovered::highest_seen) or above.
-    /// Without a predecessor the manifest must name just this as the flushed position by the time the first
-    /// frame is synced, because the log does not reach below it.
+    /// The position of its first frame: [`Recovered::highest_seen`](crate::Recovered::highest_seen)
+    /// or above. Without a predecessor the manifest must name just this as the flushed position by
+    /// the time the first frame is synced, because the log does not reach below it.
     pub next: Lsn,
     /// The last sequence number in use or skipped: frames must have higher ones.
     pub last_seq: SeqNo,
@@ -100,7 +102,8 @@ pub struct SyncPoint {
 }
 
 impl SyncPoint {
-    /// Syncs the files in order. After an error the log must not be used any more: see [`Log::fail`].
+    /// Syncs the files in order. After an error the log must not be used any more: see
+    /// [`Log::fail`].
     pub fn run(&self) -> Result<()> {
         self.files.iter().try_for_each(|file| match file.sync() {
             Err(_) if mutant("retry-failed-sync") => file.sync(),
@@ -173,12 +176,13 @@ impl Log {
         }
     }
 
-    /// Hands in a segment that the synced manifest lists under a fresh salt; `manifest_edit` is the number
-    /// of the manifest's last edit by then, for the link.
+    /// Hands in a segment that the synced manifest lists under a fresh salt; `manifest_edit` is the
+    /// number of the manifest's last edit by then, for the link.
     ///
-    /// One spare is kept, and a second only if it is larger, for a frame that the first cannot hold. After
-    /// a clean reopening a spare must have been listed anew: a close frame that names the last edit is
-    /// how recovery knows, without reading the spares, that nothing was written behind it.
+    /// One spare is kept, and a second only if it is larger, for a frame that the first cannot
+    /// hold. After a clean reopening a spare must have been listed anew: a close frame that names
+    /// the last edit is how recovery knows, without reading the spares, that nothing was written
+    /// behind it.
     pub fn put_spare(&mut self, spare: SegmentMeta, manifest_edit: u64) -> Result<()> {
         self.check()?;
         if self
@@ -231,7 +235,8 @@ impl Log {
         })
     }
 
-    /// The smallest spare that holds `wanted` bytes behind its link. Spares are kept in order of size.
+    /// The smallest spare that holds `wanted` bytes behind its link. Spares are kept in order of
+    /// size.
     fn fitting_spare(&self, wanted: u64) -> Option<usize> {
         let wanted = wanted.saturating_add(LINK_LEN);
         self.spares
@@ -239,8 +244,8 @@ impl Log {
             .position(|spare| spare.meta.size >= wanted)
     }
 
-    /// Appends one frame that takes `count` sequence numbers from `first_seq` on; the parts of the payload
-    /// are laid end to end. Needs [`Room::Fits`]. Answers the position behind the frame.
+    /// Appends one frame that takes `count` sequence numbers from `first_seq` on; the parts of the
+    /// payload are laid end to end. Needs [`Room::Fits`]. Answers the position behind the frame.
     ///
     /// After an error the log is dead, and every later call gives the same error.
     pub fn append(&mut self, count: u32, first_seq: SeqNo, payload: &[&[u8]]) -> Result<Lsn> {
@@ -385,8 +390,8 @@ impl Log {
         }
     }
 
-    /// Repeats the promise in a frame of its own, if more is durable than the last frame says, and if there
-    /// is room in the current segment.
+    /// Repeats the promise in a frame of its own, if more is durable than the last frame says, and
+    /// if there is room in the current segment.
     pub fn mark(&mut self) -> Result<()> {
         self.check()?;
         if self.synced <= self.promised || self.free() < MARK_LEN + CLOSE_LEN {
@@ -397,11 +402,11 @@ impl Log {
         self.noting_failure(result)
     }
 
-    /// Syncs what is not durable yet, then ends the log with a close frame and syncs that. Nothing can be
-    /// appended any more.
+    /// Syncs what is not durable yet, then ends the log with a close frame and syncs that. Nothing
+    /// can be appended any more.
     ///
-    /// A log that never used a segment writes nothing if it follows a closed one, whose end still stands, or
-    /// if it has no spare: then the answer is false.
+    /// A log that never used a segment writes nothing if it follows a closed one, whose end still
+    /// stands, or if it has no spare: then the answer is false.
     pub fn close(&mut self, last_seq: SeqNo, manifest_edit: u64) -> Result<bool> {
         self.check()?;
         let result = self.try_close(last_seq, manifest_edit);
@@ -436,8 +441,8 @@ impl Log {
         Ok(true)
     }
 
-    /// The segments that lie wholly below `flushed` and are not in use: forgotten here, to be reused under a
-    /// fresh salt or deleted once the manifest says so.
+    /// The segments that lie wholly below `flushed` and are not in use: forgotten here, to be
+    /// reused under a fresh salt or deleted once the manifest says so.
     pub fn release(&mut self, flushed: Lsn) -> Vec<SegmentMeta> {
         let mut released = Vec::new();
         while self
@@ -466,8 +471,9 @@ impl Log {
         sealed.chain(current).chain(spares).cloned().collect()
     }
 
-    /// Bytes of the segments that hold parts of the log and will not be written to again: what [`Log::release`] of
-    /// everything would give. 0 before the first frame, when the log is still as it was found.
+    /// Bytes of the segments that hold parts of the log and will not be written to again: what
+    /// [`Log::release`] of everything would give. 0 before the first frame, when the log is still
+    /// as it was found.
     pub fn freeable(&self) -> u64 {
         match self.current {
             Some(_) => self.sealed.iter().map(|sealed| sealed.meta.size).sum(),

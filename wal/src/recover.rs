@@ -2,11 +2,11 @@
 //!
 //! # The chain
 //!
-//! The manifest lists the segments with the salts of their present uses, and the position `flushed` below
-//! which tables hold everything. The first frame of each is read; where it is a link that verifies, it
-//! says which positions the segment holds and which use it follows. Replay begins at `flushed`, in the
-//! segment whose link begins at or below it and is the greatest of these; nothing below is read, and the
-//! log may be torn or gone there.
+//! The manifest lists the segments with the salts of their present uses, and the position `flushed`
+//! below which tables hold everything. The first frame of each is read; where it is a link that
+//! verifies, it says which positions the segment holds and which use it follows. Replay begins at
+//! `flushed`, in the segment whose link begins at or below it and is the greatest of these; nothing
+//! below is read, and the log may be torn or gone there.
 //!
 //! ```text
 //!            flushed
@@ -18,25 +18,27 @@
 //!
 //! # The tail rule
 //!
-//! A segment ends where the link of a verified successor says so. Without one, or where a frame before that
-//! end does not verify, the log ends at that place `p`. Then everything behind it is searched for frames
-//! that verify alone (`f`, `g`): the rest of the segment, and every other listed segment that was not
-//! replayed. A frame that promises a position above `p` proves that durable bytes are gone: `Corruption`, at
-//! `p`. Without such a frame nothing behind `p` was ever promised, and it is dropped, whole segments with it:
-//! replay never goes on behind a hole.
+//! A segment ends where the link of a verified successor says so. Without one, or where a frame
+//! before that end does not verify, the log ends at that place `p`. Then everything behind it is
+//! searched for frames that verify alone (`f`, `g`): the rest of the segment, and every other
+//! listed segment that was not replayed. A frame that promises a position above `p` proves that
+//! durable bytes are gone: `Corruption`, at `p`. Without such a frame nothing behind `p` was ever
+//! promised, and it is dropped, whole segments with it: replay never goes on behind a hole.
 //!
 //! Some cases that this decides:
 //!
-//! - `flushed` lies in a segment whose link was lost: the log ends at `flushed`, unless a promise says that
-//!   more was durable. The same where it lies just at the end of one segment and the next one's link is lost.
-//! - All links that verify lie above `flushed`: their frames were never promised only if the segment before
-//!   them is listed and may have lost its link in the same crash; else the log begins above `flushed`,
-//!   which is `Corruption`.
-//! - The log ends with a close frame that names the manifest's last edit: nothing was written after it, for
-//!   the next life begins with an edit, and no segment is searched.
-//! - The first frame of a segment is the link of another listed use: files were exchanged. `Corruption`.
-//! - A frame's first sequence number leaves some out that no edit names ([`Known::last_seq`]): the manifest is older than
-//!   the log. `Corruption`.
+//! - `flushed` lies in a segment whose link was lost: the log ends at `flushed`, unless a promise
+//!   says that more was durable. The same where it lies just at the end of one segment and the next
+//!   one's link is lost.
+//! - All links that verify lie above `flushed`: their frames were never promised only if the
+//!   segment before them is listed and may have lost its link in the same crash; else the log
+//!   begins above `flushed`, which is `Corruption`.
+//! - The log ends with a close frame that names the manifest's last edit: nothing was written after
+//!   it, for the next life begins with an edit, and no segment is searched.
+//! - The first frame of a segment is the link of another listed use: files were exchanged.
+//!   `Corruption`.
+//! - A frame's first sequence number leaves some out that no edit names ([`Known::last_seq`]): the
+//!   manifest is older than the log. `Corruption`.
 //!
 //! Damage that takes the last promise with it cannot be told from a tear, and ends the log there.
 
@@ -78,11 +80,11 @@ pub struct Recovered {
     pub dropped: Vec<SegmentMeta>,
     /// How many frames behind the end verify. None of them was promised.
     pub dropped_frames: u64,
-    /// No frame of a listed segment that is known to have been written reaches above this: new positions
-    /// start here.
+    /// No frame of a listed segment that is known to have been written reaches above this: new
+    /// positions start here.
     pub highest_seen: Lsn,
-    /// Where the next log goes on. Only for a log that was closed: after any other end what was found must
-    /// be written again, so the old segments are not gone on from.
+    /// Where the next log goes on. Only for a log that was closed: after any other end what was
+    /// found must be written again, so the old segments are not gone on from.
     pub predecessor: Option<Predecessor>,
 }
 
@@ -93,16 +95,16 @@ pub struct Known {
     pub flushed: Lsn,
     /// The number of the last edit.
     pub edit: u64,
-    /// The highest sequence number that an edit names. Only up to it numbers may be missing in the log: what takes
-    /// numbers past the log says so in an edit first.
+    /// The highest sequence number that an edit names. Only up to it numbers may be missing in the
+    /// log: what takes numbers past the log says so in an edit first.
     pub last_seq: SeqNo,
 }
 
 /// Reads the log back from the flushed position on, and gives each data frame to `sink` in order.
 ///
-/// `segments` are what the manifest lists, in any order.
-/// Nothing is written. After an error, of the sink or not, what the sink got must be thrown away: damage
-/// may be found behind frames that were whole.
+/// `segments` are what the manifest lists, in any order. Nothing is written. After an error, of the
+/// sink or not, what the sink got must be thrown away: damage may be found behind frames that were
+/// whole.
 pub fn recover(
     fs: &Fs,
     dir: &Path,
@@ -393,8 +395,8 @@ impl Replay {
         Ok(result)
     }
 
-    /// Searches a segment from `offset` on; how many frames verify there. A promise above the end is
-    /// `Corruption`.
+    /// Searches a segment from `offset` on; how many frames verify there. A promise above the end
+    /// is `Corruption`.
     fn search(
         &mut self,
         index: usize,

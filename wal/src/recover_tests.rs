@@ -38,7 +38,8 @@ fn corruption(engine: &Engine) -> Error {
     error
 }
 
-/// Where each frame of a segment begins, with its promise; read without the code under test's chain.
+/// Where each frame of a segment begins, with its promise; read without the code under test's
+/// chain.
 fn frames(engine: &Engine, meta: &SegmentMeta) -> Vec<(u64, u64, u64)> {
     let file = engine
         .fs
@@ -55,8 +56,8 @@ fn frames(engine: &Engine, meta: &SegmentMeta) -> Vec<(u64, u64, u64)> {
     out
 }
 
-/// Checks recovery of `small` with the frame at (segment, offset) broken: `Corruption` at its place if
-/// another frame promises more than its position, else the frames before it.
+/// Checks recovery of `small` with the frame at (segment, offset) broken: `Corruption` at its place
+/// if another frame promises more than its position, else the frames before it.
 fn check_broken(engine: &Engine, all: &[(usize, u64, u64, u64)], broken: usize, what: &str) {
     let (segment, offset, lsn, _) = all[broken];
     let others = all.iter().enumerate().filter(|(i, _)| *i != broken);
@@ -506,7 +507,8 @@ fn a_chain_holds_without_the_close_frame_in_it() {
         .vfs
         .edit(&path_of(old.meta.number.0), |bytes| bytes[offset..].fill(0));
     assert_eq!(engine.recover().unwrap().1, engine.written);
-    // A flush up to the end of the old life, or into the skipped positions, begins with the new one.
+    // A flush up to the end of the old life, or into the skipped positions, begins with the new
+    // one.
     let all: Vec<Written> = engine.written[engine.written.len() - 2..].to_vec();
     for lsn in [close_at.0, close_at.0 + 8, close_at.0 + 48] {
         engine.flushed = Lsn(lsn);

@@ -1,12 +1,13 @@
 //! Reads frames from a file: the one at an offset, or all that verify alone behind it.
 //!
-//! A [`Scanner`] holds a window of the file, so that a reader needs memory for its largest frame and a
-//! constant, and a clean log is opened without reading what was never written.
+//! A [`Scanner`] holds a window of the file, so that a reader needs memory for its largest frame
+//! and a constant, and a clean log is opened without reading what was never written.
 //!
-//! The search looks at every multiple of 8 for the salt and a possible length, and computes CRCs only
-//! there. Whole frames do not overlap, so all candidates of one use together are about as long as the file;
-//! bytes made to look like many long frames would cost a CRC each. [`Scanner::charge`] bounds that: a
-//! file whose broken candidates add up to many times its size was not written by a log.
+//! The search looks at every multiple of 8 for the salt and a possible length, and computes CRCs
+//! only there. Whole frames do not overlap, so all candidates of one use together are about as long
+//! as the file; bytes made to look like many long frames would cost a CRC each. [`Scanner::charge`]
+//! bounds that: a file whose broken candidates add up to many times its size was not written by a
+//! log.
 #![deny(clippy::indexing_slicing)]
 
 use terrace_base::coding::align8;
@@ -68,7 +69,8 @@ impl Scanner {
         self.size.saturating_sub(offset)
     }
 
-    /// What the window holds from `offset` on: at least `len` bytes, which the caller knows to be there.
+    /// What the window holds from `offset` on: at least `len` bytes, which the caller knows to be
+    /// there.
     fn load(&mut self, offset: u64, len: u64) -> Result<&[u8]> {
         let held = self.start + self.window.len() as u64;
         if offset < self.start || offset.saturating_add(len) > held {
@@ -111,8 +113,8 @@ impl Scanner {
 
     /// True if the header at `offset` is of this use but its frame would end beyond the file.
     ///
-    /// Length and salt prove that only together. Where a sector ends between them a tear may keep the salt and
-    /// leave anything as the length.
+    /// Length and salt prove that only together. Where a sector ends between them a tear may keep
+    /// the salt and leave anything as the length.
     pub(crate) fn overruns(&mut self, offset: u64) -> Result<bool> {
         let (room, salt) = (self.room(offset), self.salt);
         let words = 2 * size_of::<u64>() as u64;

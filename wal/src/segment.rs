@@ -1,11 +1,11 @@
 //! How a segment file comes to be.
 //!
-//! A segment is zeroed and synced once, when it is made, and then used over and over, each time under
-//! a fresh random salt that the manifest gives it. It has no header: the first frame of a use is its
-//! link, and frames of earlier uses do not verify under the new salt.
+//! A segment is zeroed and synced once, when it is made, and then used over and over, each time
+//! under a fresh random salt that the manifest gives it. It has no header: the first frame of a use
+//! is its link, and frames of earlier uses do not verify under the new salt.
 //!
-//! It is zeroed in writes of 64 KiB: larger ones make the page cache use large folios, and then every
-//! small write into them costs several times as much.
+//! It is zeroed in writes of 64 KiB: larger ones make the page cache use large folios, and then
+//! every small write into them costs several times as much.
 
 use std::path::Path;
 
@@ -31,8 +31,8 @@ pub struct SegmentMeta {
     pub size: u64,
 }
 
-/// Makes the segment file `number` of `size` zero bytes in `dir`, durable but for its name: the caller syncs
-/// the directory before anything lists the file.
+/// Makes the segment file `number` of `size` zero bytes in `dir`, durable but for its name: the
+/// caller syncs the directory before anything lists the file.
 ///
 /// After an error the file may be there in part.
 pub fn create_segment(fs: &Fs, dir: &Path, number: FileNumber, size: u64) -> Result<()> {
@@ -53,11 +53,12 @@ pub fn create_segment(fs: &Fs, dir: &Path, number: FileNumber, size: u64) -> Res
     file.sync()
 }
 
-/// The manifest edit that the first link in a segment file names, whatever its use: what the file itself gives
-/// as its salt is believed if the link verifies under it. `None` if it was never used.
+/// The manifest edit that the first link in a segment file names, whatever its use: what the file
+/// itself gives as its salt is believed if the link verifies under it. `None` if it was never used.
 ///
-/// A frame is written only after the edit that its link names is durable. So a later edit than the manifest
-/// holds proves that the manifest is old or was cut, also where this manifest does not list the file.
+/// A frame is written only after the edit that its link names is durable. So a later edit than the
+/// manifest holds proves that the manifest is old or was cut, also where this manifest does not
+/// list the file.
 pub fn edit_named_by(fs: &Fs, dir: &Path, number: FileNumber) -> Result<Option<u64>> {
     let file = fs.open(&FileKind::Segment(number).path(dir), OpenMode::Read)?;
     let len = file.len()?;

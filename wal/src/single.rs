@@ -4,15 +4,18 @@
 //! file := header of the caller, up to `start` | frame* | zeroes
 //! ```
 //!
-//! All frames are data with one number each, which rises by exactly 1, or marks. Offsets in the file take
-//! the place of log positions: a frame promises the offset below which everything was durable.
+//! All frames are data with one number each, which rises by exactly 1, or marks. Offsets in the
+//! file take the place of log positions: a frame promises the offset below which everything was
+//! durable.
 //!
-//! Space is taken ahead. The file grows by zeroed blocks of 64 KiB which are synced with the new length before
-//! a frame is stored there, so a frame never meets a full disk, and whole blocks of the file hold all
-//! frames. A reader relies on that: a frame that reaches beyond the whole blocks says that the file was cut.
+//! Space is taken ahead. The file grows by zeroed blocks of 64 KiB which are synced with the new
+//! length before a frame is stored there, so a frame never meets a full disk, and whole blocks of
+//! the file hold all frames. A reader relies on that: a frame that reaches beyond the whole blocks
+//! says that the file was cut.
 //!
-//! The tail rule is that of the log, within the one file: the frames end at the first place `p` without a
-//! verifying frame, and a frame further on that promises more than `p` makes it `Corruption`.
+//! The tail rule is that of the log, within the one file: the frames end at the first place `p`
+//! without a verifying frame, and a frame further on that promises more than `p` makes it
+//! `Corruption`.
 
 use terrace_base::vfs::File;
 use terrace_base::{Error, Result, SeqNo};
@@ -41,8 +44,8 @@ pub struct FrameFile {
 }
 
 impl FrameFile {
-    /// Begins at offset `start`, a multiple of 8, behind a header that the caller has written; takes the
-    /// first block and syncs the file.
+    /// Begins at offset `start`, a multiple of 8, behind a header that the caller has written;
+    /// takes the first block and syncs the file.
     pub fn create(file: File, salt: u64, start: u64) -> Result<FrameFile> {
         let mut frames = FrameFile::begin(file, salt, start, start)?;
         frames.taken = start;
@@ -83,8 +86,8 @@ impl FrameFile {
 
     /// Appends one frame; `number` is one more than that of the frame before.
     ///
-    /// If the file cannot grow nothing was appended, and the call may be repeated once there is room. After
-    /// any other error the file is dead, and every later call gives the same error.
+    /// If the file cannot grow nothing was appended, and the call may be repeated once there is
+    /// room. After any other error the file is dead, and every later call gives the same error.
     pub fn append(&mut self, number: u64, payload: &[u8]) -> Result<()> {
         self.check()?;
         let follows = self
@@ -157,13 +160,15 @@ impl FrameFile {
 
     /// Sees to it that frames of `bytes` bytes in all can be appended without the file growing.
     ///
-    /// If the file cannot grow nothing has changed, and the call may be repeated once there is room.
+    /// If the file cannot grow nothing has changed, and the call may be repeated once there is
+    /// room.
     pub fn take_ahead(&mut self, bytes: u64) -> Result<()> {
         self.check()?;
         self.take_space(self.end.saturating_add(bytes))
     }
 
-    /// False after a failure that ended the file: a failed append that leaves this true has appended nothing.
+    /// False after a failure that ended the file: a failed append that leaves this true has
+    /// appended nothing.
     pub fn is_alive(&self) -> bool {
         self.failed.is_none()
     }
@@ -222,8 +227,8 @@ pub struct FrameFileTail {
     pub marked: bool,
 }
 
-/// Reads the frames of a file from `start` on and gives each number and payload to `sink`, in order. After an
-/// error what the sink got must be thrown away.
+/// Reads the frames of a file from `start` on and gives each number and payload to `sink`, in
+/// order. After an error what the sink got must be thrown away.
 pub fn read_frames(
     file: &File,
     salt: u64,

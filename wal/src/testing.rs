@@ -96,13 +96,15 @@ impl TestVfs {
         self.files.lock().unwrap().remove(path);
     }
 
-    /// A power cut: each unsynced sector of 512 bytes is kept where `keep` says so. What is left is durable.
+    /// A power cut: each unsynced sector of 512 bytes is kept where `keep` says so. What is left is
+    /// durable.
     pub(crate) fn cut(&self, keep: &mut dyn FnMut() -> bool) {
         self.fail_after(u64::MAX);
         for file in self.files.lock().unwrap().values() {
             let mut content = file.content.lock().unwrap();
             let Content { now, durable } = &mut *content;
-            // A length that was not synced may be kept or not; blocks that are not written read as zeroes.
+            // A length that was not synced may be kept or not; blocks that are not written read as
+            // zeroes.
             let len = if now.len() == durable.len() || keep() {
                 now.len()
             } else {

@@ -203,8 +203,8 @@ impl Engine {
         result
     }
 
-    /// Opens again as an engine does: goes on behind a close frame, else keeps what was found in tables and
-    /// begins anew above it.
+    /// Opens again as an engine does: goes on behind a close frame, else keeps what was found in
+    /// tables and begins anew above it.
     pub(crate) fn reopen(&mut self) -> Recovered {
         let result = self.check();
         let found = self.recover().unwrap().1.len();

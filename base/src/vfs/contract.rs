@@ -1,7 +1,7 @@
 //! What every [`Vfs`] does alike, as a script of random calls with its results written down.
 //!
-//! Two file systems agree if their transcripts do. An error shows as its kind; where systems differ by
-//! nature (a write to a file opened for reading) only that it is one.
+//! Two file systems agree if their transcripts do. An error shows as its kind; where systems differ
+//! by nature (a write to a file opened for reading) only that it is one.
 
 use std::fmt::{Debug, Write};
 use std::io;

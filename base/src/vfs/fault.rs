@@ -1,12 +1,13 @@
 //! A file system that fails on purpose.
 //!
-//! [`FaultVfs`] stands before any other [`Vfs`], counts the calls, and fails, tears, shortens or delays
-//! those that a test chose: the n-th from now ([`FaultVfs::arm`]), or those that a predicate picks
-//! ([`FaultVfs::arm_when`]). A test that counts n up until a run injects nothing has met every call. It
-//! also collects the source lines that called, and those that met a fault, so that a test can tell that
-//! no call site was left out.
+//! [`FaultVfs`] stands before any other [`Vfs`], counts the calls, and fails, tears, shortens or
+//! delays those that a test chose: the n-th from now ([`FaultVfs::arm`]), or those that a predicate
+//! picks ([`FaultVfs::arm_when`]). A test that counts n up until a run injects nothing has met
+//! every call. It also collects the source lines that called, and those that met a fault, so that a
+//! test can tell that no call site was left out.
 //!
-//! A fault that means nothing to a call (a short read of a sync) waits for the next call that it fits.
+//! A fault that means nothing to a call (a short read of a sync) waits for the next call that it
+//! fits.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -43,8 +44,8 @@ pub enum Fault {
     TornWrite,
     /// It goes on after this time.
     Delay(Duration),
-    /// A sync fails with `EIO`, and what it should have written is marked clean: it stays readable, but
-    /// only luck has made it durable, and no later sync will.
+    /// A sync fails with `EIO`, and what it should have written is marked clean: it stays readable,
+    /// but only luck has made it durable, and no later sync will.
     SyncLost,
 }
 
@@ -246,15 +247,15 @@ impl FaultVfs {
         Arc::new(FaultVfs { inner, plan })
     }
 
-    /// Has the `at`-th call from now (the next is 1), of whatever kind, meet `fault`; `sticky`: and all
-    /// later ones. Where it does not fit, it waits for the next call that it fits.
+    /// Has the `at`-th call from now (the next is 1), of whatever kind, meet `fault`; `sticky`: and
+    /// all later ones. Where it does not fit, it waits for the next call that it fits.
     pub fn arm(&self, at: u64, fault: Fault, sticky: bool) {
         let first = self.calls() + at.max(1);
         self.arm_when(move |call| call.index >= first, fault, sticky);
     }
 
-    /// Has the next call that `when` picks meet `fault`; `sticky`: and all later ones that it picks.
-    /// With several faults armed the first that fits is met.
+    /// Has the next call that `when` picks meet `fault`; `sticky`: and all later ones that it
+    /// picks. With several faults armed the first that fits is met.
     pub fn arm_when(
         &self,
         when: impl Fn(&Call) -> bool + Send + Sync + 'static,

@@ -1,18 +1,18 @@
 //! A file system in memory, plain or with a model of what a crash leaves behind.
 //!
-//! [`MemVfs::new`] makes a plain one for databases that live in memory: files are byte vectors, each
-//! under its own lock, and syncs do nothing. [`MemVfs::crashable`] makes one for tests: it keeps, per
-//! file and per name, what is durable and what is not yet, and [`MemVfs::image`] gives the file system
-//! as it may be found after a crash at this moment. A hook sees every call that changes something
-//! before it does, so that a test can crash at each of them.
+//! [`MemVfs::new`] makes a plain one for databases that live in memory: files are byte vectors,
+//! each under its own lock, and syncs do nothing. [`MemVfs::crashable`] makes one for tests: it
+//! keeps, per file and per name, what is durable and what is not yet, and [`MemVfs::image`] gives
+//! the file system as it may be found after a crash at this moment. A hook sees every call that
+//! changes something before it does, so that a test can crash at each of them.
 //!
 //! - `mem/node.rs`: one file and its persistence; `mem/pages.rs`: its bytes, shared between images
 //! - `mem/names.rs`: the directory tree and its persistence
 //! - `mem/crash.rs`: policies and images
 //!
-//! Locks are taken in this order: `world`, `names`, one file. Every changing call holds `world` shared
-//! and an image takes it alone, so that an image is one moment of all files; a plain file system skips
-//! it.
+//! Locks are taken in this order: `world`, `names`, one file. Every changing call holds `world`
+//! shared and an image takes it alone, so that an image is one moment of all files; a plain file
+//! system skips it.
 
 mod crash;
 mod names;
@@ -58,7 +58,8 @@ struct Inner {
     fates: SharedRandom,
     mutations: AtomicU64,
     hook: Mutex<Option<MutationHook>>,
-    /// How many bytes the files may have in all. Not atomic with anything: tests set it between calls.
+    /// How many bytes the files may have in all. Not atomic with anything: tests set it between
+    /// calls.
     capacity: AtomicU64,
 }
 
@@ -119,9 +120,9 @@ impl MemVfs {
         self.inner.mutations.load(Ordering::Relaxed)
     }
 
-    /// Has `hook` called before each changing call takes effect, with its number: 1 for the first since
-    /// this file system was made. No lock is held, so the hook may take images; it must not change
-    /// anything here.
+    /// Has `hook` called before each changing call takes effect, with its number: 1 for the first
+    /// since this file system was made. No lock is held, so the hook may take images; it must not
+    /// change anything here.
     pub fn set_hook(&self, hook: Option<MutationHook>) {
         *lock(&self.inner.hook) = hook;
     }
@@ -187,8 +188,9 @@ impl MemVfs {
         self.inner.names().place(path)?.file()
     }
 
-    /// Behaves like a failed sync of the file `path`: a random part of its unsynced bytes has become
-    /// durable, the rest stays readable, but no later sync makes it durable and a cut loses it.
+    /// Behaves like a failed sync of the file `path`: a random part of its unsynced bytes has
+    /// become durable, the rest stays readable, but no later sync makes it durable and a cut loses
+    /// it.
     pub fn lose_unsynced(&self, path: &Path) {
         if let Ok(node) = self.node(path) {
             self.lose(&node);
@@ -201,7 +203,8 @@ impl MemVfs {
         node.lose(&mut Random::new(self.inner.fates.next()));
     }
 
-    /// A hash of the names and visible bytes of all files, so that equal images need to be tried once.
+    /// A hash of the names and visible bytes of all files, so that equal images need to be tried
+    /// once.
     pub fn content_hash(&self) -> u64 {
         let names = self.inner.names();
         let mut text = Vec::new();
@@ -214,7 +217,8 @@ impl MemVfs {
         XxHash3_64::oneshot(&text)
     }
 
-    /// A hash of all that an open or another crash could tell apart: the content, and what of it is durable.
+    /// A hash of all that an open or another crash could tell apart: the content, and what of it is
+    /// durable.
     pub fn state_hash(&self) -> u64 {
         let mut text = Vec::new();
         text.extend_from_slice(&self.content_hash().to_le_bytes());
@@ -235,9 +239,9 @@ impl MemVfs {
         Some(self.node(path.as_ref()).ok()?.to_vec())
     }
 
-    /// Damages a file: puts `bytes` in place of its content, durable at once with its name. Creates it,
-    /// and directories above it, if absent; does nothing where a directory has the name. Not a changing
-    /// call.
+    /// Damages a file: puts `bytes` in place of its content, durable at once with its name. Creates
+    /// it, and directories above it, if absent; does nothing where a directory has the name. Not a
+    /// changing call.
     pub fn write_file(&self, path: impl AsRef<Path>, bytes: impl AsRef<[u8]>) {
         let path = super::normalize(path.as_ref());
         let world = self.inner.world.read();

@@ -54,7 +54,8 @@ impl TwinFile {
         self.pending.iter().any(|s| matches!(s, Store::Truncate))
     }
 
-    /// Each byte was synced, or stored there, or is zero beyond, or where it was stored is what `torn` may be.
+    /// Each byte was synced, or stored there, or is zero beyond, or where it was stored is what
+    /// `torn` may be.
     fn allows(&self, found: &[u8], torn: impl Fn(u8) -> bool) -> bool {
         let stored = |at: usize| {
             self.pending.iter().filter_map(move |store| match store {

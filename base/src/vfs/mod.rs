@@ -1,19 +1,20 @@
 //! The only way to the file system.
 //!
-//! [`Vfs`] and [`VfsFile`] are the seam: small traits over what an operating system does, which a test can
-//! replace ([`MemVfs`], [`FaultVfs`]) and a user can implement. The engine itself calls [`Fs`] and
-//! [`File`], which wrap them: they loop over short transfers, repeat interrupted calls, put the path into
-//! every error, and note the source line that called, so that a test can tell whether every call
-//! site has met every fault.
+//! [`Vfs`] and [`VfsFile`] are the seam: small traits over what an operating system does, which a
+//! test can replace ([`MemVfs`], [`FaultVfs`]) and a user can implement. The engine itself calls
+//! [`Fs`] and [`File`], which wrap them: they loop over short transfers, repeat interrupted calls,
+//! put the path into every error, and note the source line that called, so that a test can tell
+//! whether every call site has met every fault.
 //!
 //! # What an implementation promises
 //!
-//! - Bytes written are visible to reads at once; they survive a power cut only after `sync_data` of that
-//!   file returned, and a *new, renamed, linked or removed name* only after `sync_dir` of its directory.
-//! - A `sync_data` that failed leaves the file's unsynced bytes unknown for good: a second call proves
-//!   nothing, and the engine makes none.
-//! - `rename` replaces its target as one unit: afterwards, and after any crash, the name has the old or the
-//!   new file.
+//! - Bytes written are visible to reads at once; they survive a power cut only after `sync_data` of
+//!   that file returned, and a *new, renamed, linked or removed name* only after `sync_dir` of its
+//!   directory.
+//! - A `sync_data` that failed leaves the file's unsynced bytes unknown for good: a second call
+//!   proves nothing, and the engine makes none.
+//! - `rename` replaces its target as one unit: afterwards, and after any crash, the name has the
+//!   old or the new file.
 //! - In what [`Vfs::hold`] gives, paths below the directory go on meaning the same files when the
 //!   process changes its working directory, the directory is renamed, or another one gets its name.
 
@@ -85,8 +86,8 @@ pub trait Vfs: fmt::Debug + Send + Sync {
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
     /// Length, kind and number of names, a symbolic link among them if `path` is one.
     fn metadata(&self, path: &Path) -> io::Result<Metadata>;
-    /// Takes an advisory lock on a file, created if absent; `None` while somebody else holds it, also in
-    /// this process.
+    /// Takes an advisory lock on a file, created if absent; `None` while somebody else holds it,
+    /// also in this process.
     fn lock(&self, path: &Path, exclusive: bool) -> io::Result<Option<Box<dyn LockGuard>>>;
     /// A random number for salts, ids and seeds.
     fn random(&self) -> u64;
@@ -126,8 +127,8 @@ pub trait VfsFile: fmt::Debug + Send + Sync {
     fn keep(&self) -> io::Result<()> {
         Ok(())
     }
-    /// For tests: forgets the unsynced bytes, as a kernel may when it could not write them. A file system
-    /// that cannot play this does nothing.
+    /// For tests: forgets the unsynced bytes, as a kernel may when it could not write them. A file
+    /// system that cannot play this does nothing.
     #[doc(hidden)]
     fn lose_unsynced(&self) {}
 }
@@ -250,8 +251,8 @@ impl Fs {
         retry(|| self.vfs.hard_link(from, to)).map_err(|e| Error::io("link", from, e))
     }
 
-    /// Gives a file a second name, which must be free; where it cannot have one, as on another file system, its bytes are
-    /// copied and synced.
+    /// Gives a file a second name, which must be free; where it cannot have one, as on another file
+    /// system, its bytes are copied and synced.
     #[track_caller]
     pub fn link_or_copy(&self, from: &Path, to: &Path) -> Result<()> {
         if self.hard_link(from, to).is_ok() {
@@ -346,8 +347,8 @@ impl File {
         &self.path
     }
 
-    /// Fills `buf` from `offset`. A file that ends before is `Corruption`: it is shorter than it is known
-    /// to be.
+    /// Fills `buf` from `offset`. A file that ends before is `Corruption`: it is shorter than it is
+    /// known to be.
     #[track_caller]
     pub fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         let wanted = buf.len();

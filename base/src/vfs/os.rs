@@ -54,9 +54,9 @@ impl Process {
                 FORKS.fetch_add(1, Ordering::Relaxed);
             }
             static WATCH: std::sync::Once = std::sync::Once::new();
-            // SAFETY: the handler runs in a fork before anything else there, and may do what a signal handler may:
-            // it adds to an atomic number. It stands as long as the program does. Where it cannot be registered,
-            // for want of memory, forks go unnoticed.
+            // SAFETY: the handler runs in a fork before anything else there, and may do what a
+            // signal handler may: it adds to an atomic number. It stands as long as the program
+            // does. Where it cannot be registered, for want of memory, forks go unnoticed.
             WATCH.call_once(|| unsafe {
                 libc::pthread_atfork(None, None, Some(forked));
             });
@@ -76,8 +76,9 @@ impl Process {
 impl LockGuard for OsLock {}
 
 impl Drop for OsLock {
-    /// Closing alone would leave the lock to whatever process is being started just now: between fork and exec it
-    /// has a copy of the descriptor. A fork must not unlock for the process that it came from.
+    /// Closing alone would leave the lock to whatever process is being started just now: between
+    /// fork and exec it has a copy of the descriptor. A fork must not unlock for the process that
+    /// it came from.
     fn drop(&mut self) {
         if self.process.is_this() {
             self.file.unlock().ok(); // Where this fails, closing has to do.

@@ -1,14 +1,15 @@
 //! Which steps may run beside the jobs that are running.
 //!
-//! The *hull* of a job is the closed range from the least to the greatest key of its inputs; its new tables
-//! lie in there, and may span every gap. Two hulls at one output level must be disjoint. All that is known
-//! of running jobs is which tables are busy, so three rules keep that true:
+//! The *hull* of a job is the closed range from the least to the greatest key of its inputs; its
+//! new tables lie in there, and may span every gap. Two hulls at one output level must be disjoint.
+//! All that is known of running jobs is which tables are busy, so three rules keep that true:
 //!
 //! 1. No table of the output level that overlaps the hull is busy.
-//! 2. The nearest tables to the left and to the right of the hull are not both busy: they may be inputs of
-//!    one job, whose output will span the gap between them. So a job's inputs stay adjacent while it runs.
-//! 3. A step with several tables of a level spans gaps of its own. No busy table above that level overlaps
-//!    its range: its job may be about to fill such a gap.
+//! 2. The nearest tables to the left and to the right of the hull are not both busy: they may be
+//!    inputs of one job, whose output will span the gap between them. So a job's inputs stay
+//!    adjacent while it runs.
+//! 3. A step with several tables of a level spans gaps of its own. No busy table above that level
+//!    overlaps its range: its job may be about to fill such a gap.
 //!
 //! ```text
 //! L5          [e-f]            the move of [e-f] to L6 waits: [a-c] and [h-k] are being rewritten,
@@ -26,8 +27,8 @@ use crate::table_file::TableFile;
 use crate::version::LEVELS;
 
 impl<'a> Picker<'a> {
-    /// The tables of level `output` that a merge of `inputs`, of level `level`, must take along. `None` if it
-    /// must wait for a running job, or needs a damaged table.
+    /// The tables of level `output` that a merge of `inputs`, of level `level`, must take along.
+    /// `None` if it must wait for a running job, or needs a damaged table.
     pub fn partners<'t>(
         &self,
         level: usize,

@@ -1,14 +1,15 @@
 //! The most urgent step towards the wanted shape.
 //!
-//! Each level has a score: how many times over its due it is. The levels that are due are tried from the
-//! highest score down, first for a table that can move as it is, then for a merge. Among the tables of
-//! a level, the one goes that drags the fewest bytes of the next level along for each byte of its own; so
-//! a flush of 64 MiB never rewrites a level of 1 GiB, but a tenth of it at a time.
+//! Each level has a score: how many times over its due it is. The levels that are due are tried
+//! from the highest score down, first for a table that can move as it is, then for a merge. Among
+//! the tables of a level, the one goes that drags the fewest bytes of the next level along for each
+//! byte of its own; so a flush of 64 MiB never rewrites a level of 1 GiB, but a tenth of it at a
+//! time.
 //!
 //! A merge of level 0 must be worth what it rewrites: see [`super::worth`].
 //!
-//! When no level is due, tables full of tombstones go down, and tombstones leave the last level once no
-//! snapshot needs them.
+//! When no level is due, tables full of tombstones go down, and tombstones leave the last level
+//! once no snapshot needs them.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -28,7 +29,8 @@ const TOMBSTONE_SHARE_LAST: u64 = 4;
 /// Scores are in thousandths: a level is due from here.
 const DUE: u128 = 1000;
 
-/// The most urgent step, or `None` if the tree has its shape, or what is due waits for `busy` tables.
+/// The most urgent step, or `None` if the tree has its shape, or what is due waits for `busy`
+/// tables.
 pub fn pick(
     version: &Version,
     options: &PickOptions,
@@ -126,7 +128,8 @@ impl<'a> Picker<'a> {
         movable.then(|| self.plan(runs, output, CompactionKind::Move))
     }
 
-    /// The last level takes only what is compressed as it is to be there, and nothing that it should drop.
+    /// The last level takes only what is compressed as it is to be there, and nothing that it
+    /// should drop.
     pub fn fits_as_it_is(&self, table: &TableFile, output: usize) -> bool {
         let info = table.info();
         output < LAST || (self.options.well_packed(info) && info.tombstones == 0)
@@ -152,8 +155,8 @@ impl<'a> Picker<'a> {
         })
     }
 
-    /// The table of `level` among those `wanted` that drags least along; with its neighbours, where they come
-    /// for free.
+    /// The table of `level` among those `wanted` that drags least along; with its neighbours, where
+    /// they come for free.
     fn merge_least_overlap(
         &self,
         level: usize,
@@ -177,8 +180,8 @@ impl<'a> Picker<'a> {
         self.merge_around(level, level + 1, i, |_| false)
     }
 
-    /// Merges table `i` of `level` into `output`, and its neighbours with it: those that need no further table
-    /// of `output`, or are `wanted`, up to the limit of a job.
+    /// Merges table `i` of `level` into `output`, and its neighbours with it: those that need no
+    /// further table of `output`, or are `wanted`, up to the limit of a job.
     pub fn merge_around(
         &self,
         level: usize,

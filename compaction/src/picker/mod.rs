@@ -6,15 +6,17 @@
 //!
 //! # What keeps versions in order
 //!
-//! A reader takes the first version of a key that it meets, from level 0 down. So no step may carry a version
-//! past an older one, and the jobs that run at the same time must not write across each other:
+//! A reader takes the first version of a key that it meets, from level 0 down. So no step may carry
+//! a version past an older one, and the jobs that run at the same time must not write across each
+//! other:
 //!
-//! 1. Level 0 gives up its oldest runs only, without a gap, and together with every table of the output
-//!    level that overlaps the *hull* of what it gives up (a new table may span the gaps between inputs).
-//! 2. A lower level gives up adjacent tables, together with every table of the output level that overlaps
-//!    them. Levels between the two are empty.
-//! 3. A table that is busy (in a running job) or damaged is never an input, and a step that would need it
-//!    is not taken; nor is one that may cross what a running job writes (see `guard.rs`).
+//! 1. Level 0 gives up its oldest runs only, without a gap, and together with every table of the
+//!    output level that overlaps the *hull* of what it gives up (a new table may span the gaps
+//!    between inputs).
+//! 2. A lower level gives up adjacent tables, together with every table of the output level that
+//!    overlaps them. Levels between the two are empty.
+//! 3. A table that is busy (in a running job) or damaged is never an input, and a step that would
+//!    need it is not taken; nor is one that may cross what a running job writes (see `guard.rs`).
 
 mod guard;
 mod leveled;
@@ -62,13 +64,15 @@ pub struct PickOptions {
     pub packings: Packings,
     /// Nobody writes: one run in level 0 is due.
     pub idle: bool,
-    /// The oldest snapshot, else what is visible: every reader sees older writes alike. Tombstones that old
-    /// can go from the last level. Zero if unknown.
+    /// The oldest snapshot, else what is visible: every reader sees older writes alike. Tombstones
+    /// that old can go from the last level. Zero if unknown.
     pub settled: SeqNo,
-    /// A merge of level 0 must be worth it: it drags along at most so many bytes of the next level for each of its own, or so
-    /// many entries for each tombstone. Else the newest runs are merged with each other.
+    /// A merge of level 0 must be worth it: it drags along at most so many bytes of the next level
+    /// for each of its own, or so many entries for each tombstone. Else the newest runs are merged
+    /// with each other.
     pub worth: u64,
-    /// Level 0 is also due when its tables refer to so many bytes in blob files, if its merge writes fewer than these.
+    /// Level 0 is also due when its tables refer to so many bytes in blob files, if its merge
+    /// writes fewer than these.
     pub blob_bytes: u64,
     /// A job takes further inputs along only up to this many bytes in all.
     pub max_job_bytes: u64,
@@ -206,8 +210,9 @@ impl Compaction {
         }
     }
 
-    /// The edit that puts `result` in place of the inputs; for a move or a removal, pass the default. An error if the merge
-    /// did not read every entry that the manifest says its inputs hold.
+    /// The edit that puts `result` in place of the inputs; for a move or a removal, pass the
+    /// default. An error if the merge did not read every entry that the manifest says its inputs
+    /// hold.
     pub fn edit(&self, result: &MergeResult) -> Result<VersionEdit> {
         let mut edit = VersionEdit::default();
         if self.kind == CompactionKind::Move {
@@ -290,8 +295,9 @@ impl fmt::Debug for Compaction {
     }
 }
 
-/// A step that writes one table below level 0 again where it is, without what can go; or, if `whole`, removes it: the
-/// caller knows that each of its entries may go. `None` if it is busy, damaged or there no more.
+/// A step that writes one table below level 0 again where it is, without what can go; or, if
+/// `whole`, removes it: the caller knows that each of its entries may go. `None` if it is busy,
+/// damaged or there no more.
 pub fn rewrite_in_place(
     version: &Version,
     options: &PickOptions,

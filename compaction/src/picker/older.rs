@@ -43,8 +43,8 @@ impl OlderRuns {
         }
     }
 
-    /// False only if it is certain that none of the runs holds `key`: no table covers it, or the filter
-    /// of the one that does says no. A table that cannot be opened may hold it.
+    /// False only if it is certain that none of the runs holds `key`: no table covers it, or the
+    /// filter of the one that does says no. A table that cannot be opened may hold it.
     pub fn may_hold(&self, key: UserKey<'_>) -> bool {
         let mut candidates = self.runs.iter().filter_map(|run| run.find(key)).peekable();
         if candidates.peek().is_none() {

@@ -1,9 +1,9 @@
 //! The next step that takes a range down to the last level.
 //!
-//! From the top: level 0, then each level with a table in the range goes into the next that holds anything,
-//! as many adjacent tables at a time as a job may take, so that tables at the seams are rewritten once.
-//! Last, tables of the last level are rewritten whose compression is not the wanted one, or whose tombstones
-//! can all go.
+//! From the top: level 0, then each level with a table in the range goes into the next that holds
+//! anything, as many adjacent tables at a time as a job may take, so that tables at the seams are
+//! rewritten once. Last, tables of the last level are rewritten whose compression is not the wanted
+//! one, or whose tombstones can all go.
 
 use std::collections::HashSet;
 use std::ops::{Bound, Range};
@@ -83,9 +83,10 @@ impl<'a> KeyRange<'a> {
 /// Tells by level and number which tables a caller of [`pick_range`] wants to go down.
 pub type Among<'a> = dyn Fn(usize, FileNumber) -> bool + 'a;
 
-/// The next step that takes those tables of `range` down that are `among` the wanted; `None` if they lie in the last
-/// level as they should, or what is left waits for `busy` tables or is damaged. So `None` while nothing is busy means
-/// done. Where new tables keep arriving, `among` says which were there at the start.
+/// The next step that takes those tables of `range` down that are `among` the wanted; `None` if
+/// they lie in the last level as they should, or what is left waits for `busy` tables or is
+/// damaged. So `None` while nothing is busy means done. Where new tables keep arriving, `among`
+/// says which were there at the start.
 pub fn pick_range(
     version: &Version,
     range: &KeyRange<'_>,

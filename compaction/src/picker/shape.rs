@@ -1,9 +1,9 @@
 //! How large each level should be.
 //!
-//! The last level decides. A level should hold a tenth (one part in `fan_out`) of the one below it, up to the
-//! *base* level, the first whose target is no larger than `base_bytes`; levels above it should be empty,
-//! and level 0 is merged straight into it. So a small database has two levels, and about a ninth of a large
-//! one lies above the last, however fast it grew.
+//! The last level decides. A level should hold a tenth (one part in `fan_out`) of the one below it,
+//! up to the *base* level, the first whose target is no larger than `base_bytes`; levels above it
+//! should be empty, and level 0 is merged straight into it. So a small database has two levels, and
+//! about a ninth of a large one lies above the last, however fast it grew.
 //!
 //! ```text
 //! base_bytes = 256 MiB, fan_out = 10
@@ -13,8 +13,8 @@
 //!  10 GiB        L4      L4 102 MiB, L5 1 GiB
 //! ```
 //!
-//! While levels above the base still hold tables, level 0 goes into the topmost of them, so that nothing passes
-//! an older version; their target is nothing, and they run empty.
+//! While levels above the base still hold tables, level 0 goes into the topmost of them, so that
+//! nothing passes an older version; their target is nothing, and they run empty.
 
 use super::{LAST, PickOptions};
 use crate::version::{LEVELS, Version};
@@ -56,7 +56,8 @@ impl Targets {
     }
 }
 
-/// An estimate of the bytes that must be written until `version` has its shape. Writers are paced by it.
+/// An estimate of the bytes that must be written until `version` has its shape. Writers are paced
+/// by it.
 ///
 /// Level 0, once due, is merged with the whole base level; then what each level holds too much is
 /// merged with its share of the next.

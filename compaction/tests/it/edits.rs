@@ -141,7 +141,8 @@ proptest! {
         let i = at.index(bytes.len());
         bytes[i] ^= change;
         if let Ok(again) = VersionEdit::decode(&bytes) {
-            // Each edit has one form, but for optional fields that are skipped and the order of fields.
+            // Each edit has one form, but for optional fields that are skipped and the order of
+            // fields.
             prop_assert_eq!(VersionEdit::decode(&encoded(&again)).unwrap(), again);
         }
         drop(VersionEdit::decode(&bytes[..cut.index(bytes.len())]));

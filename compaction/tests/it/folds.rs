@@ -116,7 +116,8 @@ proptest! {
         let combine = |key: UserKey<'_>, parts: &[&[u8]]| {
             (Some(key.bytes[0]) != fails).then(|| parts.concat())
         };
-        // An image acts on no range delete, for want of an edit that carries it; it knows them all the same.
+        // An image acts on no range delete, for want of an edit that carries it; it knows them all
+        // the same.
         let none = RangeSet::default();
         let rules = Rules {
             stripes: &Stripes::at(&snapshots, SeqNo::new(visible), now),
@@ -148,7 +149,8 @@ proptest! {
                 prop_assert_eq!(is, was, "key {} at {} and {}, after {:?}", key, at, time, after);
             }
         }
-        // Without snapshots one operand a key is left at most, and none where nothing lies below it.
+        // Without snapshots one operand a key is left at most, and none where nothing lies below
+        // it.
         if snapshots.is_empty() && fails.is_none() {
             for key in 0..3u8 {
                 let of_key = after.iter().filter(|(k, _)| k.user.bytes[0] == key && k.seq.get() > below);

@@ -203,10 +203,12 @@ fn edit(args: &[&str]) -> Answer {
     Ok(out)
 }
 
-/// Behind `@` stands when an entry expires, and the time of a snapshot; behind `=` its value. Operands are lists, and combined
-/// by appending; `panics=k` says for which key that fails, `unwanted=v` which value the filter does not want.
+/// Behind `@` stands when an entry expires, and the time of a snapshot; behind `=` its value.
+/// Operands are lists, and combined by appending; `panics=k` says for which key that fails,
+/// `unwanted=v` which value the filter does not want.
 ///
-/// `merge a#9,PUT a#5,DEL b#4,EXP@60 now=70 snapshots=7 visible=9 below=a dropped=3@7 range=a,f@8`: what stays, and why the rest goes.
+/// `merge a#9,PUT a#5,DEL b#4,EXP@60 now=70 snapshots=7 visible=9 below=a dropped=3@7 range=a,f@8`:
+/// what stays, and why the rest goes.
 fn merge_entries(command: &Command) -> Answer {
     let (mut entries, mut snapshots, mut visible) = (Vec::new(), Vec::new(), SeqNo::new(100));
     let (mut below, mut dropped, mut deleted) = (HashSet::new(), Vec::new(), Vec::new());

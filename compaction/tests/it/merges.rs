@@ -151,8 +151,8 @@ proptest! {
                 entries.next().unwrap();
             }
         }
-        // Versions that only a snapshot kept may still lie there, and keyspaces that are gone: never seen, they
-        // cost space. A merge of everything takes out both, and not a key more.
+        // Versions that only a snapshot kept may still lie there, and keyspaces that are gone:
+        // never seen, they cost space. A merge of everything takes out both, and not a key more.
         let all: Vec<_> = tree.version.runs_newest_first()
             .map(|(_, run)| RunIter::new(run.clone())).collect();
         let older = OlderRuns::default();
@@ -209,8 +209,8 @@ proptest! {
         while let Some((key, _)) = iter.next_kept().unwrap() {
             kept.push(key.to_owned());
         }
-        // A reader sees the newest version up to its point. Needed are: the puts that some reader sees, and the
-        // tombstones that hide from some reader a put that another one needs.
+        // A reader sees the newest version up to its point. Needed are: the puts that some reader
+        // sees, and the tombstones that hide from some reader a put that another one needs.
         let points: Vec<SeqNo> = snapshots.iter().copied().chain([visible]).collect();
         let seen = |at: SeqNo, n: u8| entries.iter().rev()
             .find(|(key, _)| key.user == user(0, n) && key.seq <= at).map(|(key, _)| key.clone());

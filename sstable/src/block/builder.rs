@@ -1,8 +1,8 @@
 //! Gathers entries and lays them out as a raw block.
 //!
-//! Records are written once, as they will stand, but where they start in the block is known only when
-//! their number is: heads and offsets come before them. So the builder keeps the records apart and
-//! joins the parts when the block is cut.
+//! Records are written once, as they will stand, but where they start in the block is known only
+//! when their number is: heads and offsets come before them. So the builder keeps the records apart
+//! and joins the parts when the block is cut.
 #![deny(clippy::indexing_slicing)]
 
 use terrace_base::coding::{align8, put_u32};
@@ -89,8 +89,8 @@ impl BlockBuilder {
         Record::at(&self.records, entry.start as usize)
     }
 
-    /// Lays out the first `count` entries into `out`, which it empties before. `open` says that the last
-    /// one's key goes on in the next block. The entries stay until [`BlockBuilder::remove`].
+    /// Lays out the first `count` entries into `out`, which it empties before. `open` says that the
+    /// last one's key goes on in the next block. The entries stay until [`BlockBuilder::remove`].
     pub fn cut(&self, count: usize, open: bool, out: &mut Vec<u8>) -> Option<Cut> {
         let taken = self.entries.get(..count)?;
         let (first, last) = (self.record(0)?, self.record(count.checked_sub(1)?)?);
@@ -186,7 +186,8 @@ pub(super) fn put_record(out: &mut Vec<u8>, trailer: u64, start: &[u8], rest: &[
     let key_len = start.len() + rest.len();
     let len = record_len(key_len, value.len());
     let padding = align8(len as u64) as usize - len;
-    // No byte more: a block that is unpacked has exactly the room that it needs, and would double it.
+    // No byte more: a block that is unpacked has exactly the room that it needs, and would double
+    // it.
     out.reserve(len + padding);
     let mut head = [0; RECORD_HEAD_LEN];
     if let Some((first, more)) = head.split_first_chunk_mut::<8>()

@@ -1,11 +1,11 @@
 //! The ways to pack bytes: LZ4 and, with feature `zstd`, zstd.
 //!
-//! Both pack one stretch of bytes whose length stands beside it, so unpacking goes into memory of just that
-//! length and never beyond. A zstd block is one whole frame as [RFC 8878] has it, magic number included, so that
-//! the bytes can be looked at with any tool.
+//! Both pack one stretch of bytes whose length stands beside it, so unpacking goes into memory of
+//! just that length and never beyond. A zstd block is one whole frame as [RFC 8878] has it, magic
+//! number included, so that the bytes can be looked at with any tool.
 //!
-//! Contexts are kept: one to pack for each table that is being written, one to unpack (about 160 KiB) for
-//! each thread that has read a zstd block.
+//! Contexts are kept: one to pack for each table that is being written, one to unpack (about 160
+//! KiB) for each thread that has read a zstd block.
 //!
 //! [RFC 8878]: https://www.rfc-editor.org/rfc/rfc8878
 #![deny(clippy::indexing_slicing)]
@@ -108,8 +108,8 @@ mod with_zstd {
 
     use zstd::bulk::Decompressor;
 
-    /// On 100 pieces of 8 KiB of source text, level 1 leaves 4 % more for 17 % fewer instructions, level 5 leaves 4 %
-    /// less for 2.1 times as many, and level 9 5 % less for 4.9 times as many.
+    /// On 100 pieces of 8 KiB of source text, level 1 leaves 4 % more for 17 % fewer instructions,
+    /// level 5 leaves 4 % less for 2.1 times as many, and level 9 5 % less for 4.9 times as many.
     pub const LEVEL: i32 = 3;
 
     thread_local! {

@@ -6,11 +6,11 @@
 //! plain  := kind:u8{count} key_len{count} value_len{count} prefix rest{count} value{count}     in `body`
 //! ```
 //!
-//! Columns pack better than records. `seq` is the sequence number minus the `lowest` in `seq_width` bytes (0
-//! to 7); these are next to random, and packing would only lengthen them. `key_len` is the length of the key
-//! behind the common prefix, in `key_width` bytes (0 to 2), `rest` those bytes; `value_len` takes
-//! `value_width` bytes (0 to 4). The kinds are left out where the block's flags say that all are plain puts. `plain` in
-//! the block's header is the length of `plain`.
+//! Columns pack better than records. `seq` is the sequence number minus the `lowest` in `seq_width`
+//! bytes (0 to 7); these are next to random, and packing would only lengthen them. `key_len` is the
+//! length of the key behind the common prefix, in `key_width` bytes (0 to 2), `rest` those bytes;
+//! `value_len` takes `value_width` bytes (0 to 4). The kinds are left out where the block's flags
+//! say that all are plain puts. `plain` in the block's header is the length of `plain`.
 //!
 //! A block that this does not shrink below 7/8 of its raw form is stored raw.
 //!

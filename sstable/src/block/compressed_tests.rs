@@ -76,7 +76,8 @@ fn round_trips(mut packer: Packer) {
         assert_eq!(Header::decode(stored).unwrap(), stored_header);
         let again = unpack(stored, &stored_header, &mut Vec::new()).unwrap();
         assert_eq!(again, raw, "round {round}");
-        // The cache counts its length. The last record had asked for room that it did not fill, and doubled it.
+        // The cache counts its length. The last record had asked for room that it did not fill, and
+        // doubled it.
         assert_eq!(again.capacity(), again.len(), "round {round}");
     }
 }
@@ -183,7 +184,8 @@ fn whatever_is_in_the_packed_part_is_an_answer_or_corruption() {
     }
 }
 
-/// Several frames, and frames to be skipped, are legal zstd; they fill the stated length or are corruption.
+/// Several frames, and frames to be skipped, are legal zstd; they fill the stated length or are
+/// corruption.
 #[cfg(feature = "zstd")]
 #[test]
 fn frames_of_any_number_stay_within_the_stated_length() {

@@ -8,20 +8,22 @@
 //! record  := trailer:u64 value_len:u32 key_len:u16 key value
 //! ```
 //!
-//! - `crc` is the checksum of all bytes behind it, padding included, at the block's offset in the file.
-//! - `prefix` is how many bytes all keys of the block begin with alike. `head[i]` is the next 4 bytes of key
-//!   i as a big-endian number, padded with zeroes: a search is a binary search over contiguous numbers,
-//!   and looks at records only among equal ones.
-//! - `offset[i]` is where record i starts, from the start of the block, in units of 8 bytes; always below
-//!   8 KiB, so that 10 bits name a record ([`crate::point_index`] does).
-//! - `trailer` is sequence number and kind, `highest` the highest sequence number; `raw` is the length of the
-//!   block in raw form, and `plain` what the packed part unpacks to (0 in a raw block).
-//! - `flags`: 1 there are tombstones; 2 values that expire; 4 some key has several versions, here or in the
-//!   block before or behind; 8 merge operands; 16 places in blob files; 32 the first
+//! - `crc` is the checksum of all bytes behind it, padding included, at the block's offset in the
+//!   file.
+//! - `prefix` is how many bytes all keys of the block begin with alike. `head[i]` is the next 4
+//!   bytes of key i as a big-endian number, padded with zeroes: a search is a binary search over
+//!   contiguous numbers, and looks at records only among equal ones.
+//! - `offset[i]` is where record i starts, from the start of the block, in units of 8 bytes; always
+//!   below 8 KiB, so that 10 bits name a record ([`crate::point_index`] does).
+//! - `trailer` is sequence number and kind, `highest` the highest sequence number; `raw` is the
+//!   length of the block in raw form, and `plain` what the packed part unpacks to (0 in a raw
+//!   block).
+//! - `flags`: 1 there are tombstones; 2 values that expire; 4 some key has several versions, here
+//!   or in the block before or behind; 8 merge operands; 16 places in blob files; 32 the first
 //!   entry's key is also the last of the block before ("continues").
 //!
-//! A block is cut between user keys. A key whose versions do not fit into one block has blocks of its own,
-//! all but the first of which continue.
+//! A block is cut between user keys. A key whose versions do not fit into one block has blocks of
+//! its own, all but the first of which continue.
 //!
 //! Example: key `ab` put at 7 with value `x` in keyspace 0, alone in its block, in hex:
 //!
@@ -260,7 +262,8 @@ impl<'a> Record<'a> {
         SeqNo::new(self.trailer >> 8)
     }
 
-    /// Blocks are validated before use, so an unknown kind does not occur; it hides its value if it does.
+    /// Blocks are validated before use, so an unknown kind does not occur; it hides its value if it
+    /// does.
     #[inline]
     pub fn kind(&self) -> ValueKind {
         ValueKind::of_byte(self.trailer as u8).unwrap_or(ValueKind::Tombstone)

@@ -6,8 +6,8 @@
 //!                                         └──hook──> Watch: moments of the recovery itself, and so on
 //! ```
 //!
-//! A [`Watch`] only takes images, which are cheap and share their pages; they are opened when the operation
-//! that was under way has returned, with no lock of the engine held.
+//! A [`Watch`] only takes images, which are cheap and share their pages; they are opened when the
+//! operation that was under way has returned, with no lock of the engine held.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -141,8 +141,9 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Takes the images of the crashes that `wanted` names for a call. `allowed` says what they may hold: it is
-    /// asked before and after one is taken, and other threads may have come on in between.
+    /// Takes the images of the crashes that `wanted` names for a call. `allowed` says what they may
+    /// hold: it is asked before and after one is taken, and other threads may have come on in
+    /// between.
     pub fn new(
         vfs: &Arc<MemVfs>,
         seed: u64,
@@ -224,8 +225,8 @@ impl Recovery<'_> {
         Ok((db, contents))
     }
 
-    /// Opens an image, compares all of it, and says after how many commits it is. Files that the database does
-    /// not know must be gone.
+    /// Opens an image, compares all of it, and says after how many commits it is. Files that the
+    /// database does not know must be gone.
     ///
     /// # Errors
     /// What is wrong.
@@ -236,9 +237,9 @@ impl Recovery<'_> {
         Ok((db, found))
     }
 
-    /// Goes on with what `check` has opened: it is cut again, as what was read once must stay; something is
-    /// written under `Sync`, with a number above `last_seq`, and it is cut again; then it is closed, and a second
-    /// open has nothing to write. `seen` is told each image.
+    /// Goes on with what `check` has opened: it is cut again, as what was read once must stay;
+    /// something is written under `Sync`, with a number above `last_seq`, and it is cut again; then
+    /// it is closed, and a second open has nothing to write. `seen` is told each image.
     ///
     /// # Errors
     /// What is wrong.

@@ -1,7 +1,7 @@
 //! Numbers that stand for what a database holds: equal contents have equal ones, and nothing else has in practice.
 //!
-//! The digest of a database is the sum of those of its keyspaces and entries, so that a change of one key
-//! changes it by a difference, whatever else there is.
+//! The digest of a database is the sum of those of its keyspaces and entries, so that a change of
+//! one key changes it by a difference, whatever else there is.
 
 use terrace::Bytes;
 use twox_hash::XxHash3_64;

@@ -115,8 +115,8 @@ impl Profile {
         }
     }
 
-    /// For crashes at every call: a few dozen operations go through everything, and large values are larger than
-    /// a log segment.
+    /// For crashes at every call: a few dozen operations go through everything, and large values
+    /// are larger than a log segment.
     pub fn crashes() -> Profile {
         Profile {
             keys: 16,

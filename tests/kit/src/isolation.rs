@@ -1,17 +1,17 @@
 //! Many transactions at once, and whether any order of them, one after another, explains what they saw.
 //!
-//! Threads run random transactions over few keys. Each value names the transaction that wrote it, so that a read
-//! tells whose write it saw; a range read is a read of each key that it could have held, absent ones included. The
-//! order of a key's versions is that of their commits. From this follow all dependencies (Adya, "Weak consistency",
-//! 1999):
+//! Threads run random transactions over few keys. Each value names the transaction that wrote it,
+//! so that a read tells whose write it saw; a range read is a read of each key that it could have
+//! held, absent ones included. The order of a key's versions is that of their commits. From this
+//! follow all dependencies (Adya, "Weak consistency", 1999):
 //!
 //! ```text
 //! ww  who wrote a version  -> who wrote the next       wr  who wrote it -> who read it
 //! rw  who read a version   -> who wrote the next
 //! ```
 //!
-//! The transactions are serializable if these make no cycle. Beside that each read must be of the version that was
-//! newest at the sequence number that its transaction began at.
+//! The transactions are serializable if these make no cycle. Beside that each read must be of the
+//! version that was newest at the sequence number that its transaction began at.
 
 #![allow(clippy::unwrap_used)] // What fails here is the database's doing: it ends the test.
 
@@ -234,7 +234,8 @@ fn delete_range(tx: &Transaction, other: &Keyspace, key: Key, done: &mut Done, r
     done.writes.extend(keys);
 }
 
-/// A version of a key: when it was committed, by which transaction of the history, and whether it is a value.
+/// A version of a key: when it was committed, by which transaction of the history, and whether it
+/// is a value.
 type Version = (u64, usize, bool);
 
 /// Looks for what no serial order explains.

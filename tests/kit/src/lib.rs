@@ -6,10 +6,11 @@
 //!                                  └────> Model     what it must answer;  Oracle: which prefix it is
 //! ```
 //!
-//! Crash tests put a [`Watch`] on the file system below, which takes what a crash may leave at each of its calls, and
-//! a [`Recovery`] of each must end in a state that [`Progress`] allows.
+//! Crash tests put a [`Watch`] on the file system below, which takes what a crash may leave at each
+//! of its calls, and a [`Recovery`] of each must end in a state that [`Progress`] allows.
 //!
-//! Everything follows from numbers: the same seed gives the same operations, and a failure prints them.
+//! Everything follows from numbers: the same seed gives the same operations, and a failure prints
+//! them.
 
 mod crash;
 mod digest;
@@ -42,7 +43,8 @@ pub use trouble::{Outcome, Trouble};
 
 use terrace::Options;
 
-/// The merge operator that every keyspace gets before its first operand: the newer follows the older.
+/// The merge operator that every keyspace gets before its first operand: the newer follows the
+/// older.
 pub const APPEND: &str = "append";
 
 /// The operator itself.

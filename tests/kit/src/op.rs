@@ -135,8 +135,8 @@ pub enum Step {
     Take,
     /// `pop_first` or `pop_last`, whatever the key
     Pop(End),
-    /// A batch of two counters and an appendix, on condition of the key's version or absence: the right one, or
-    /// another
+    /// A batch of two counters and an appendix, on condition of the key's version or absence: the
+    /// right one, or another
     Batch(bool, Value),
 }
 
@@ -211,11 +211,11 @@ pub enum Op {
     Batch(Vec<Write>, Option<Durability>, How),
     /// A step on a key of a keyspace.
     Step(usize, Bytes, Step),
-    /// A transaction of these writes and a question behind them, with the writes from one to the last but so many
-    /// undone by a savepoint; committed, unless that is false.
+    /// A transaction of these writes and a question behind them, with the writes from one to the
+    /// last but so many undone by a savepoint; committed, unless that is false.
     Transaction(Vec<Write>, usize, Read, bool),
-    /// `ingest` of these entries into a keyspace, sorted first; or `ingest_unsorted` as they are, with so many bytes of
-    /// memory.
+    /// `ingest` of these entries into a keyspace, sorted first; or `ingest_unsorted` as they are,
+    /// with so many bytes of memory.
     Ingest(usize, Vec<(Bytes, Value)>, Option<usize>),
     /// Creates a keyspace, or finds it there.
     CreateKeyspace(usize),
@@ -255,7 +255,8 @@ pub enum Op {
     WaitIdle,
     /// `sync`
     Sync,
-    /// `checkpoint`; the copy is opened with options that follow from the number, compared, and removed.
+    /// `checkpoint`; the copy is opened with options that follow from the number, compared, and
+    /// removed.
     Checkpoint(u64),
     /// Compares everything.
     Check,

@@ -33,20 +33,20 @@ impl Oracle {
         Ok(contents)
     }
 
-    /// Reads everything and says after how many commits of `model` it is what must be there; the most, if it
-    /// is so after several.
+    /// Reads everything and says after how many commits of `model` it is what must be there; the
+    /// most, if it is so after several.
     ///
     /// # Errors
-    /// Those of [`Oracle::read`]; and if it equals no state after `allowed` many commits, how it differs
-    /// from the nearest.
+    /// Those of [`Oracle::read`]; and if it equals no state after `allowed` many commits, how it
+    /// differs from the nearest.
     pub fn check(db: &Db, model: &Model, allowed: RangeInclusive<usize>) -> Outcome<usize> {
         let contents = Oracle::read(db)?;
         absent_keys(db, model, &contents)?;
         Oracle::place(&contents, model, allowed)
     }
 
-    /// Says after how many commits of `model` these contents are what must be there; the most, if they are so
-    /// after several.
+    /// Says after how many commits of `model` these contents are what must be there; the most, if
+    /// they are so after several.
     ///
     /// # Errors
     /// If they are no state after `allowed` many commits: how they differ from the nearest.

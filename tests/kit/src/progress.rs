@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use terrace::vfs::ImageKind;
 
-/// Three places in the commit order, `durable <= returned <= begun`, and the last sequence number given out.
-/// A hook of the file system, or another thread, may read it while an operation runs.
+/// Three places in the commit order, `durable <= returned <= begun`, and the last sequence number
+/// given out. A hook of the file system, or another thread, may read it while an operation runs.
 #[derive(Debug, Default)]
 pub struct Progress {
     begun: AtomicUsize,
@@ -54,7 +54,8 @@ impl Progress {
         self.last_seq.fetch_max(last_seq, Ordering::SeqCst);
     }
 
-    /// After a crash that left so many commits, which are on disk, when `last_seq` was the last number given out.
+    /// After a crash that left so many commits, which are on disk, when `last_seq` was the last
+    /// number given out.
     pub(crate) fn restart(&self, commits: usize, last_seq: u64) {
         self.last_seq.store(last_seq, Ordering::SeqCst);
         for place in [&self.begun, &self.returned, &self.durable] {

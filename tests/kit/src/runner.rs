@@ -72,7 +72,8 @@ impl Runner {
         }
     }
 
-    /// Opens the database with options that follow from `seed`, and takes the handles of its keyspaces.
+    /// Opens the database with options that follow from `seed`, and takes the handles of its
+    /// keyspaces.
     ///
     /// # Errors
     /// The database's, and other keyspaces than there must be.
@@ -151,8 +152,8 @@ impl Runner {
         Ok(())
     }
 
-    /// Does one operation and compares what it answers. After an error of the database what was to be written
-    /// may or may not be there if it is read-only now; else it must not be.
+    /// Does one operation and compares what it answers. After an error of the database what was to
+    /// be written may or may not be there if it is read-only now; else it must not be.
     ///
     /// # Errors
     /// The database's, and differences from the model.
@@ -398,8 +399,8 @@ impl Runner {
         failed("health", db.health())
     }
 
-    /// Closes the database, by `close` or by dropping its handles, and opens it with options that follow from
-    /// `seed`. Iterators and cursors stay.
+    /// Closes the database, by `close` or by dropping its handles, and opens it with options that
+    /// follow from `seed`. Iterators and cursors stay.
     ///
     /// # Errors
     /// The database's.
@@ -430,8 +431,8 @@ impl Runner {
         Ok(())
     }
 
-    /// Goes on with what a crash left in `vfs`, and `allowed`: the commits that are not found there never were, nor
-    /// were the sequence numbers given out since.
+    /// Goes on with what a crash left in `vfs`, and `allowed`: the commits that are not found there
+    /// never were, nor were the sequence numbers given out since.
     ///
     /// # Errors
     /// The database's, and a state that is not allowed.

@@ -17,7 +17,8 @@ use crate::registered;
 pub enum Mode {
     /// Its threads.
     Threads,
-    /// The caller of `flush`, `wait_idle` and `compact_all`: everything follows from the operations.
+    /// The caller of `flush`, `wait_idle` and `compact_all`: everything follows from the
+    /// operations.
     Manual,
 }
 
@@ -42,7 +43,8 @@ pub struct Scenario {
     pub mode: Mode,
     /// Whether the default durability may be another than `Sync`.
     pub mixed_durability: bool,
-    /// Whether recovery may hold so little of the log that it goes into tables even after a clean end.
+    /// Whether recovery may hold so little of the log that it goes into tables even after a clean
+    /// end.
     pub short_replays: bool,
 }
 
@@ -59,8 +61,8 @@ impl Scenario {
         }
     }
 
-    /// A database at `/data/db` of which everything follows from the operations: driven by hand, and no time
-    /// passes.
+    /// A database at `/data/db` of which everything follows from the operations: driven by hand,
+    /// and no time passes.
     pub fn by_hand(vfs: Arc<dyn Vfs>) -> Scenario {
         Scenario {
             dir: "/data/db".into(),

@@ -107,7 +107,8 @@ impl Runner {
         self.end(None, self.default_durability)
     }
 
-    /// Sets options that follow from the number. None of them changes what is read, so this is no step of the model.
+    /// Sets options that follow from the number. None of them changes what is read, so this is no
+    /// step of the model.
     pub(crate) fn set_options(&mut self, name: &str, bits: u64) -> Outcome {
         let Some(keyspace) = self.handles.get(name) else {
             return self.stale_handles();

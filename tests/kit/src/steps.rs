@@ -195,11 +195,13 @@ impl Runner {
             tx.rollback();
             return Ok(());
         }
-        // In which order keyspaces are written only the database knows, and so which version each key gets.
+        // In which order keyspaces are written only the database knows, and so which version each
+        // key gets.
         let mut names = kept.keys().map(|(name, _)| name);
         let first = names.next().cloned();
         let one = names.all(|name| first.as_ref() == Some(name));
-        // Range deletes come first: what was written to them before is gone, and what came later is not.
+        // Range deletes come first: what was written to them before is gone, and what came later is
+        // not.
         let changes: Vec<Change> = ranges.into_iter().chain(kept.into_values()).collect();
         if changes.is_empty() {
             return failed("commit", tx.commit()).map(|_| ());

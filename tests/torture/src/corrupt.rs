@@ -1,17 +1,20 @@
 //! Mode `corrupt`: the files of a small database are damaged in every way there is, one at a time.
 //!
-//! Every single bit flipped, every byte zeroed, every length; files and blocks exchanged, doubled, missing, put back
-//! from earlier, or from another database; bytes appended. The database has a file of each kind, and everything that
-//! was ever written to it is known. So each outcome can be judged:
+//! Every single bit flipped, every byte zeroed, every length; files and blocks exchanged, doubled,
+//! missing, put back from earlier, or from another database; bytes appended. The database has a
+//! file of each kind, and everything that was ever written to it is known. So each outcome can be
+//! judged:
 //!
-//! - after a clean end: the right answer to every read, or `Corruption` with file and offset, from the open or from
-//!   just the reads that touch the damage;
-//! - after a kill, where the log is damaged: what the promises of the frames that are left require, computed here from
-//!   the frames themselves: one exact state, or `Corruption`;
-//! - an older copy of a log segment may bring back an earlier state: nothing in the files says that there was more.
+//! - after a clean end: the right answer to every read, or `Corruption` with file and offset, from
+//!   the open or from just the reads that touch the damage;
+//! - after a kill, where the log is damaged: what the promises of the frames that are left require,
+//!   computed here from the frames themselves: one exact state, or `Corruption`;
+//! - an older copy of a log segment may bring back an earlier state: nothing in the files says that
+//!   there was more.
 //!
-//! Then a salvage of the same files must open, return no value that was never written, have everything that its
-//! report does not name, keep every old file, and leave a database that opens and says the same.
+//! Then a salvage of the same files must open, return no value that was never written, have
+//! everything that its report does not name, keep every old file, and leave a database that opens
+//! and says the same.
 
 mod check;
 mod damage;

@@ -1,7 +1,8 @@
 //! A real file system on a loop device over a file in memory, whose power can be cut.
 //!
-//! The thread that mounts it has a table of mounts of its own (`sys::own_mounts`): nobody else sees it, and the kernel
-//! takes mounts, loop device and file away when the last process of the thread has ended, even by SIGKILL.
+//! The thread that mounts it has a table of mounts of its own (`sys::own_mounts`): nobody else sees
+//! it, and the kernel takes mounts, loop device and file away when the last process of the thread
+//! has ended, even by SIGKILL.
 
 use std::fs::File;
 use std::io;
@@ -116,8 +117,8 @@ impl Disk {
         self.on()
     }
 
-    /// The loop device is another one each time: with the old one, blocks in its cache that never reached the disk
-    /// would be there again.
+    /// The loop device is another one each time: with the old one, blocks in its cache that never
+    /// reached the disk would be there again.
     fn on(&mut self) -> Result<(), String> {
         let image = self.memory.join("image").display().to_string();
         let mount = self.mount.display().to_string();

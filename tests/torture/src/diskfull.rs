@@ -1,12 +1,14 @@
 //! The disk is full: at every point where a workload takes space, in memory, and on a small tmpfs.
 //!
-//! A run without a limit says how many bytes the files had in all before each call. Then each of these numbers is
-//! the size of a disk, and so is the one below it, where the call that would have fitted does not. On each of them:
-//! every error is `NoSpace`, also of an open; reads go on and are right; `Db::health` names the cause; deletes go on
-//! while the log has room; a crash loses nothing that counts, and what it left opens once there is room. After a few
-//! refusals the disk grows: then writes go on without a reopening, and all is well. Then it is full again.
+//! A run without a limit says how many bytes the files had in all before each call. Then each of
+//! these numbers is the size of a disk, and so is the one below it, where the call that would have
+//! fitted does not. On each of them: every error is `NoSpace`, also of an open; reads go on and are
+//! right; `Db::health` names the cause; deletes go on while the log has room; a crash loses nothing
+//! that counts, and what it left opens once there is room. After a few refusals the disk grows:
+//! then writes go on without a reopening, and all is well. Then it is full again.
 //!
-//! The same with threads, where only waiting heals, and on a real file system if one can be mounted.
+//! The same with threads, where only waiting heals, and on a real file system if one can be
+//! mounted.
 //!
 //! A failure is reproduced by `--seed S --at BYTES`, `--at threads` or `--at tmpfs`.
 

@@ -1,9 +1,10 @@
 //! Every call to the file system fails: with every error, once and from then on, also halfway and late.
 //!
-//! One workload that opens, writes, flushes, merges, is killed, is dropped and closes is run over and over, each time
-//! with a fault at the next call, until a run meets none. Whatever fails: no panic, no error that calls a bad disk
-//! damage, no wrong answer, nothing acknowledged that a crash then takes. A database that is read-only says why, goes on
-//! reading and writes nothing more; any other goes on by itself once the fault is over.
+//! One workload that opens, writes, flushes, merges, is killed, is dropped and closes is run over
+//! and over, each time with a fault at the next call, until a run meets none. Whatever fails: no
+//! panic, no error that calls a bad disk damage, no wrong answer, nothing acknowledged that a crash
+//! then takes. A database that is read-only says why, goes on reading and writes nothing more; any
+//! other goes on by itself once the fault is over.
 //!
 //! Lines that are reached only behind a fault meet one in runs with two.
 //!
@@ -497,7 +498,8 @@ impl Run<'_> {
         }
     }
 
-    /// A step that must succeed; after a second fault at the second try. False if that one was final.
+    /// A step that must succeed; after a second fault at the second try. False if that one was
+    /// final.
     fn twice(&mut self, step: &Step) -> Outcome<bool> {
         let Err(trouble) = self.step(step) else {
             return Ok(true);

@@ -1,9 +1,10 @@
 //! `kill`: processes that write die by SIGKILL, at a random time or at their n-th changing call, and the database
 //! that each leaves is opened and checked.
 //!
-//! A round is one database and the lives that it sees one after the other. Between two of them it is opened for
-//! reading only, which leaves everything as the dead process left it, so that the next one recovers and is
-//! killed while it does; or it is opened as usual and goes on from there; or both.
+//! A round is one database and the lives that it sees one after the other. Between two of them it
+//! is opened for reading only, which leaves everything as the dead process left it, so that the
+//! next one recovers and is killed while it does; or it is opened as usual and goes on from there;
+//! or both.
 
 use std::path::Path;
 use std::thread;

@@ -1,15 +1,16 @@
 //! What is known of the writers' steps, and the oracle: whether a database that was opened again holds what it
 //! must.
 //!
-//! - What each thread stored equals the state after some number of its steps: each batch whole or not at all,
-//!   nothing that was never written, nothing that came back.
-//! - A *kill* leaves every step that returned. A *cut* leaves everything up to the greatest sequence number that was
-//!   durable by then.
-//! - Threads agree on one commit order: if a step is there, so is every one with a smaller sequence number
-//!   and every one that had returned before it began; and the key that all batches write has the value of
-//!   the last of them.
+//! - What each thread stored equals the state after some number of its steps: each batch whole or
+//!   not at all, nothing that was never written, nothing that came back.
+//! - A *kill* leaves every step that returned. A *cut* leaves everything up to the greatest
+//!   sequence number that was durable by then.
+//! - Threads agree on one commit order: if a step is there, so is every one with a smaller sequence
+//!   number and every one that had returned before it began; and the key that all batches write has
+//!   the value of the last of them.
 //! - A version is what the write returned.
-//! - What was found once is found again: after a cut it is on disk, after a kill it outlives the next kill.
+//! - What was found once is found again: after a cut it is on disk, after a kill it outlives the
+//!   next kill.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -33,7 +34,8 @@ struct Known {
     step: Step,
     /// What its write returned.
     seq: Option<u64>,
-    /// A sequence number that it is not above, where it has none of its own or did not get to say it.
+    /// A sequence number that it is not above, where it has none of its own or did not get to say
+    /// it.
     by: Option<u64>,
     /// It returned, or was found: a kill leaves it.
     kept: bool,
@@ -139,8 +141,8 @@ impl Ledger {
         Ok(lived)
     }
 
-    /// The last life closed the database while the disk was well, so all that it did is durable. After a failure of
-    /// the log `close` writes nothing and answers as always.
+    /// The last life closed the database while the disk was well, so all that it did is durable.
+    /// After a failure of the log `close` writes nothing and answers as always.
     pub(crate) fn closed_well(&mut self) {
         let steps = || self.threads.iter().flat_map(|thread| &thread.steps);
         self.durable = steps()

@@ -5,9 +5,10 @@
 //! cargo run --release -p terrace-torture -- MODE [--seed S] [--for 60s | --count N] [--report FILE]
 //! ```
 //!
-//! A mode is a function from a [`Plan`] to [`Counts`]; its first failure ends it. Failures are shrunk where the
-//! mode can, and end in one line that reproduces them. `cargo test` runs every mode with a small count
-//! (`tests/`); the totals that the readme shows come from `--report` files, which add up.
+//! A mode is a function from a [`Plan`] to [`Counts`]; its first failure ends it. Failures are
+//! shrunk where the mode can, and end in one line that reproduces them. `cargo test` runs every
+//! mode with a small count (`tests/`); the totals that the readme shows come from `--report` files,
+//! which add up.
 
 // All of this is a test, which the lints' exceptions for tests do not see.
 #![allow(
@@ -142,7 +143,8 @@ pub const MODES: &[Mode] = &[
     },
 ];
 
-/// Does the work of a process that a mode has started, if `arguments` (without the program's name) say so.
+/// Does the work of a process that a mode has started, if `arguments` (without the program's name)
+/// say so.
 pub fn child(arguments: &[String]) -> Option<std::process::ExitCode> {
     match arguments.split_first()? {
         #[cfg(target_os = "linux")]

@@ -1,13 +1,16 @@
 //! Mode `model`: random operations over the whole API, beside a model that is compared with every answer.
 //!
-//! A round is a database and a few thousand operations, with tiny sizes, so that lists are sealed, folded, flushed
-//! and compacted through several levels all the time: three rounds of four are driven by hand in memory, the fourth
-//! has the database's own threads at work. Writes of every kind, reads in both directions, snapshots, iterators and
-//! cursors that are kept while everything changes below them, keyspaces, closes and reopens with other options.
+//! A round is a database and a few thousand operations, with tiny sizes, so that lists are sealed,
+//! folded, flushed and compacted through several levels all the time: three rounds of four are
+//! driven by hand in memory, the fourth has the database's own threads at work. Writes of every
+//! kind, reads in both directions, snapshots, iterators and cursors that are kept while everything
+//! changes below them, keyspaces, closes and reopens with other options.
 //!
-//! What is counted: `operations` (the budget is a number of these; a batch or a scan is one), `writes`, `databases`.
+//! What is counted: `operations` (the budget is a number of these; a batch or a scan is one),
+//! `writes`, `databases`.
 //!
-//! A failure is shrunk by leaving operations out, and `--at` takes the numbers of those that are left.
+//! A failure is shrunk by leaving operations out, and `--at` takes the numbers of those that are
+//! left.
 
 use terrace::vfs::MemVfs;
 use terrace_kit::{Mode, Outcome as Done, Profile, Runner, Scenario};
@@ -48,8 +51,9 @@ fn failure(seed: u64, what: String, at: &str) -> Failure {
 /// What a round does most of.
 fn profile(seed: u64) -> Profile {
     let mut profile = Profile::default();
-    // A compaction or a reopen costs as much as hundreds of other operations, and compares everything anyway; long
-    // values and batches fill levels, but try nothing that short ones do not.
+    // A compaction or a reopen costs as much as hundreds of other operations, and compares
+    // everything anyway; long values and batches fill levels, but try nothing that short ones do
+    // not.
     (profile.writes, profile.reads, profile.pins) = (480, 200, 80);
     (profile.maintenance, profile.reopens, profile.checks) = (8, 1, false);
     (profile.longest, profile.large_one_in, profile.batch) = (300, 5000, 20);

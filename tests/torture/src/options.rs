@@ -1,13 +1,16 @@
 //! Mode `options`: one script under 64 option vectors; whatever the options, the answers are the same.
 //!
-//! A script is a few hundred operations from a seed. It is run 64 times, each on a database of its own: with every
-//! one of 16 combinations of compression (none, LZ4), reading (maps, `pread`), who works in the background (threads,
-//! the caller) and default durability (`Sync`, `Buffered`), and for each of these with four draws of the sizes of
-//! memory, lists, memtables, log segments, tables, levels, level-0 runs and manifest. A script closes its database
-//! several times and opens it with the vector that follows, so that each also meets what others left. Every
-//! operation is compared with the model, and at the end the digest of what the databases hold must be one number.
+//! A script is a few hundred operations from a seed. It is run 64 times, each on a database of its
+//! own: with every one of 16 combinations of compression (none, LZ4), reading (maps, `pread`), who
+//! works in the background (threads, the caller) and default durability (`Sync`, `Buffered`), and
+//! for each of these with four draws of the sizes of memory, lists, memtables, log segments,
+//! tables, levels, level-0 runs and manifest. A script closes its database several times and opens
+//! it with the vector that follows, so that each also meets what others left. Every operation is
+//! compared with the model, and at the end the digest of what the databases hold must be one
+//! number.
 //!
-//! What is counted: `scripts` (the budget is a number of these), `databases`, `operations`, `reopens`.
+//! What is counted: `scripts` (the budget is a number of these), `databases`, `operations`,
+//! `reopens`.
 //!
 //! `--at` takes a vector and the numbers of the operations, as `17:0-99,104`.
 

@@ -1,10 +1,11 @@
 //! `powercut`: a real ext4 and a real XFS lose power while a process writes to a database on them; they are mounted
 //! again and the database is checked.
 //!
-//! A round is one file system with one database. The cut comes at a random time, or from the writing process itself
-//! at its n-th changing call; before it, now and then, single files or the whole file system are synced
-//! behind the database's back, as a kernel does that writes back what it likes. Between cuts processes are
-//! killed, whose leftovers are then read, gone on from, or cut away.
+//! A round is one file system with one database. The cut comes at a random time, or from the
+//! writing process itself at its n-th changing call; before it, now and then, single files or the
+//! whole file system are synced behind the database's back, as a kernel does that writes back what
+//! it likes. Between cuts processes are killed, whose leftovers are then read, gone on from, or cut
+//! away.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -28,7 +29,8 @@ const CUTS: usize = 40;
 /// A process that meets no end of its own is ended by then.
 const LONGEST: Duration = Duration::from_millis(60);
 const SIGKILL: i32 = 9;
-/// A page of a mapped table could not be read any more: what the documentation of `IoMode` warns of.
+/// A page of a mapped table could not be read any more: what the documentation of `IoMode` warns
+/// of.
 const SIGBUS: i32 = 7;
 
 pub(crate) fn run(plan: &Plan) -> Outcome {

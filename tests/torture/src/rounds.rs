@@ -52,7 +52,8 @@ pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs rounds on every core until the budget of `plan` is spent. A panic in one is a failure of its seed.
+/// Runs rounds on every core until the budget of `plan` is spent. A panic in one is a failure of
+/// its seed.
 pub(crate) fn run(
     plan: &Plan,
     round: impl Fn(u64, &Tally) -> Result<(), Failure> + Sync,
@@ -60,8 +61,9 @@ pub(crate) fn run(
     on(1, plan, round)
 }
 
-/// Runs rounds that wait for processes and disks: on twice as many threads as there are cores. A plan with a place
-/// repeats its one seed: what real processes do depends on time, and a failure may take a few runs to come back.
+/// Runs rounds that wait for processes and disks: on twice as many threads as there are cores. A
+/// plan with a place repeats its one seed: what real processes do depends on time, and a failure
+/// may take a few runs to come back.
 pub(crate) fn run_waiting(
     plan: &Plan,
     round: impl Fn(u64, &Tally) -> Result<(), Failure> + Sync,

@@ -1,9 +1,10 @@
 //! The real commit path, views, flushes and compactions under chosen schedules: `src/shuttle_tests.rs`.
 //!
-//! There a schedule checker's locks and atomics stand in for the standard library's, by `--cfg terrace_shuttle`. The
-//! engine that this program is linked with has none of that, so the mode lets cargo build another one from the
-//! sources around it, in the target folder that `.ci/run` uses for the same, and reads what its tests print. It
-//! counts schedules. A failure names the test, and `--at TEST/N` runs that one alone under the same N schedules.
+//! There a schedule checker's locks and atomics stand in for the standard library's, by `--cfg
+//! terrace_shuttle`. The engine that this program is linked with has none of that, so the mode lets
+//! cargo build another one from the sources around it, in the target folder that `.ci/run` uses for
+//! the same, and reads what its tests print. It counts schedules. A failure names the test, and
+//! `--at TEST/N` runs that one alone under the same N schedules.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

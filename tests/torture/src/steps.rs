@@ -1,13 +1,14 @@
 //! What writer threads write: step after step from numbers, so that whoever knows the seed, the life and how many
 //! steps a thread has taken knows everything that it has stored.
 //!
-//! A *life* is one process that has the database open. Each of its threads has keys of its own, in keyspaces that
-//! all share and in one that it drops and makes again. Most steps are batches across keyspaces that also write
-//! the thread's *mark*: which step this is, and which steps of the other threads had returned before it began.
-//! A step without a mark (a single operation, a dropped keyspace) is told from its neighbours by what it
-//! changes.
+//! A *life* is one process that has the database open. Each of its threads has keys of its own, in
+//! keyspaces that all share and in one that it drops and makes again. Most steps are batches across
+//! keyspaces that also write the thread's *mark*: which step this is, and which steps of the other
+//! threads had returned before it began. A step without a mark (a single operation, a dropped
+//! keyspace) is told from its neighbours by what it changes.
 //!
-//! A new kind of step is a variant of [`Act`] with its effect in [`State::apply`] and its call in `writer.rs`.
+//! A new kind of step is a variant of [`Act`] with its effect in [`State::apply`] and its call in
+//! `writer.rs`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -84,7 +85,8 @@ impl Step {
         matches!(self.act, Act::Batch { .. })
     }
 
-    /// True if it writes nothing where there is nothing to do: then it has no sequence number of its own.
+    /// True if it writes nothing where there is nothing to do: then it has no sequence number of
+    /// its own.
     pub(crate) fn may_write_nothing(&self) -> bool {
         let Act::One(write) = &self.act else {
             return false;
@@ -173,7 +175,8 @@ impl Life {
         }
     }
 
-    /// A number that says whether a thread does something else than writing before a step, and what.
+    /// A number that says whether a thread does something else than writing before a step, and
+    /// what.
     pub(crate) fn chore(&self, thread: usize, number: u64) -> usize {
         self.random(thread, number, 1).below(400)
     }

@@ -296,7 +296,8 @@ impl Hand<'_> {
                     Change::Delete => space.delete(key),
                     Change::DeleteTo(end) => space.delete_range(key..steps::key(self.thread, end)),
                 }?;
-                // The number of what wrote nothing is that of another write, which may not be durable.
+                // The number of what wrote nothing is that of another write, which may not be
+                // durable.
                 let durable = self.default == Durability::Sync && !step.may_write_nothing();
                 self.done(step.id.number, seq.get(), durable)
             }

@@ -81,7 +81,8 @@ fn the_readme_says_what_the_totals_do() {
     check("fuzz", "fuzz/totals.json", &(table + "\n"));
 }
 
-/// Source files below `folder`, as paths from the root; what is built or has a workspace of its own left out.
+/// Source files below `folder`, as paths from the root; what is built or has a workspace of its own
+/// left out.
 fn sources(folder: &Path, found: &mut BTreeSet<String>) {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();

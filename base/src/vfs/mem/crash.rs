@@ -1,15 +1,15 @@
 //! What a crash leaves behind.
 //!
 //! A *cut* is a loss of power: of what was not synced, a [`CrashPolicy`] and a seed choose what had
-//! reached the disk; afterwards that is all there is, and durable. A *kill* is the end of the process
-//! alone: the page cache lives on, so all is still readable, nothing more is durable, and what a failed
-//! sync lost is still lost.
+//! reached the disk; afterwards that is all there is, and durable. A *kill* is the end of the
+//! process alone: the page cache lives on, so all is still readable, nothing more is durable, and
+//! what a failed sync lost is still lost.
 //!
 //! A cut takes each unsynced store apart into the blocks (4096 bytes) or sectors (512 bytes) of the
 //! file that it touches, keeps or loses each piece on its own, and applies the kept ones in their
-//! order. The length is metadata: it may have grown over bytes that were lost (they read as zeros, or
-//! garbage), or not have grown, and then kept bytes beyond it are out of reach. A lost truncation loses
-//! all later stores of its file.
+//! order. The length is metadata: it may have grown over bytes that were lost (they read as zeros,
+//! or garbage), or not have grown, and then kept bytes beyond it are out of reach. A lost
+//! truncation loses all later stores of its file.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsString;
@@ -38,7 +38,8 @@ pub enum CrashPolicy {
     RandomBlocks,
     /// A random subset of their 512-byte sectors.
     TornSectors {
-        /// Where a store was to go, a lost sector may hold garbage, or else zeros, and not only the old bytes.
+        /// Where a store was to go, a lost sector may hold garbage, or else zeros, and not only the
+        /// old bytes.
         garbage: bool,
     },
     /// Everything, but the newest store of all is cut off at a random byte.
@@ -85,8 +86,8 @@ impl MemVfs {
     /// The file system as the next process finds it. `policy` says what a cut keeps; a kill keeps
     /// everything.
     ///
-    /// The same state, policy and seed give the same image. Locks are free in it; its random numbers go
-    /// other ways than here. It counts its own mutations, and has no hook.
+    /// The same state, policy and seed give the same image. Locks are free in it; its random
+    /// numbers go other ways than here. It counts its own mutations, and has no hook.
     pub fn image(&self, kind: ImageKind, policy: CrashPolicy, seed: u64) -> Arc<MemVfs> {
         let inner = &self.inner;
         let _alone = inner.world.write().unwrap_or_else(PoisonError::into_inner);

@@ -1,11 +1,11 @@
 //! The directory tree: the names that a reader sees, those that are durable, and the changes in
 //! between.
 //!
-//! A change *sets* one or two names: creation, a link and a directory set one to a file or directory,
-//! removal sets one to nothing, a rename sets two as a unit. `visible = durable + pending`, and each
-//! pending change may reach the disk on its own, except that two that touch the same name keep their
-//! order. A change becomes durable when its *home* is synced: the directory of the name, of a rename
-//! that of the new name.
+//! A change *sets* one or two names: creation, a link and a directory set one to a file or
+//! directory, removal sets one to nothing, a rename sets two as a unit. `visible = durable +
+//! pending`, and each pending change may reach the disk on its own, except that two that touch the
+//! same name keep their order. A change becomes durable when its *home* is synced: the directory of
+//! the name, of a rename that of the new name.
 
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsString;

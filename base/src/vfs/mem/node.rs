@@ -1,9 +1,10 @@
 //! One file: its bytes, what of them is on the disk, and who holds its lock.
 //!
-//! A *plain* file is a byte vector. A *tracked* file knows three things: the bytes that a reader sees,
-//! the bytes that are durable, and the stores in between, oldest first. While no sync has failed,
-//! `visible = durable + pending`; a failed sync forgets pending stores, as a kernel marks pages clean that it could
-//! not write, and from then on bytes may be visible that no later sync makes durable.
+//! A *plain* file is a byte vector. A *tracked* file knows three things: the bytes that a reader
+//! sees, the bytes that are durable, and the stores in between, oldest first. While no sync has
+//! failed, `visible = durable + pending`; a failed sync forgets pending stores, as a kernel marks
+//! pages clean that it could not write, and from then on bytes may be visible that no later sync
+//! makes durable.
 
 use std::io;
 use std::sync::atomic::AtomicU64;
@@ -18,7 +19,8 @@ use super::random::Random;
 /// No file is longer: a wild offset is an error, not an attempt to allocate it.
 const MAX_LEN: u64 = 1 << 40;
 
-/// A lock that stays usable after a panic elsewhere: what it guards is consistent between statements.
+/// A lock that stays usable after a panic elsewhere: what it guards is consistent between
+/// statements.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

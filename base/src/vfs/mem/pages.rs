@@ -1,7 +1,7 @@
 //! The bytes of a file as shared pages: copies of a file share what neither has changed.
 //!
-//! Every crash image is a copy of a whole file system, and a test takes a hundred thousand of them; a
-//! page that no image changed exists once, and its hash is computed once.
+//! Every crash image is a copy of a whole file system, and a test takes a hundred thousand of them;
+//! a page that no image changed exists once, and its hash is computed once.
 //!
 //! Invariant: bytes of the last page beyond `len` are zero.
 
@@ -91,8 +91,8 @@ impl Pages {
         }
     }
 
-    /// Takes over the pages of `other` that hold `offset .. offset + len`, which is not beyond its end;
-    /// the rest of these pages is the same in both.
+    /// Takes over the pages of `other` that hold `offset .. offset + len`, which is not beyond its
+    /// end; the rest of these pages is the same in both.
     pub(super) fn adopt(&mut self, other: &Pages, offset: u64, len: usize) {
         let end = offset + len as u64;
         if end > self.len {
@@ -127,7 +127,8 @@ impl Pages {
     }
 }
 
-/// Page, offset in it and length of the first piece of `len` bytes from `offset` that lies in one page.
+/// Page, offset in it and length of the first piece of `len` bytes from `offset` that lies in one
+/// page.
 fn piece(offset: u64, len: usize) -> (usize, usize, usize) {
     let at = (offset % PAGE as u64) as usize;
     ((offset / PAGE as u64) as usize, at, len.min(PAGE - at))

@@ -1,9 +1,10 @@
 //! A whole directory: whatever lies in it, opening it gives the database or an error that says what is wrong.
 //!
-//! Without repaired checksums the files hold nothing but what a database wrote: whatever opens is one of the states
-//! that it had, readers and writers agree, and it goes on working. With them the content may be nonsense that
-//! verifies (keys out of order, an index of another table); then there is no right answer, only no wrong
-//! behaviour: errors are typed, an open that fails changes nothing, and the same files give the same answers.
+//! Without repaired checksums the files hold nothing but what a database wrote: whatever opens is
+//! one of the states that it had, readers and writers agree, and it goes on working. With them the
+//! content may be nonsense that verifies (keys out of order, an index of another table); then there
+//! is no right answer, only no wrong behaviour: errors are typed, an open that fails changes
+//! nothing, and the same files give the same answers.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

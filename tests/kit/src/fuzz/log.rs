@@ -84,7 +84,8 @@ pub(super) fn frame(data: &[u8]) -> Outcome {
 
 /// `flags | manifest edit | flushed: u16 | (number | salt | units of size | length: u16 | bytes)*`
 ///
-/// Behind the bytes a file holds zeroes. With [`ONE_FILE`] the first one is a file of frames like the manifest.
+/// Behind the bytes a file holds zeroes. With [`ONE_FILE`] the first one is a file of frames like
+/// the manifest.
 pub(super) fn segment(data: &[u8]) -> Outcome {
     let input = &mut Input::new(data);
     let flags = input.u8();

@@ -1,15 +1,17 @@
 //! What the fuzzers do with bytes: one function a target, which says what was wrong.
 //!
-//! The functions live here so that `cargo test` replays the corpus that fuzzing has left in `fuzz/corpus`
-//! without a fuzzer ([`TARGETS`] is what both go through). Each takes any bytes. Beside "no panic" it holds the
-//! code against what it promises: what decodes is encoded to what decodes to the same; entries rise strictly and
-//! every way of reading them agrees; an answer is an entry that is there; an open of whatever directory gives
-//! the database, or an error of the kind that says so.
+//! The functions live here so that `cargo test` replays the corpus that fuzzing has left in
+//! `fuzz/corpus` without a fuzzer ([`TARGETS`] is what both go through). Each takes any bytes.
+//! Beside "no panic" it holds the code against what it promises: what decodes is encoded to what
+//! decodes to the same; entries rise strictly and every way of reading them agrees; an answer is an
+//! entry that is there; an open of whatever directory gives the database, or an error of the kind
+//! that says so.
 //!
-//! The first byte of an input holds flags. With [`REPAIR`] the checksums are put right before anything is decoded,
-//! for no mutation gets past a CRC: see `repair`.
+//! The first byte of an input holds flags. With [`REPAIR`] the checksums are put right before
+//! anything is decoded, for no mutation gets past a CRC: see `repair`.
 //!
-//! Memory is bounded by [`Target::memory`], as counted by the allocator [`HEAP`] in the binaries that use it.
+//! Memory is bounded by [`Target::memory`], as counted by the allocator [`HEAP`] in the binaries
+//! that use it.
 
 mod directory;
 mod disk;

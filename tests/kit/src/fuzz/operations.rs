@@ -21,7 +21,8 @@ fn profile() -> Profile {
     profile
 }
 
-/// Two bytes an operation. No time passes: what is synced after a while is synced when it is asked for.
+/// Two bytes an operation. No time passes: what is synced after a while is synced when it is asked
+/// for.
 fn operations_of(input: &mut Input<'_>) -> Vec<Op> {
     let profile = profile();
     let mut ops = Vec::new();

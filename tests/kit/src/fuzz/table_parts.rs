@@ -86,8 +86,8 @@ pub(super) const PLACE: u8 = 2;
 /// The bytes lie over the index of a table.
 pub(super) const IN_TABLE: u8 = 4;
 
-/// `flags | blocks: u16 |` and a section, or keys by their hash ([`PLACE`]), or what lies over a table's index
-/// ([`IN_TABLE`]).
+/// `flags | blocks: u16 |` and a section, or keys by their hash ([`PLACE`]), or what lies over a
+/// table's index ([`IN_TABLE`]).
 pub(super) fn index(data: &[u8]) -> Outcome {
     let input = &mut Input::new(data);
     let (flags, blocks) = (input.u8(), usize::from(input.u16()));

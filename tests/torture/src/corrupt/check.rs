@@ -182,7 +182,8 @@ fn text(bytes: Vec<u8>) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Salvages `disk`: it opens, invents nothing, and has all that it does not report. Returns the number of losses.
+/// Salvages `disk`: it opens, invents nothing, and has all that it does not report. Returns the
+/// number of losses.
 pub fn salvage(subject: &Subject, disk: &Disk, seed: u64, allowed: Allowed) -> Check<u64> {
     let vfs = vfs_of(disk);
     let shared: Arc<dyn Vfs> = vfs.clone();
@@ -212,7 +213,8 @@ pub fn salvage(subject: &Subject, disk: &Disk, seed: u64, allowed: Allowed) -> C
     Ok(report.losses.len() as u64)
 }
 
-/// Where the manifest is lost, or the name of a keyspace, its options may be: then the operator has to be named again.
+/// Where the manifest is lost, or the name of a keyspace, its options may be: then the operator has
+/// to be named again.
 fn name_operators(db: &Db, report: &Salvage) -> Check<()> {
     let unknown = |loss: &terrace::Loss| loss.kind == LossKind::Manifest;
     for name in db.keyspaces().map_err(|error| format!("{error:?}"))? {
@@ -280,7 +282,8 @@ fn names(keyspace: usize) -> [String; 2] {
     [NAMES[keyspace].to_owned(), format!("salvaged-{keyspace}")]
 }
 
-/// Every file that there was is there, or aside, as it was. An undamaged database may lose leftovers.
+/// Every file that there was is there, or aside, as it was. An undamaged database may lose
+/// leftovers.
 fn nothing_is_gone(before: &Disk, after: &Disk, report: &Salvage) -> Check<()> {
     let Some(aside) = &report.aside else {
         return Ok(());

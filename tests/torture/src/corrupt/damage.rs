@@ -33,7 +33,8 @@ pub enum Damage {
     Foreign(usize),
     /// `CURRENT` and the manifest are of another database.
     ForeignManifest,
-    /// Two stretches of a file, which are blocks, have changed places; or the second is a copy of the first.
+    /// Two stretches of a file, which are blocks, have changed places; or the second is a copy of
+    /// the first.
     Blocks(usize, [usize; 4], bool),
 }
 
@@ -140,7 +141,8 @@ impl Damage {
     /// What may be answered then.
     pub fn allowed(&self, subject: &Subject) -> Allowed {
         let kind = |n: usize| kind_of(&file(&subject.disk, n).0);
-        // What refers to large values that are not there, and was not promised, is taken for a tear.
+        // What refers to large values that are not there, and was not promised, is taken for a
+        // tear.
         let of_blobs = |n: usize| match (kind(n), subject.ending) {
             (".blob", Ending::Killed) => Some(Allowed::FromOrTold(subject.promised())),
             (".blob", Ending::Closed) => Some(Allowed::LastOrTold),
@@ -164,7 +166,8 @@ impl Damage {
             Damage::None => Allowed::Exactly(subject.last_seq()),
             Damage::Flip(n, bit) => self.allowed_at(subject, n, bit / 8),
             Damage::Zero(n, at) => self.allowed_at(subject, n, at),
-            // The whole use of a segment is gone, and its promises with it: as if it had never been written.
+            // The whole use of a segment is gone, and its promises with it: as if it had never been
+            // written.
             Damage::Earlier(_, n) | Damage::Foreign(n) if kind(n) == ".wal" => {
                 Allowed::FromOrTold(subject.flushed)
             }
@@ -175,7 +178,8 @@ impl Damage {
         }
     }
 
-    /// Damage to one byte. On a log that was not closed it may be taken for a tear, by its promises.
+    /// Damage to one byte. On a log that was not closed it may be taken for a tear, by its
+    /// promises.
     fn allowed_at(&self, subject: &Subject, n: usize, at: usize) -> Allowed {
         if subject.ending == Ending::Closed || kind_of(&file(&subject.disk, n).0) != ".wal" {
             return Allowed::LastOrTold;
@@ -220,7 +224,8 @@ pub fn single(subject: &Subject) -> Vec<Damage> {
     all
 }
 
-/// Files and blocks that are swapped, stale, duplicated, missing, foreign, or have something appended.
+/// Files and blocks that are swapped, stale, duplicated, missing, foreign, or have something
+/// appended.
 pub fn misplaced(subject: &Subject) -> Vec<Damage> {
     let mut all = Vec::new();
     for (n, (path, bytes)) in subject.disk.iter().enumerate() {

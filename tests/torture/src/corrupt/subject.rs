@@ -237,8 +237,8 @@ impl Writer {
 }
 
 impl Subject {
-    /// A database made from `seed`: a packed table in the last level, a raw one above, and a log of several
-    /// segments.
+    /// A database made from `seed`: a packed table in the last level, a raw one above, and a log of
+    /// several segments.
     pub fn new(seed: u64, ending: Ending) -> Subject {
         let vfs = MemVfs::crashable(seed);
         let shared: Arc<dyn Vfs> = vfs.clone();
@@ -310,7 +310,8 @@ impl Subject {
         self.writes.last().map_or(0, |written| written.seq)
     }
 
-    /// True if `value` was written to `place` at some time, with operands that were: some of those between may be lost.
+    /// True if `value` was written to `place` at some time, with operands that were: some of those
+    /// between may be lost.
     pub fn was_written(&self, place: &Place, value: &[u8]) -> bool {
         let mut parts = value.split(|byte| *byte == b'+');
         let base = parts.next().unwrap_or_default();
@@ -328,7 +329,8 @@ impl Subject {
         any_base && parts.all(is_operand)
     }
 
-    /// The sequence numbers of what the value of `place` consists of, the newest first, after the writes up to `last`.
+    /// The sequence numbers of what the value of `place` consists of, the newest first, after the
+    /// writes up to `last`.
     pub fn numbers(&self, place: &Place, last: u64) -> Vec<u64> {
         let mut numbers = Vec::new();
         let to_place = |written: &&Written| written.place == *place && written.seq <= last;
@@ -350,7 +352,8 @@ impl Subject {
             .fold(self.flushed, u64::max)
     }
 
-    /// What damage to some frames must lead to: the last sequence number of the state, or damage that is told.
+    /// What damage to some frames must lead to: the last sequence number of the state, or damage
+    /// that is told.
     pub fn expected(&self, damaged: &dyn Fn(&Frame) -> bool) -> Option<u64> {
         let live = |frame: &&Frame| frame.data.is_some_and(|last| last > self.flushed);
         let Some(start) = self.frames.iter().find(live).map(|frame| frame.lsn) else {

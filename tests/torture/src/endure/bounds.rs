@@ -1,7 +1,8 @@
 //! What a database may use while it runs: one table of bounds, each a formula with a name
 //!
-//! `docs/limits.md` states the same formulas for users, in the same order; a test compares the two. `endure` takes
-//! a sample each second and checks every bound. A value over its bound in one sample is a failure.
+//! `docs/limits.md` states the same formulas for users, in the same order; a test compares the two.
+//! `endure` takes a sample each second and checks every bound. A value over its bound in one sample
+//! is a failure.
 
 use std::fmt;
 use std::thread;

@@ -34,9 +34,10 @@ fn wakeups() -> u64 {
     sum
 }
 
-/// `databases` without load wake up once a second each at most: how often all their threads together went to sleep in
-/// a window, by the kernel's count of voluntary context switches. What happens each second happens four times in three
-/// seconds if they begin with it. It is the first window in which they did no more: work may be under way before.
+/// `databases` without load wake up once a second each at most: how often all their threads
+/// together went to sleep in a window, by the kernel's count of voluntary context switches. What
+/// happens each second happens four times in three seconds if they begin with it. It is the first
+/// window in which they did no more: work may be under way before.
 pub(crate) fn rests(databases: usize) -> Result<Measured, String> {
     let mut seen = Vec::new();
     let limit = databases as u64 * RESTING;

@@ -66,7 +66,8 @@ impl Worker {
         self.overdue()
     }
 
-    /// A write under `Interval` that began when an older one was overdue has waited for that one's sync.
+    /// A write under `Interval` that began when an older one was overdue has waited for that one's
+    /// sync.
     fn overdue(&mut self) -> Step {
         if self.shared.scenario.durability != Kind::Interval {
             return Ok(());

@@ -1,20 +1,24 @@
 //! Mode `endure`: databases under load for as long as wanted, watched for calls that hang and resources that grow
 //!
-//! A round is a process of its own. It opens one to three databases with little memory, loads them with up to 64
-//! threads over the whole API, closes and opens them in between, and looks at them idle at the end. The disk may be slow or
-//! stall, and descriptors and threads may be few. What a round does is drawn from its seed (`scenario.rs`); the half of
-//! its threads with even numbers has a focus, such as range deletes or large values.
+//! A round is a process of its own. It opens one to three databases with little memory, loads them
+//! with up to 64 threads over the whole API, closes and opens them in between, and looks at them
+//! idle at the end. The disk may be slow or stall, and descriptors and threads may be few. What a
+//! round does is drawn from its seed (`scenario.rs`); the half of its threads with even numbers has
+//! a focus, such as range deletes or large values.
 //!
 //! It checks that
-//! - no call takes longer than its bound apart from what the simulated disk adds (`watch.rs`), and every job ends;
-//! - nothing grows over its bound, in samples taken each second (`bounds.rs`, stated for users in `docs/limits.md`);
+//! - no call takes longer than its bound apart from what the simulated disk adds (`watch.rs`), and
+//!   every job ends;
+//! - nothing grows over its bound, in samples taken each second (`bounds.rs`, stated for users in
+//!   `docs/limits.md`);
 //! - an idle database rests (`idle.rs`);
 //! - every answer is right: each thread owns keys and knows what they hold (`worker.rs`).
 //!
-//! What is counted: `rounds` (the budget is a number of these), `calls`, `samples`, `reopens`, `calls refused` for want of
-//! threads. `--at` fixes parts of the scenario of every round, such as `memory=4,threads=32,focus=fill`; a failure prints
-//! all of them. Threads depend on time: a failure may take a few rounds to come back. With `TERRACE_GDB` set and `gdb`
-//! installed, a call that hangs is printed with the stacks of all threads.
+//! What is counted: `rounds` (the budget is a number of these), `calls`, `samples`, `reopens`,
+//! `calls refused` for want of threads. `--at` fixes parts of the scenario of every round, such as
+//! `memory=4,threads=32,focus=fill`; a failure prints all of them. Threads depend on time: a
+//! failure may take a few rounds to come back. With `TERRACE_GDB` set and `gdb` installed, a call
+//! that hangs is printed with the stacks of all threads.
 
 use std::io::Read;
 use std::os::unix::fs::chown;

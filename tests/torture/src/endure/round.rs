@@ -346,8 +346,9 @@ impl Round {
     }
 }
 
-/// The longest frame of the log that a call of the load writes: a large value, or the list that [`super::side`]
-/// appends to, whose new value is written once however many appends a batch has. Keys and heads come on top.
+/// The longest frame of the log that a call of the load writes: a large value, or the list that
+/// [`super::side`] appends to, whose new value is written once however many appends a batch has.
+/// Keys and heads come on top.
 const LARGEST_WRITE: u64 = KIB + max(LARGE as u64, (LONGEST_LIST + 10 * APPENDS) as u64);
 
 const fn max(a: u64, b: u64) -> u64 {

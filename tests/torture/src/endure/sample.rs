@@ -174,8 +174,8 @@ fn recent(values: &mut Vec<u64>, value: u64) -> u64 {
     values.iter().copied().max().unwrap_or(0)
 }
 
-/// What the process uses now: anonymous memory, descriptors, maps, threads. What the allocator keeps
-/// of memory that was given back is not the databases', so it is returned first.
+/// What the process uses now: anonymous memory, descriptors, maps, threads. What the allocator
+/// keeps of memory that was given back is not the databases', so it is returned first.
 pub(crate) fn process() -> [u64; 4] {
     crate::sys::return_free_memory();
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

@@ -12,7 +12,8 @@ use super::worker::{LARGE, Step, Worker, value, wrong};
 /// How long a key that expires lives.
 const LIFE: Duration = Duration::from_millis(300);
 
-/// How often ten bytes are appended in one batch, and how long a list becomes before it begins anew.
+/// How often ten bytes are appended in one batch, and how long a list becomes before it begins
+/// anew.
 pub(crate) const APPENDS: usize = 200;
 pub(crate) const LONGEST_LIST: usize = 20_000;
 
@@ -245,7 +246,8 @@ impl Worker {
         wrong(format!("a value for {LIFE:?} is there after {age:?}"))
     }
 
-    /// A keyspace is opened by a name that other threads open and drop too, and one of its own made and dropped.
+    /// A keyspace is opened by a name that other threads open and drop too, and one of its own made
+    /// and dropped.
     fn names(&mut self) -> Step {
         let shared = format!("shared-{}", self.r.below(2));
         let space = self.keys("keyspace", |db| db.keyspace(&shared))?;

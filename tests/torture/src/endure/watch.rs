@@ -1,9 +1,10 @@
 //! Liveness: every call says when it starts and ends, and a watchdog ends the process if one takes too long
 //!
-//! Time is counted in ticks of the watchdog, not by the clock: on a machine that does not let the watchdog run, no
-//! call gets older either. What the simulated disk adds is counted as well and granted to each call. A call that is
-//! over its bound is printed with every other call under way, the state of every thread as the kernel sees it and,
-//! with `TERRACE_GDB` set, their stacks; then the process ends.
+//! Time is counted in ticks of the watchdog, not by the clock: on a machine that does not let the
+//! watchdog run, no call gets older either. What the simulated disk adds is counted as well and
+//! granted to each call. A call that is over its bound is printed with every other call under way,
+//! the state of every thread as the kernel sees it and, with `TERRACE_GDB` set, their stacks; then
+//! the process ends.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -15,7 +16,8 @@ use crate::rounds::locked;
 
 /// The longest that a call on a few keys may take.
 pub(crate) const SHORT: Duration = Duration::from_secs(10);
-/// The longest that a call on the whole database may take: `close`, `flush`, `compact_all`, `wait_idle` and the like.
+/// The longest that a call on the whole database may take: `close`, `flush`, `compact_all`,
+/// `wait_idle` and the like.
 pub(crate) const WHOLE: Duration = Duration::from_secs(30);
 
 const TICK: Duration = Duration::from_millis(100);

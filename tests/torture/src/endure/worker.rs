@@ -1,8 +1,8 @@
 //! A thread of the load: it owns keys that no other thread writes, and knows what each must hold
 //!
-//! Before a write its keys are marked as unknown, and get their new value when the call has returned. So a call that
-//! ended in an error, or met a `close`, leaves its keys unknown until they are written again; all other keys must hold
-//! what they held, whatever happened around them.
+//! Before a write its keys are marked as unknown, and get their new value when the call has
+//! returned. So a call that ended in an error, or met a `close`, leaves its keys unknown until they
+//! are written again; all other keys must hold what they held, whatever happened around them.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -9,7 +9,8 @@ use terrace_kit::{Crash, Moment, Outcome, Random, Recovery, Watch};
 use super::Seen;
 use crate::rounds::locked;
 
-/// One recovery in so many is crashed at each of its calls: of a workload's images, and of a recovery's.
+/// One recovery in so many is crashed at each of its calls: of a workload's images, and of a
+/// recovery's.
 const CRASHED_ONE_IN: [usize; 2] = [40, 150];
 /// One recovery in so many goes on to writes, further cuts and closes.
 const GOES_ON_ONE_IN: usize = 4;

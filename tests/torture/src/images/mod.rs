@@ -1,27 +1,29 @@
 //! Mode `images`: power cuts and kills at every call that changes a file.
 //!
-//! A round is one workload: a few dozen operations from a seed (puts, batches across keyspaces, deletes,
-//! snapshots, flushes, compactions, keyspaces created and dropped, closes and reopens with other options) on
-//! tiny log segments and tables, driven by hand so that everything follows from the seed. Before each changing
-//! call, images of the disk are taken: one cut by each policy of `CrashPolicy`, and the kill of the process. Each
-//! different one is opened; what it holds must be the state after some prefix of the commits, with all that was
-//! acknowledged; then it goes on: read and cut again, written to and cut again, closed and opened. Some
-//! recoveries are crashed themselves at each of their calls, and some of those recoveries again. Now and then
-//! the workload itself goes on with what one of the crashes left.
+//! A round is one workload: a few dozen operations from a seed (puts, batches across keyspaces,
+//! deletes, snapshots, flushes, compactions, keyspaces created and dropped, closes and reopens with
+//! other options) on tiny log segments and tables, driven by hand so that everything follows from
+//! the seed. Before each changing call, images of the disk are taken: one cut by each policy of
+//! `CrashPolicy`, and the kill of the process. Each different one is opened; what it holds must be
+//! the state after some prefix of the commits, with all that was acknowledged; then it goes on:
+//! read and cut again, written to and cut again, closed and opened. Some recoveries are crashed
+//! themselves at each of their calls, and some of those recoveries again. Now and then the workload
+//! itself goes on with what one of the crashes left.
 //!
 //! What is counted:
 //!
-//! - `images`: distinct contents of a disk that were opened and compared. Equal ones count once, whatever crash
-//!   left them. The budget is a number of these.
-//! - `differing`: those of them that are not what the disk would have held without the crash. It is a failure if
-//!   they are less than a fifth: such a run would test little.
+//! - `images`: distinct contents of a disk that were opened and compared. Equal ones count once,
+//!   whatever crash left them. The budget is a number of these.
+//! - `differing`: those of them that are not what the disk would have held without the crash. It is
+//!   a failure if they are less than a fifth: such a run would test little.
 //! - `crashes`: crashes whose outcome was looked at, equal outcomes included; `in recoveries` and
 //!   `in recoveries of those` count those of a first and a second recovery.
-//! - `calls`: changing calls of the workloads; `operations`, `lives` and `workloads` say how they came about.
+//! - `calls`: changing calls of the workloads; `operations`, `lives` and `workloads` say how they
+//!   came about.
 //!
 //! A failure is shrunk: operations are left out while it still fails. `--at` takes what is left, as
-//! `0,3,7-12@2.117`: the numbers of the operations, and that only the crashes of life 2 before its call 117 are to
-//! be looked at.
+//! `0,3,7-12@2.117`: the numbers of the operations, and that only the crashes of life 2 before its
+//! call 117 are to be looked at.
 
 mod examine;
 mod workload;
@@ -74,7 +76,8 @@ fn shrunk(seed: u64, whole: &Place, wrong: Wrong) -> Failure {
         found.err()
     };
     let (mut place, mut wrong) = shrink::shortest(whole, wrong, &fails);
-    // With the other crashes left out nothing else has been opened before; mostly that is no matter.
+    // With the other crashes left out nothing else has been opened before; mostly that is no
+    // matter.
     let narrow = place.only(wrong.life, wrong.call);
     if let Some(same) = fails(&narrow) {
         (place, wrong) = (narrow, same);

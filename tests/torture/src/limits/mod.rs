@@ -28,7 +28,8 @@ struct Case {
     name: &'static str,
     /// Gets an empty directory.
     run: fn(&Path) -> Checked,
-    /// The other process: gets the directory and what the case passed along; ends in failure with its text.
+    /// The other process: gets the directory and what the case passed along; ends in failure with
+    /// its text.
     child: Option<fn(&Path, &str) -> Checked>,
     /// Runs in long runs only.
     long: bool,
@@ -235,7 +236,8 @@ fn fill(db: &Db, range: std::ops::Range<u64>) -> terrace::Result<()> {
     Ok(())
 }
 
-/// Entries 0 to `acknowledged` are there, and of those up to `at_most` some first ones; nothing else is.
+/// Entries 0 to `acknowledged` are there, and of those up to `at_most` some first ones; nothing
+/// else is.
 fn holds(db: &Db, acknowledged: u64, at_most: u64) -> Checked {
     let mut there = 0;
     for entry in db.iter() {

@@ -69,7 +69,8 @@ pub(super) fn odd_paths(dir: &Path) -> Checked {
 }
 
 pub(super) fn long_paths(dir: &Path) -> Checked {
-    // One name as long as a name can be, and a path as long as a path can be with a file's name behind it.
+    // One name as long as a name can be, and a path as long as a path can be with a file's name
+    // behind it.
     works_in(&dir.join("n".repeat(255)))?;
     let mut path = PathBuf::from(dir);
     while path.as_os_str().len() < 3800 {

@@ -9,8 +9,8 @@ use super::{Checked, Talking, check, fill, key, other, small, text, value};
 
 const SIGBUS: i32 = 7;
 
-/// Several processes make and open one database at the same moment, again and again: one at a time has it, the others
-/// hear `Locked`, and each that had it left its entry.
+/// Several processes make and open one database at the same moment, again and again: one at a time
+/// has it, the others hear `Locked`, and each that had it left its entry.
 pub(super) fn race_to_open(dir: &Path) -> Checked {
     for round in 0..3 {
         let db = dir.join(format!("db-{round}"));
@@ -80,8 +80,8 @@ pub(super) fn other_names(dir: &Path) -> Checked {
     check(error == Some(ErrorKind::Locked), || format!("{error:?}"))
 }
 
-/// Somebody shortens tables under a process that has them open. With maps it may die by SIGBUS; by `pread` it gets an
-/// error; in no case is an answer wrong.
+/// Somebody shortens tables under a process that has them open. With maps it may die by SIGBUS; by
+/// `pread` it gets an error; in no case is an answer wrong.
 pub(super) fn truncated_map(dir: &Path) -> Checked {
     let mut died = 0;
     for (round, keep) in [0.0, 0.3, 0.7, 0.99].into_iter().enumerate() {

@@ -30,8 +30,8 @@ fn acknowledged(said: &str) -> u64 {
     numbers.max().unwrap_or(0)
 }
 
-/// With few file descriptors calls may fail, with an error of the system; nothing acknowledged is lost, no answer is
-/// wrong, and with more of them it goes on.
+/// With few file descriptors calls may fail, with an error of the system; nothing acknowledged is
+/// lost, no answer is wrong, and with more of them it goes on.
 pub(super) fn few_descriptors(dir: &Path) -> Checked {
     let mut refused = 0;
     for limit in [8, 12, 16, 24, 32, 64] {
@@ -103,8 +103,8 @@ fn write_on(db: &terrace::Db, range: std::ops::Range<u64>) -> terrace::Result<()
     end
 }
 
-/// A file may not grow beyond a limit (EFBIG): writes end with `NoSpace` or behind a failure that names it, and nothing
-/// acknowledged is lost.
+/// A file may not grow beyond a limit (EFBIG): writes end with `NoSpace` or behind a failure that
+/// names it, and nothing acknowledged is lost.
 pub(super) fn file_size(dir: &Path) -> Checked {
     let mut refused = 0;
     for limit in [0u64, 1 << 10, 10 << 10, 40 << 10, 64 << 10, 100 << 10] {
@@ -171,7 +171,8 @@ pub(super) fn file_size_signal(dir: &Path) -> Checked {
     check(died > 0, || "no limit was ever met".to_owned())
 }
 
-/// The wall clock jumps back and forth, also between two openings: order, versions and syncs do not go by it.
+/// The wall clock jumps back and forth, also between two openings: order, versions and syncs do not
+/// go by it.
 pub(super) fn clock_back(dir: &Path) -> Checked {
     let mut newest = None;
     let mut wrote = 0;

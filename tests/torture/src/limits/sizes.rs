@@ -13,7 +13,8 @@ fn same(found: Option<&[u8]>, len: usize, byte: u8) -> Checked {
     })
 }
 
-/// The longest keys and values of 16 MiB, together more than the memory given, from the log and from tables.
+/// The longest keys and values of 16 MiB, together more than the memory given, from the log and
+/// from tables.
 pub(super) fn large_values(dir: &Path) -> Checked {
     const LEN: usize = 16 << 20;
     let options = Options::new()
