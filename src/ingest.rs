@@ -452,6 +452,7 @@ impl Engine {
         let mut written = self.write_ingested(keyspace.id, seq, entries, &packings, true)?;
         let blobs = std::mem::take(&mut written.blobs);
         let (mut tries, mut kept) = (0, None);
+        self.views.pacer.pace_run(self); // Without a turn: nobody waits meanwhile.
         loop {
             if written.tables.is_empty() {
                 return Ok(self.committer.visible());
@@ -459,7 +460,6 @@ impl Engine {
             let metas = written.tables.clone();
             let held = kept.is_some();
             let turn = kept.take().unwrap_or_else(|| self.ingests.take());
-            self.views.pacer.pace_run(self);
             tries += 1;
             match self.heed(self.publish_ingested(keyspace, seq, &metas, &blobs)) {
                 Ok(true) => {

@@ -89,13 +89,22 @@ impl IndexBuilder {
     pub fn push(&mut self, hash: u64, block: usize, pos: usize) {
         // Of a block that cannot be named only the hash counts: then there is no index.
         let location = (block << RECORD_BITS) | (pos / 8);
+        if self.keys.len() == self.keys.capacity() {
+            self.grow();
+        }
         self.keys.push((seeded(hash, self.seed), location as u32));
+    }
+
+    /// Grows by a quarter, not to twice the size: a job's memory is for the keys, not for room.
+    #[cold]
+    fn grow(&mut self) {
+        self.keys.reserve_exact((self.keys.len() / 4).max(1024));
     }
 
     /// Bytes of memory held.
     #[inline]
     pub fn memory(&self) -> u64 {
-        size_of_val(&*self.keys) as u64
+        (self.keys.capacity() * size_of::<(u64, u32)>()) as u64
     }
 
     /// The payload of a filter of the keys.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use terrace::{Expiry, KeyspaceOptions};
 
 use super::scenario::Focus;
+use super::watch::Reach;
 use super::worker::{LARGE, Step, Worker, value, wrong};
 
 /// How long a key that expires lives.
@@ -281,7 +282,8 @@ impl Worker {
         }
     }
 
-    /// A small ingest, now and then one whose input panics.
+    /// A small ingest, now and then one whose input panics. It flushes the database, and waits for the
+    /// ingests of other threads.
     fn ingest(&mut self) -> Step {
         let stamp = self.next_stamp();
         let name = |n: usize| format!("bulk/{:02}/{n:04}", self.id);
@@ -292,7 +294,7 @@ impl Worker {
                 true => std::panic::panic_any("meant"),
                 false => entry,
             });
-            let result = self.keys("ingest", |db| {
+            let result = self.call("ingest", Reach::Database, |db| {
                 Ok(catch_unwind(AssertUnwindSafe(|| db.ingest(broken))))
             })?;
             return match result {
@@ -308,10 +310,10 @@ impl Worker {
         }
         let mut stamps = known;
         let result = match self.r.one_in(4) {
-            true => self.keys("ingest_unsorted", |db| {
+            true => self.call("ingest_unsorted", Reach::Database, |db| {
                 db.ingest_unsorted(entries(100).rev(), 4096, |_| ())
             }),
-            false => self.keys("ingest", |db| db.ingest(entries(100))),
+            false => self.call("ingest", Reach::Database, |db| db.ingest(entries(100))),
         };
         stamps = result.map(|_| Some(stamp)).inspect_err(|_| stamps = None)?;
         self.side.ingested = stamps;

@@ -17,7 +17,7 @@ use crate::rounds::locked;
 /// The longest that a call on a few keys may take.
 pub(crate) const SHORT: Duration = Duration::from_secs(10);
 /// The longest that a call on the whole database may take: `close`, `flush`, `compact_all`,
-/// `wait_idle` and the like.
+/// `wait_idle`, an ingest and the like.
 pub(crate) const WHOLE: Duration = Duration::from_secs(30);
 
 const TICK: Duration = Duration::from_millis(100);
