@@ -85,8 +85,8 @@ impl<'a> Basis<'a> {
         if self.keys.binary_search_by(known).is_ok() {
             return true;
         }
-        let behind = self.ranges.partition_point(|range| begins(range) <= key);
-        let range = behind.checked_sub(1).and_then(|at| self.ranges.get(at));
+        let next = self.ranges.partition_point(|range| begins(range) <= key);
+        let range = next.checked_sub(1).and_then(|at| self.ranges.get(at));
         range.is_some_and(|(keyspace, bounds)| {
             *keyspace == key.keyspace
                 && bounds.above_lower(key.bytes)

@@ -31,9 +31,9 @@ use crate::options::Durability;
 use crate::view::View;
 use crate::write::Write;
 
-/// So many keys are looked up in every sealed piece while others wait.
+/// The most keys that are looked up in sealed pieces under the commit lock.
 const FEW_KEYS: usize = 256;
-/// So often a write lets itself be overtaken.
+/// After this many attempts that were overtaken, a write checks everything under the lock.
 const PATIENCE: u32 = 4;
 
 /// What must have no entry above `since`.

@@ -452,7 +452,7 @@ impl Engine {
         let mut written = self.write_ingested(keyspace.id, seq, entries, &packings, true)?;
         let blobs = std::mem::take(&mut written.blobs);
         let (mut tries, mut kept) = (0, None);
-        self.views.pacer.pace_run(self); // Without a turn: nobody waits meanwhile.
+        self.views.pacer.pace_run(self); // Before the turn, for which others wait.
         loop {
             if written.tables.is_empty() {
                 return Ok(self.committer.visible());

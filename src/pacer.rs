@@ -39,7 +39,7 @@ const MOST_SHARE: u64 = 1600;
 const SHORTEST_SLEEP_NS: u64 = 500_000;
 /// The longest delay of one write.
 const LONGEST_SLEEP_NS: u64 = 1_000_000_000;
-/// As many bytes a run of level 0 costs that a caller adds.
+/// The price of a level-0 run that a caller adds, in bytes.
 const RUN: usize = 256 << 10;
 /// The price on a full disk: none is high enough.
 const REFUSED: u64 = u64::MAX;

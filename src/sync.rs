@@ -134,7 +134,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     MutexGuard { inner, held }
 }
 
-/// The lock, unless somebody holds it. Nobody waits, so the order of locks does not matter.
+/// Locks `mutex` if it is free. It never waits, so the order of locks does not matter.
 pub(crate) fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
     let inner = match mutex.inner.try_lock() {
         Ok(inner) => inner,

@@ -19,7 +19,7 @@ pub(super) struct Filter {
 }
 
 impl Filter {
-    /// A filter for a list that is sealed at so many bytes.
+    /// A filter for a list that is sealed at `list_bytes` bytes.
     pub(super) fn new(list_bytes: usize) -> Filter {
         let words = (list_bytes / LIST_BYTES_PER_WORD).clamp(64, MOST_WORDS);
         let words = words.next_power_of_two();

@@ -127,6 +127,7 @@ fn writes_of_every_kind_take_large_values_apart() {
         .append("appended", large(4))
         .append("appended", large(5));
     db.write(batch).unwrap();
+    db.put("submitted", large(13)).unwrap(); // Dead soon, so that a third of all is.
     let mut batch = Batch::new();
     batch.put("submitted", large(6));
     db.submit(batch).unwrap().wait().unwrap();
