@@ -181,13 +181,17 @@ impl Engine {
         Ok(self.image_once(&view)? || self.fold_once(&view)?)
     }
 
-    /// True if the list that is the next to become an image is visible by now; else `waker` is
-    /// called once it is.
-    pub(crate) fn became_visible(&self, waker: &Waker) -> bool {
+    /// True if the oldest piece that was not visible at `seen` is visible by now; else `waker` is
+    /// called once it is. `seen` was visible before the memtable was looked at: a piece that became
+    /// visible since may have been passed over, and nothing else would wake the thread for it.
+    pub(crate) fn became_visible(&self, seen: SeqNo, waker: &Waker) -> bool {
         let view = self.views.cell.load();
         let mut oldest_first = view.sealed.iter().rev();
-        let visible = self.committer.visible();
-        let waits = oldest_first.find(|run| run.last_seq > visible);
+        let seen = match mutant("passed-over-flush") {
+            true => self.committer.visible(),
+            false => seen,
+        };
+        let waits = oldest_first.find(|run| run.last_seq > seen);
         let decided = waits.map(|run| self.committer.poll_visible(run.last_seq, waker));
         matches!(decided, Some(Some(Ok(()))))
     }

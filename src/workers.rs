@@ -243,13 +243,14 @@ fn sync_log(engine: &Engine) -> Option<Duration> {
 
 fn flush(engine: &Engine, waker: &Waker) -> Result<()> {
     loop {
+        let seen = engine.committer.visible();
         while engine.tend_memtable()? {
             engine.background.progressed();
             if stops(&engine.background) {
                 return Ok(());
             }
         }
-        if !engine.became_visible(waker) {
+        if !engine.became_visible(seen, waker) {
             return Ok(());
         }
     }
