@@ -1,14 +1,14 @@
-//! Figures of a database under load and after it: faults that endurance tests found once, each measured again
+//! Figures of a database under load: faults that endurance tests found once, measured again
 //!
 //! ```text
-//! cargo bench --features testing --bench endurance                  # every figure, about four minutes
-//! cargo bench --features testing --bench endurance -- tombstones    # those whose name holds the word
+//! cargo bench --features testing --bench endurance                # all, about four minutes
+//! cargo bench --features testing --bench endurance -- tombstones  # those with the word in the name
 //! ```
 //!
 //! Each line says what was done, what was measured when the fault was found, on two cores, and what
 //! is measured now. The databases lie on disk, in a temporary directory. Times depend on the
 //! machine; the point is the order of magnitude.
-#![allow(clippy::unwrap_used, clippy::disallowed_methods)] // A bench that fails has nobody to answer to.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)] // A failure ends the bench.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -19,6 +19,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use terrace::{Batch, Compression, Db, Durability, KeyspaceOptions, Options};
+use terrace_base::hash::seeded;
 
 const MIB: f64 = (1 << 20) as f64;
 
@@ -58,7 +59,7 @@ const FIGURES: &[Figure] = &[
     },
     Figure {
         name: "large-transaction",
-        what: "commit that read 200 K keys, beside a writer that flushes: commit; longest put meanwhile",
+        what: "commit after 200 K reads, beside a writer that flushes: commit; longest put",
         at_first: "never returns",
         run: large_transaction,
     },
@@ -192,11 +193,9 @@ fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
     (value, start.elapsed())
 }
 
-/// Numbers in no order (Steele and others, "Fast splittable pseudorandom number generators", 2014).
+/// Numbers in no order.
 fn mixed(n: u64) -> u64 {
-    let z = (n ^ (n >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
+    seeded(n, 7)
 }
 
 /// Bytes of the files whose name ends so, as the disk holds them, and how many there are.

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! An operand says how a value changes. Writing one costs what a put costs, no write conflicts with
-//! another, and the value is made when somebody reads it.
+//! another, and the value is made when it is read.
 
 use std::collections::BTreeSet;
 use std::thread;

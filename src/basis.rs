@@ -5,7 +5,7 @@
 //! image, a table):
 //!
 //! ```text
-//! piece of 100 entries, basis of 1 M keys    walk the piece, look up its newer entries in the basis (in order)
+//! piece of 100 entries, basis of 1 M keys    walk the piece, look up its newer entries
 //! piece of 1 M entries, basis of 3 keys      look up the keys in the piece
 //! ```
 //!

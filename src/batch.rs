@@ -167,7 +167,7 @@ impl Batch {
     }
 
     /// Appends `bytes` to the value of `key` in the default keyspace, as [`Keyspace::append`] does,
-    /// behind what stands before it in the batch.
+    /// after what stands before it in the batch.
     pub fn append(&mut self, key: impl AsRef<[u8]>, bytes: impl AsRef<[u8]>) -> &mut Self {
         self.add_append(KeyspaceId(0), key.as_ref(), bytes.as_ref());
         self

@@ -1,6 +1,6 @@
 //! Conditions of a write: what must not have changed since it was decided.
 //!
-//! Whoever writes on a condition (a swap, a counter, a transaction) reads and decides outside of
+//! A write on a condition (a swap, a counter, a transaction) is decided outside of
 //! every lock, as of a sequence number `since`, and hands the write to the commit path together
 //! with what it looked at. Under the commit lock it is then asked whether any of that has an entry
 //! above `since`. If so nothing is written, and the caller reads and decides again.

@@ -595,7 +595,7 @@ impl Committer {
 
     /// Where the log ends, if everything in it is in sealed pieces of which `newest` names the
     /// newest (`None`: there is none): what a flush of them covers. Changes of the catalogue may
-    /// lie behind the last entry.
+    /// lie after the last entry.
     pub(crate) fn boundary(&self, newest: Option<u64>) -> Option<(Lsn, SeqNo)> {
         let state = lock(&self.state);
         let sealed = self.views.cell.load().sealed.first().map(|run| run.id);

@@ -14,8 +14,8 @@
 //! ```
 //!
 //! Of several changes of a key only the last writes the value. The others are written as deletes:
-//! nobody sees them, and each operation keeps its sequence number. Otherwise n appends to a log of
-//! one key would take n values.
+//! no reader sees them, and each operation keeps its sequence number. Otherwise n appends to a log
+//! of one key would take n values.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

@@ -81,7 +81,7 @@ impl Drop for Handle {
         if !self.engine.process.is_this() {
             return; // A fork: it is the other process's to close.
         }
-        // There is nobody to give the error to; what was acknowledged under `Sync` is on disk
+        // No caller can get the error; what was acknowledged under `Sync` is on disk
         // anyway.
         if let Err(error) = self.engine.close() {
             self.engine.background.fail(&error);
@@ -255,7 +255,11 @@ impl Db {
     /// Those of writing tables; they are retried in the background.
     pub fn flush(&self) -> Result<()> {
         let engine = self.writer()?;
-        engine.views.pacer.pace_run(engine);
+        let view = engine.views.cell.load_full();
+        if !(view.active.is_empty() && view.sealed.is_empty()) {
+            engine.views.pacer.pace_run(engine);
+        }
+        drop(view);
         engine.flush()
     }
 
@@ -288,8 +292,8 @@ impl Db {
         self.writer()?.checkpoint(dir.as_ref())
     }
 
-    /// Merges every keyspace's tables into the last level, which drops what nobody can see. Blocks
-    /// until done.
+    /// Merges every keyspace's tables into the last level, which drops what no reader can see.
+    /// Blocks until done.
     ///
     /// # Errors
     /// Those of reading and writing tables.

@@ -338,7 +338,7 @@ impl Engine {
         version.damage().next().cloned().map_or(Ok(()), Err)
     }
 
-    /// True if so many range deletes are kept that they are to be worked off before the database is
+    /// True if enough range deletes are kept that they are to be worked off before the database is
     /// idle.
     pub(crate) fn has_many_ranges(&self) -> bool {
         self.views.cell.load().version.deleted().len() > 256

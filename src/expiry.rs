@@ -46,7 +46,7 @@ use crate::operations::encode_clock;
 /// caught up. A database remembers its time, and begins with it when it is opened again, as long as
 /// it is not more than an hour ahead of the clock; else it begins with the clock.
 ///
-/// A value is never returned once its time has come, whoever reads and however. Its space is given
+/// A value is never returned once its time has come, by any read. Its space is given
 /// back within some ten seconds of the time at which the last entry of its table expires, and once
 /// half of a table's entries have expired if those are a quarter of it or more, as far as no
 /// snapshot still sees them and the disk keeps up.

@@ -83,7 +83,7 @@ impl View {
         }
     }
 
-    /// The same, behind the sequence number of the key's newest entry, whatever that did; zero if
+    /// The same, after the sequence number of the key's newest entry, whatever that did; zero if
     /// there is none.
     pub(crate) fn look(
         &self,

@@ -15,14 +15,13 @@
 //! Until the edit is synced nothing of an ingest can be seen, also after a crash; from then on all
 //! of it. If so much is written, or ingested by others, meanwhile that the number is overtaken, the
 //! tables are written again under a higher one. Ingests do this one at a time, and no other is
-//! published meanwhile ([`Turns`]): else each would put the numbers of all others behind its own,
+//! published meanwhile ([`Turns`]): else each would overtake the numbers of all others,
 //! those would reach farther, and 32 threads would use all numbers up within seconds. A large
-//! ingest tries once more without a turn, 16 times as far ahead, because others wait for whoever
-//! has one.
+//! ingest tries once more without a turn, 16 times as far ahead, because others wait for the turn.
 //!
 //! The edit alone would leave no trace in the log: a manifest of before, put back, would fit it,
 //! and hide the entries. So the log then takes a number above the ingest's. Replay finds that
-//! numbers are missing, or that the log was closed behind a later edit.
+//! numbers are missing, or that the log was closed after a later edit.
 //!
 //! Input that is not sorted is cut into pieces that fit the memory given, each is sorted and
 //! written to a table of its own that no edit lists, and those are merged. Of equal keys the last

@@ -585,8 +585,8 @@ impl Keyspace {
         Snapshot::new(self)
     }
 
-    /// Merges the tables that overlap `range` down into the last level, which drops what nobody can
-    /// see; the memtable is flushed first. Blocks until done.
+    /// Merges the tables that overlap `range` down into the last level, which drops what no reader
+    /// can see; the memtable is flushed first. Blocks until done.
     ///
     /// # Errors
     /// Those of reading and writing tables.

@@ -15,7 +15,7 @@
 //! An edit counts once it is synced. A new manifest is written, synced, its name made durable, and
 //! only then named by `CURRENT` (temporary file, sync, rename, directory sync); the old one goes
 //! last. So if a manifest holds one edit only, that edit is durable, and a tail that is torn
-//! belongs to an edit that nobody relied on. A manifest whose tail is torn is never appended to.
+//! belongs to an edit that nothing relies on. A manifest whose tail is torn is never appended to.
 //!
 //! Once `CURRENT` names a manifest durably a mark is added to it. So a manifest with a mark or a
 //! second edit was in force, and if `CURRENT` names an earlier one, that is an old copy put back.
@@ -173,12 +173,12 @@ impl Manifest {
         self.mark()
     }
 
-    /// Says behind the last edit that it is durable.
+    /// Says after the last edit that it is durable.
     fn mark(&mut self) -> Result<()> {
         self.frames.mark()
     }
 
-    /// Says behind the last edit that the database was closed. The mark behind a lone edit only
+    /// Says after the last edit that the database was closed. The mark after a lone edit only
     /// says that `CURRENT` names the manifest, so it gets an empty one for company.
     pub(crate) fn mark_closed(&mut self) -> Result<()> {
         if self.lone {
@@ -282,7 +282,7 @@ pub(crate) fn read_named(
 }
 
 /// True if `CURRENT` has named the manifest `number`: its frames promise more than its header.
-/// False for what an unfinished rewriting of the manifest leaves behind.
+/// False for what an unfinished rewriting of the manifest leaves.
 pub(crate) fn was_in_force(fs: &Fs, dir: &Path, number: FileNumber) -> Result<bool> {
     let file = fs.open(&FileKind::Manifest(number).path(dir), OpenMode::Read)?;
     let mut header = [0; HEADER_SIZE];

@@ -238,8 +238,8 @@ impl Options {
     /// The compaction filter `name`, for keyspaces whose options say that name. `keep` gets key and
     /// value of entries that compactions come across; those for which it says false are removed
     /// then. That is sooner or later, and not at all while a snapshot lives: it is for entries that
-    /// nobody needs any more. A snapshot that is taken while a compaction runs may see an entry go.
-    /// Values that expire are not shown to it.
+    /// no reader needs any more. A snapshot that is taken while a compaction runs may see an entry
+    /// go. Values that expire are not shown to it.
     ///
     /// If `keep` panics, the entry stays, and [`Db::health`] tells of it. Filters are not stored:
     /// every opening has to bring along those that keyspaces name, or fails with `Unsupported`.
@@ -290,10 +290,10 @@ impl Options {
     /// damaged is opened as it is.
     ///
     /// Every block of a table and every batch of the log stands alone: those that verify are kept,
-    /// also behind damage. For each key the newest of the versions kept is there. What a
+    /// also after damage. For each key the newest of the versions kept is there. What a
     /// [`Loss`](crate::Loss) covers may be gone, or older, or, if it had been deleted, back; what
     /// none covers is as it was. With a hole in the log the result may be a state that the database
-    /// never had, since what came behind is kept: see [`Salvage`].
+    /// never had, since what came after is kept: see [`Salvage`].
     ///
     /// No file is deleted: what is no part of the database any more lies in a new directory
     /// `salvaged-NNNNNN` in `dir`, which is yours to remove. A crash on the way leaves what was

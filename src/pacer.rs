@@ -106,7 +106,7 @@ impl Pacer {
 
     fn delay(&self, engine: &Engine, price: u64, bytes: usize) {
         if engine.options.tuning.manual {
-            return; // Nobody else would work it off meanwhile.
+            return; // There is no thread that works it off meanwhile.
         }
         let cost = price.saturating_mul(bytes as u64) / 1024;
         let now = u64::try_from(engine.clock().monotonic().as_nanos()).unwrap_or(u64::MAX);

@@ -31,7 +31,7 @@ impl Engine {
     }
 
     /// Forgets dropped keyspaces that no table holds an entry of, or takes a table that holds
-    /// entries of one which nobody sees.
+    /// entries of one that no reader sees.
     fn reclaim_keyspace(&self) -> Result<bool> {
         let dropped = self.versions.lock().state.dropped_keyspaces();
         if dropped.is_empty() {

@@ -258,7 +258,7 @@ impl<'a> Opening<'a> {
     }
 
     /// A number above every number in the directory and every number set aside. A name with a
-    /// number that no database can reach is a leftover of somebody's.
+    /// number that no database can reach is a leftover.
     pub(crate) fn free_number(&self, ceiling: u64) -> u64 {
         if mutant("reuse-file-number") {
             return ceiling;
@@ -426,9 +426,9 @@ impl<'a> Opening<'a> {
         }
         let unsure = !read.marked && state.segments.is_empty();
         if unsure && !self.options.read_only && !mutant("trust-unsynced-name") {
-            // Whoever made CURRENT may have been stopped before it was sure to be found. No name
-            // made later may outlive its, and what the one before it names must stay till then. A
-            // listed segment is proof: it came later.
+            // The process that made CURRENT may have been stopped before it was sure to be found.
+            // No name made later may outlive its, and what the one before it names must stay till
+            // then. A listed segment is proof: it came later.
             self.files.fs.sync_dir(self.dir())?;
         }
         let log_had = log_had(&replay, log.dropped_frames);

@@ -1,7 +1,7 @@
 //! Segments of the log as files: made ahead of need, listed, used again, and dropped.
 //!
 //! A segment that a flush has released keeps its file for another use under a new salt, so that its
-//! blocks need not be taken from the disk again. Whoever has linked to it keeps its bytes: then a
+//! blocks need not be taken from the disk again. A link to it keeps its bytes: then a
 //! new file is made.
 
 use std::collections::VecDeque;

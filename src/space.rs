@@ -25,7 +25,7 @@
 //!
 //! What this cannot do: where writing over a block needs space (copy-on-write, thin volumes),
 //! taking it ahead helps little, and a frame that fails for want of it ends all writes like any
-//! failed frame. Whoever else fills the disk may take what the reserve gave up.
+//! failed frame. Another process may take what the reserve gave up.
 
 use std::sync::Arc;
 

@@ -62,7 +62,7 @@ pub enum Isolation {
     /// Nothing: the result is as if transactions ran one after another.
     #[default]
     Serializable,
-    /// It reads one moment, and nobody wrote since then what it writes. Two transactions may each
+    /// It reads one moment, and no other wrote since then what it writes. Two transactions may each
     /// read what the other writes.
     Snapshot,
 }
@@ -313,7 +313,7 @@ impl Transaction {
     }
 
     /// Sets `key` to `value` in the default keyspace until a time, from which on it is absent; a
-    /// time that is told from now on counts from this call.
+    /// time relative to now counts from this call.
     ///
     /// # Errors
     /// As for [`Transaction::put`].
@@ -329,7 +329,7 @@ impl Transaction {
 
     /// Removes every key of `range` from the default keyspace, those that others put there before
     /// the commit included; what the transaction puts there later stays. The keys are not read:
-    /// under [`Isolation::Serializable`] whoever writes to one meanwhile is not in the way.
+    /// under [`Isolation::Serializable`] a write to one meanwhile is no conflict.
     ///
     /// # Errors
     /// As for [`Transaction::put`].
@@ -479,8 +479,8 @@ impl TxKeyspace<'_> {
         self.reader().write(key.as_ref(), OwnWrite::Delete)
     }
 
-    /// Sets `key` to `value` until a time, from which on it is absent; a time that is told from now
-    /// on counts from this call.
+    /// Sets `key` to `value` until a time, from which on it is absent; a time relative to now
+    /// counts from this call.
     ///
     /// # Errors
     /// As for [`TxKeyspace::put`].
@@ -496,7 +496,7 @@ impl TxKeyspace<'_> {
 
     /// Removes every key of `range`, those that others put there before the commit included; what
     /// the transaction puts there later stays. The keys are not read: under
-    /// [`Isolation::Serializable`] whoever writes to one meanwhile is not in the way.
+    /// [`Isolation::Serializable`] a write to one meanwhile is no conflict.
     ///
     /// # Errors
     /// As for [`TxKeyspace::put`].

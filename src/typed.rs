@@ -75,7 +75,7 @@ impl<K, V> fmt::Debug for Typed<K, V> {
 }
 
 impl Keyspace {
-    /// This keyspace as a map from `K` to `V`. Whoever reads it later has to use types of the same
+    /// This keyspace as a map from `K` to `V`. Later readers must use types of the same
     /// encodings.
     pub fn typed<K: Key, V: Value>(&self) -> Typed<K, V> {
         Typed {

@@ -1,10 +1,10 @@
 //! The sources of a walk without what range deletes hide.
 //!
 //! A walk over a range that no delete touches does not come here. Else each source is wrapped in an
-//! [`Undeleted`], which goes on while its entry is hidden. Where all that lies around is older than
-//! the delete, which is how a range that was deleted in one piece looks until compaction has been
-//! there, it does not step but jumps: behind the delete, or behind the table if that ends first. So
-//! a scan over a million deleted keys costs a few seeks.
+//! [`Undeleted`], which steps on while its entry is hidden. Where all that lies around is older
+//! than the delete, which is how a range that was deleted in one piece looks until compaction has
+//! been there, it does not step but jumps: past the delete, or past the table if that ends first.
+//! So a scan over a million deleted keys costs a few seeks.
 
 use std::sync::Arc;
 

@@ -143,7 +143,7 @@ impl ManifestState {
         metas.collect()
     }
 
-    /// What is known of a keyspace that is to change. Nobody created the default one: it is listed
+    /// What is known of a keyspace that is to change. No call created the default one: it is listed
     /// once it has options.
     pub(crate) fn keyspace(&mut self, id: KeyspaceId) -> Result<&mut KeyspaceRecord> {
         if id == KeyspaceId(0) && !self.keyspaces.contains_key(&id) {

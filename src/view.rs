@@ -4,7 +4,7 @@
 //! whatever a job left out of the view it installed was hidden by a version that was visible
 //! before, so a reader with that view reads at a sequence number that sees the newer version.
 //!
-//! A view is replaced, never changed. Whoever replaces it holds the install lock for the moment of
+//! A view is replaced, never changed. Its replacer holds the install lock for the moment of
 //! copying: the commit path when it seals a list, a job when it installs its result.
 
 use std::collections::HashSet;
@@ -117,7 +117,7 @@ impl Views {
             }
         }
         for view in &pinned {
-            // One that was sealed meanwhile, in a view that nobody pins.
+            // One that was sealed meanwhile, in a view that no reader pins.
             let list = Arc::as_ptr(&view.active);
             if !lists.contains(&list) {
                 bytes += view.active.bytes() as u64;

@@ -11,7 +11,7 @@
 //!
 //! An entry that is neither put nor tombstone is looked at on a cold path, [`Walk::is_live`]. Where
 //! the newest version of a key is an operand, those below it are gathered and combined, and the
-//! result is shown: forwards the source then stands somewhere on or behind the key.
+//! result is shown: forwards the source then stands on or after the key.
 //!
 //! What a transaction has written itself is one more source, of entries at [`SeqNo::MAX`] that hide
 //! all others; and what it reads is noted in a [`Trace`].
@@ -53,7 +53,7 @@ enum Position {
     Back,
     /// The entry is the saved one, and the source stands before its key; moving backwards.
     Saved,
-    /// The entry is the saved one, and the source stands on an older version of its key, or behind
+    /// The entry is the saved one, and the source stands on an older version of its key, or after
     /// it; moving forwards.
     Made,
 }

@@ -123,7 +123,7 @@ impl<'a> Write<'a> {
         }
     }
 
-    /// True if a range that it deletes has so many entries of `list` that a scan would notice them.
+    /// True if a range that it deletes has enough entries of `list` that a scan would notice them.
     /// They are hidden by stretches only where all that lies around is older than the delete: then
     /// the list is to be sealed first.
     #[cold]

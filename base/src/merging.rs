@@ -19,7 +19,7 @@
 //! ```
 //!
 //! Most steps do not even scan. While the child that gave the last entry stays below the
-//! runner-up's head, it goes on (a gallop): one comparison a step.
+//! runner-up's head, it stays (a gallop): one comparison a step.
 //!
 //! ```text
 //! children   a: 1 2 3 9      b: 4 8      c: 5

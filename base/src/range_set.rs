@@ -8,7 +8,7 @@
 //! # How deletes are found
 //!
 //! The deletes are the nodes of an *interval tree*: a search tree by keyspace and first key in
-//! which each node also knows the end that lies furthest behind, the oldest and the newest delete
+//! which each node also knows the last end, the oldest and the newest delete
 //! of its subtree. A search for what covers a key leaves out
 //!
 //! - what begins behind the key: the right side of each node that does,

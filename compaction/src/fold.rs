@@ -18,8 +18,8 @@ use std::fmt;
 
 use terrace_base::{RangeSet, SeqNo, UserKey, ValueKind, mutant};
 
-/// Operands of so many bytes are combined without waiting for those that follow: they lie in memory
-/// meanwhile.
+/// Operands of this many bytes are combined without waiting for those that follow: they lie in
+/// memory meanwhile.
 const LONG: usize = 64 << 20;
 
 /// What parts of a key's value, oldest first, are together; `None`: they are to stay as they are.

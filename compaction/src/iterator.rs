@@ -375,7 +375,7 @@ impl<'a, I: InternalIterator> CompactionIter<'a, I> {
         Ok(())
     }
 
-    /// Moves the input behind the operands of the key in `stripe`, and the put below them, and
+    /// Moves the input past the operands of the key in `stripe`, and the put below them, and
     /// takes them along.
     fn collect(&mut self, chain: &mut Chain, stripe: usize, folding: Folding<'_>) -> Result<Base> {
         loop {
@@ -418,7 +418,7 @@ impl<'a, I: InternalIterator> CompactionIter<'a, I> {
                     self.ahead = false;
                     return Ok(Base::Taken);
                 }
-                // A base that still holds for somebody stays what it is: once it has expired, the
+                // A base that a reader still sees stays what it is: once it has expired, the
                 // operands are the value.
                 kind if kind.expires() && self.has_expired(stripe)? => return Ok(Base::Absent),
                 _ => return Ok(Base::Unknown),

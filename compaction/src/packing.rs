@@ -10,7 +10,7 @@
 //! keyspaces into one table only if every keyspace from the one to the other wants the same
 //! compression, there or not; and the picker takes a table for well packed if that holds from its
 //! first key to its last, which is all that it knows of it. So nothing that a merge wrote is picked
-//! for its compression again, unless somebody has changed his mind.
+//! for its compression again, unless its options changed meanwhile.
 
 use std::collections::BTreeMap;
 

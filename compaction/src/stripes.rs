@@ -35,7 +35,7 @@ impl Stripes {
         Stripes::at(&snapshots, visible, 0)
     }
 
-    /// The same with the time of each snapshot, and that of whoever reads at `visible` from now on,
+    /// The same with the time of each snapshot, and that of readers at `visible` from now on,
     /// in milliseconds since 1970.
     pub fn at(snapshots: &[(SeqNo, u64)], visible: SeqNo, now: u64) -> Stripes {
         let mut all = snapshots.to_vec();

@@ -1,6 +1,6 @@
 //! Gives back what is dead in blob files.
 //!
-//! A file leaves by an edit once no table refers to it, nobody writes to it, and whatever the
+//! A file leaves by an edit once no table refers to it, no writer uses it, and whatever the
 //! commit path wrote with a reference to it is in tables; its bytes then go with the last reader of
 //! an older view. A file of which much is dead is *collected*: the tables that refer to it are
 //! written again in place, as merges with all their rules, and values that stay are copied into a
@@ -141,7 +141,7 @@ impl Engine {
         (live, all.saturating_sub(live).saturating_sub(unflushed))
     }
 
-    /// Holds up a writer that needs a new file while flushes and collection have fallen behind: for
+    /// Holds up a writer that needs a new file while flushes and collection are late: for
     /// a while, as both are also slow on a disk that is.
     pub(crate) fn wait_for_blobs(&self) {
         if self.options.tuning.manual || mutant("blobs-wait-for-runs") {

@@ -1,7 +1,7 @@
 //! Blob files that jobs write: merges, which copy live values out of files that are collected, and bulk loads.
 //!
 //! A job's file is written by it alone, and listed by the edit that lists its tables. Copying keeps
-//! to a rate, so that readers and writers find the disk free, unless somebody waits for it or
+//! to a rate, so that readers and writers find the disk free, unless a call waits for it or
 //! tables pile up meanwhile.
 
 use std::collections::BTreeSet;

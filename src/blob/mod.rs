@@ -13,8 +13,8 @@
 //!   into a new file, because what can be read need not be on disk ([`recover`]).
 //!
 //! A blob file is listed in the manifest before it is written to, under a number never used before.
-//! The [`Version`](terrace_compaction::Version) holds the files, so that whoever pins a view can
-//! read whatever the view's entries refer to: the active list is replaced when a new blob file
+//! The [`Version`](terrace_compaction::Version) holds the files, so that a reader that pins a view
+//! can read whatever the view's entries refer to: the active list is replaced when a new blob file
 //! comes into use, so that no list holds a reference to a file that its oldest view does not know.
 //!
 //! ```text

@@ -1,7 +1,7 @@
 //! Waiting for the disk: who syncs the log, for whom, and when.
 //!
-//! Whoever waits and finds no sync in flight leads one, outside of the lock, for everybody who has
-//! appended by then; the others sleep until it has ended. On a machine of few cores this alone
+//! A thread that waits and finds no sync in flight leads one, outside of the lock, for all that
+//! have appended by then; the others sleep until it has ended. On a machine of few cores this alone
 //! gives groups of 1, 7, 1, 7, ...: the leader's own next write comes back first and goes off
 //! alone. So a leader whose predecessor served several gives the processor away for up to 15 us
 //! until as many have appended again.

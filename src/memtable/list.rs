@@ -359,7 +359,7 @@ impl ListWriter {
         self.list.range_count.store(count, Release);
     }
 
-    /// True once it is to be sealed: it has so many entries, or holds as much as it may.
+    /// True once it is to be sealed: it has `entries` entries, or holds as much as it may.
     #[inline]
     pub(crate) fn is_full(&self, entries: usize) -> bool {
         self.bytes >= self.most || self.list.len() >= entries

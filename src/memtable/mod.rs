@@ -1,7 +1,7 @@
 //! What has been written since the last flush, in memory.
 //!
 //! The memtable is a sequence of small sorted pieces, newest first: one active [`List`] that takes
-//! inserts, and sealed [`MemRun`]s behind it. A list is sealed at a frame's end once it holds 16 K
+//! inserts, and older, sealed [`MemRun`]s. A list is sealed at a frame's end once it holds 16 K
 //! entries or 2 MiB (with little memory an eighth of the write budget), so that an insert walks a
 //! skiplist that fits the processor's second-level cache: with 550 K entries an insert took 1,200
 //! ns, with 16 K 230-310 ns. A sealed list becomes a table image in memory (the blocks, fences and

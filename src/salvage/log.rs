@@ -1,6 +1,6 @@
 //! The log in a salvage: every batch that verifies, wherever it lies.
 //!
-//! Sequence numbers have no gaps but for ingests: each batch takes those behind the one before. So
+//! Sequence numbers have no gaps but for ingests: each batch takes those after the one before. So
 //! what lies between two batches that were found, and is not in tables, is lost, and exactly which
 //! numbers is known. Without the manifest the numbers that an ingest left out count as lost, too.
 //! At the end of the log, marks, links and the close frame tell the last number that was in use.
@@ -84,7 +84,7 @@ fn is_whole(frame: &FoundFrame<'_>) -> Result<bool> {
 impl Survey<'_> {
     /// Reads every batch of `segments` with numbers above `flushed`, and notes which are missing.
     /// If `flushed` is not known, nothing is missed in front of the first. `manifest_edit` is the
-    /// last edit, if that is known: a log that was closed behind it has no other end.
+    /// last edit, if that is known: a log that was closed after it has no other end.
     pub fn read_log(
         &mut self,
         segments: &[SegmentFile],
@@ -241,7 +241,7 @@ impl Survey<'_> {
     }
 
     /// Makes the catalogue's changes found in the log fit `state`, and gives names to keyspaces
-    /// whose names are lost: those of `used` that nobody names.
+    /// whose names are lost: those of `used` that nothing names.
     pub fn mend_catalogue(
         &mut self,
         state: &ManifestState,

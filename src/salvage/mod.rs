@@ -20,7 +20,7 @@
 //! For each key the newest version that verifies. A batch is there whole or not at all, since a
 //! batch is one frame, until its entries are in tables, which lose them block by block. Without
 //! damage to the log the result is the state that `open` would give, less the lost blocks. With a
-//! hole in the log it is *not* a state that the database ever had: batches behind the hole are
+//! hole in the log it is *not* a state that the database ever had: batches after the hole are
 //! kept, since each is worth having and its sequence numbers say where it belongs, so that no older
 //! value can come to stand above a newer one.
 //!
@@ -37,7 +37,7 @@
 //! that will be no part of the database gets a second name in `salvaged-NNNNNN`; only then is the
 //! new manifest published, as after any unclean end (`recovery.rs`), and only then do the first
 //! names go. A crash in front of that leaves every file as it was, with leftovers of the salvage
-//! beside them, and salvage can be run again; a crash behind it leaves a database that opens.
+//! beside them, and salvage can be run again; a crash after it leaves a database that opens.
 
 mod blobs;
 mod hints;

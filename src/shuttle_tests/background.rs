@@ -1,6 +1,6 @@
 //! The database's own threads: memory wall, pacer, syncs for tickets, their start and end
 //!
-//! No time passes here: whoever sleeps for a time sleeps until it is woken. A signal that is
+//! No time passes here: a thread that sleeps for a time sleeps until it is woken. A signal that is
 //! missing, which elsewhere costs a wait of milliseconds, leaves threads asleep for ever, and the
 //! checker reports them.
 
@@ -12,7 +12,8 @@ use crate::pacer::Pacer;
 
 /// Memory for what is written and not flushed: one list is more.
 const BUDGET: u64 = 4 << 10;
-/// More than a list of 4 of the entries below takes: a chunk of 32 KiB, a filter of 8 KiB, the nodes.
+/// More than a list of 4 of the entries below takes: a chunk of 32 KiB, a filter of 8 KiB, the
+/// nodes.
 const LIST: u64 = 42 << 10;
 /// Longer than threads that could not be started are left alone.
 const RESTART: Duration = Duration::from_millis(200);
@@ -173,12 +174,12 @@ fn synced_tickets() {
                 let stored = value(writer, n, 1);
                 let batch = hands.pair(&stored, Durability::Sync);
                 if writer == 0 {
-                    // Leads syncs itself: tickets come behind the points of these.
+                    // Leads syncs itself: tickets come after the points of these.
                     hands.wrote(hands.db.write(batch).unwrap());
                     continue;
                 }
                 let ticket = hands.db.submit(batch).unwrap();
-                // Somebody has to sync for it also where a sync is on its way that began before.
+                // A sync is due for it also where one is in flight that began before.
                 let seq = shuttle::future::block_on(ticket).unwrap();
                 hands.wrote(seq);
                 assert!(
@@ -286,7 +287,7 @@ fn waiting_for_nobody() {
     let background = world.db.shared().background.clone();
     let before = Arc::strong_count(&background);
     world.thread(|hands| {
-        // Whoever waits for a job waits for threads that cannot be started.
+        // A call that waits for a job waits for threads that cannot be started.
         let waited = hands.db.shared().background.wait_for(Task::Flush, || false);
         assert_eq!(waited.unwrap_err().kind(), ErrorKind::Io);
     });

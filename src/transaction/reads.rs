@@ -2,7 +2,7 @@
 //!
 //! A stretch is noted as far as it was gone over and no further: from where a walk was placed to
 //! the entry that it shows, both included, or to the end of its range once it found no more.
-//! Absence counts: a key that somebody inserts into a stretch was read as not being there.
+//! Absence counts: a key that is inserted into a stretch was read as not being there.
 //!
 //! ```text
 //! keys in the database   b d f        range a..z, two steps:    a..=d was read; an insert of e is no conflict

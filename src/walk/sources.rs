@@ -224,7 +224,7 @@ mod tests {
         }
     }
 
-    /// A pop from a queue once went into every image behind the head: it cost the more the longer
+    /// A pop from a queue once went into every image after the head: it cost the more the longer
     /// the queue was used.
     #[test]
     fn images_without_a_key_of_the_range_are_left_out() {

@@ -14,9 +14,9 @@
 //!
 //! Numbers are little-endian. The value is cut into chunks of 32 KiB, the last one shorter, and
 //! each has its plain CRC-32 in the head; the reference has that of the head, with the place mixed
-//! in (see `checksum`). So whoever holds the reference verifies all that he reads, also of a part
-//! of the value: whole chunks are read, and none is returned that does not match. Example: `k` =
-//! `xy` of keyspace 7, 19 bytes, whose chunk has the CRC `crc("xy")`:
+//! in (see `checksum`). So a reader that holds the reference verifies all that it reads, also of a
+//! part of the value: whole chunks are read, and none is returned that does not match. Example: `k`
+//! = `xy` of keyspace 7, 19 bytes, whose chunk has the CRC `crc("xy")`:
 //!
 //! ```text
 //! 01 00 00 00   02 00 00 00   07 00 00 00   6b   crc   78 79

@@ -281,7 +281,7 @@ impl Drop for TableCache {
             }
         }
         drop(ring); // Memory is freed outside of the lock.
-        meet(); // The slots go behind this.
+        meet(); // The slots go after this.
     }
 }
 

@@ -108,7 +108,7 @@ impl TableIter {
     }
 
     /// True if there is a current block and it has only puts of `keyspace`, one version per key,
-    /// none newer than `at`: whoever reads at `at` need not look at its entries one by one.
+    /// none newer than `at`: a reader at `at` need not look at its entries one by one.
     #[inline]
     pub fn plain_below(&self, keyspace: KeyspaceId, at: SeqNo) -> bool {
         self.count > 0

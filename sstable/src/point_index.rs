@@ -11,10 +11,10 @@
 //! fingerprint the low (32 - location_bits) bits of h, or 1 if they are all zero, and its overflow
 //! bit number (h >> 32) mod 32. A key whose home is full goes to the next bucket with a free slot,
 //! around the end if need be, at most 31 buckets on, and its overflow bit is set in every bucket
-//! that it passed. So a reader looks into the home, and goes on only while the bit is set. Buckets
-//! are filled to 12.5 keys on average: 19 % overflow, but by few keys, and about one look-up in 60
-//! sees a second line. In one large table of 70 some key finds no place so; then there are more
-//! buckets, by an eighth each time.
+//! that it passed. So a reader looks into the home, and continues only while the bit is set.
+//! Buckets are filled to 12.5 keys on average: 19 % overflow, but by few keys, and about one
+//! look-up in 60 sees a second line. In one large table of 70 some key finds no place so; then
+//! there are more buckets, by an eighth each time.
 //!
 //! Each user key has one slot, whichever keyspace it is in. The table that has too many blocks for
 //! the location to leave 9 bits of fingerprint, or a key that found no place even then, has no

@@ -241,7 +241,7 @@ impl Table {
     }
 
     /// True if a version of `key` is at this place, a block and a byte in it. The block does not
-    /// become resident: whoever checks a whole table would drive out what others read.
+    /// become resident: checking a whole table would evict what others read.
     pub(crate) fn is_at(
         &self,
         key: UserKey<'_>,

@@ -2,18 +2,18 @@
 //!
 //! Nothing but the table's id is needed to tell a block from other bytes: the checksum knows the id
 //! and the offset. So the file is searched front to back. A block that verifies is taken and the
-//! search goes on behind it; elsewhere it goes on 8 bytes further. Footer, fences and point index
-//! are not used to find blocks, so it does not matter whether they can be read; the id comes from
-//! the manifest, or else from the footer, which is looked for from the end, in case something was
-//! appended.
+//! search continues after it; elsewhere it continues 8 bytes further. Footer, fences and point
+//! index are not used to find blocks, so it does not matter whether they can be read; the id comes
+//! from the manifest, or else from the footer, which is looked for from the end, in case something
+//! was appended.
 //!
-//! Between two blocks that verify, and before the first and behind the last, lies what is lost.
+//! Between two blocks that verify, and before the first and after the last, lies what is lost.
 //! Keys there lie between those of the neighbours, *both included*: a key may have versions in
 //! several blocks.
 //!
 //! The search computes checksums only where a block's header is plausible; bytes made to look like
 //! many long blocks would cost one each, so broken candidates may add up to a few times the file's
-//! size, and what lies behind is then given up.
+//! size, and what lies after is then given up.
 #![deny(clippy::indexing_slicing)]
 
 use std::ops::Range;
@@ -115,7 +115,7 @@ fn identity_of(bytes: &[u8]) -> Result<Option<Identity>> {
 
 /// Gives every entry of every block of `bytes` that verifies under `id` to `sink`, in order.
 /// `blocks` is how many there were, if that is known: once all are found nothing is lost, whatever
-/// lies behind.
+/// lies after.
 pub fn salvage(
     bytes: &Bytes,
     id: u64,

@@ -1,7 +1,8 @@
 //! The block cache under chosen schedules: tables are dropped while others make room
 //!
 //! ```text
-//! RUSTFLAGS="--cfg terrace_shuttle" cargo test --target-dir target/shuttle -p terrace-sstable --lib shuttle
+//! export RUSTFLAGS="--cfg terrace_shuttle"
+//! cargo test --target-dir target/shuttle -p terrace-sstable --lib shuttle
 //! ```
 //!
 //! `TERRACE_SCHEDULES` and `TERRACE_SCHEDULE_SEED` do what they do for the engine's: see
@@ -40,7 +41,7 @@ fn block() -> Bytes {
     Bytes::from_static(&[1; 1000])
 }
 
-/// What holds whenever nobody changes the cache: `used` is what the slots hold, and no more than
+/// What holds whenever no thread changes the cache: `used` is what the slots hold, and no more than
 /// the budget.
 fn settled(cache: &Arc<BlockCache>, blocks: u64) {
     assert_eq!(cache.used(), blocks * BLOCK, "used is not what is resident");

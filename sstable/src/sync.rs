@@ -3,7 +3,7 @@
 //! In tests of this crate under `--cfg terrace_shuttle` they are shuttle's, so that a test can
 //! drive the cache through chosen schedules: what the engine has in `src/sync.rs`. A slot is a lock
 //! there, for shuttle knows no arc-swap. The engine's schedules run on the ordinary ones: a table
-//! is opened under a lock that the checker does not know, so nobody may have to wait for another
+//! is opened under a lock that the checker does not know, so no thread may have to wait for another
 //! thread in here.
 
 #[cfg(not(all(test, terrace_shuttle)))]

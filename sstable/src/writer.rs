@@ -3,7 +3,7 @@
 //! Entries gather in a [`BlockBuilder`]; a full block goes to the sink, its first key to the fences
 //! and the place of each user key's newest version to the point index. A block is cut between user
 //! keys: where the versions of the last key would exceed it, they move to the next block together,
-//! and only a key that fills a block alone goes on in a block that *continues*.
+//! and only a key that fills a block alone continues in a block that *continues*.
 
 use std::collections::BTreeMap;
 
@@ -196,7 +196,7 @@ impl<S: Sink> TableWriter<S> {
         }
     }
 
-    /// Writes the first `count` entries as a block; `open` if the last one's key goes on in the
+    /// Writes the first `count` entries as a block; `open` if the last one's key continues in the
     /// next.
     fn write_block(&mut self, count: usize, open: bool) -> Result<()> {
         let count = count.min(self.block.len());

@@ -384,8 +384,8 @@ fn many_entries_in_memory_are_set_apart_from_their_delete() {
     }
 }
 
-/// Each delete made a new set of all while nobody else could write: 8,000 of them in a batch held
-/// every writer for six seconds, and twice as many took four times as long.
+/// Each delete made a new set of all while no other thread could write: 8,000 of them in a batch
+/// held every writer for six seconds, and twice as many took four times as long.
 #[test]
 fn many_range_deletes_in_a_batch_cost_what_each_does() {
     let db = Options::new().open_in_memory().unwrap();

@@ -193,7 +193,7 @@ fn a_compaction_that_fails_does_not_fail_a_flush() {
     assert_eq!(db.count(..).unwrap(), 27);
 }
 
-/// A close that wrote no frame left its mark in the manifest; behind the one edit of a manifest
+/// A close that wrote no frame left its mark in the manifest; after the one edit of a manifest
 /// that had just been rewritten that told nothing, and the next open took the end for a crash.
 #[test]
 fn a_close_behind_a_rewritten_manifest_is_a_clean_end() {
@@ -256,7 +256,7 @@ fn a_range_delete_is_forgotten_once() {
     db.health().unwrap();
 }
 
-/// The log had failed behind writes that had returned and were not on disk, and `close` answered
+/// The log had failed after writes that had returned and were not on disk, and `close` answered
 /// `Ok`.
 #[test]
 fn a_close_says_that_writes_which_returned_may_be_lost() {

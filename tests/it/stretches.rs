@@ -88,7 +88,7 @@ fn what_expired_behind_another_stretch_is_alive_to_a_snapshot_of_before() {
     }
 }
 
-/// The keys that the model test uses, so many that stretches begin, grow and meet.
+/// The keys that the model test uses, enough that stretches begin, grow and meet.
 const KEYS: u16 = 400;
 
 #[derive(Clone, Debug)]
@@ -97,13 +97,13 @@ enum Op {
     Expiring(u16, u16, u64),
     Delete(u16, u16),
     DeleteRange(u16, u16),
-    /// Deletes of so many from one end, each behind a look at it.
+    /// Deletes of several from one end, each after a look at it.
     Take(u16, bool),
     Pop(u16, bool),
     Clock(u64),
     Snapshot,
     Release(usize),
-    /// An iterator of now that goes on later, from both ends.
+    /// An iterator of now that is continued later, from both ends.
     Hold(u16),
     GoOn(usize, u16, bool),
     Flush,

@@ -17,7 +17,7 @@
 //! appended, never with a hole, and with everything that was synced. It tells a torn tail from
 //! damage by the promises: where the run of frames ends at `p`, and some frame further on verifies
 //! and promises a position above `p`, bytes that were durable are gone, and that is `Corruption`.
-//! Where no such frame is left, nothing behind `p` was ever promised, and it is dropped. Reading
+//! Where no such frame is left, nothing after `p` was ever promised, and it is dropped. Reading
 //! writes nothing.
 //!
 //! # The pieces

@@ -16,10 +16,10 @@
 //!   under one salt; nothing is appended to a segment that recovery found
 //! - what a frame promises to be durable was noted as synced before it was written
 //! - each segment in use keeps room for a close frame
-//! - after a store failed nothing is appended any more: what lies behind a broken frame would be
+//! - after a store failed nothing is appended any more: what lies after a broken frame would be
 //!   lost
 //!
-//! A log that goes on after a clean end names in its first link the place where the close frame
+//! A log that continues after a clean end names in its first link the place where the close frame
 //! *began*, so that the chain holds whether or not the close frame itself reached the disk before
 //! the process died.
 
@@ -235,7 +235,7 @@ impl Log {
         })
     }
 
-    /// The smallest spare that holds `wanted` bytes behind its link. Spares are kept in order of
+    /// The smallest spare that holds `wanted` bytes after its link. Spares are kept in order of
     /// size.
     fn fitting_spare(&self, wanted: u64) -> Option<usize> {
         let wanted = wanted.saturating_add(LINK_LEN);
@@ -245,7 +245,7 @@ impl Log {
     }
 
     /// Appends one frame that takes `count` sequence numbers from `first_seq` on; the parts of the
-    /// payload are laid end to end. Needs [`Room::Fits`]. Answers the position behind the frame.
+    /// payload are laid end to end. Needs [`Room::Fits`]. Returns the position after the frame.
     ///
     /// After an error the log is dead, and every later call gives the same error.
     pub fn append(&mut self, count: u32, first_seq: SeqNo, payload: &[&[u8]]) -> Result<Lsn> {

@@ -19,11 +19,11 @@
 //! # The tail rule
 //!
 //! A segment ends where the link of a verified successor says so. Without one, or where a frame
-//! before that end does not verify, the log ends at that place `p`. Then everything behind it is
+//! before that end does not verify, the log ends at that place `p`. Then everything after it is
 //! searched for frames that verify alone (`f`, `g`): the rest of the segment, and every other
 //! listed segment that was not replayed. A frame that promises a position above `p` proves that
-//! durable bytes are gone: `Corruption`, at `p`. Without such a frame nothing behind `p` was ever
-//! promised, and it is dropped, whole segments with it: replay never goes on behind a hole.
+//! durable bytes are gone: `Corruption`, at `p`. Without such a frame nothing after `p` was ever
+//! promised, and it is dropped, whole segments with it: replay never continues after a hole.
 //!
 //! Some cases that this decides:
 //!
@@ -83,7 +83,7 @@ pub struct Recovered {
     /// No frame of a listed segment that is known to have been written reaches above this: new
     /// positions start here.
     pub highest_seen: Lsn,
-    /// Where the next log goes on. Only for a log that was closed: after any other end what was
+    /// Where the next log continues. Only for a log that was closed: after any other end what was
     /// found must be written again, so the old segments are not gone on from.
     pub predecessor: Option<Predecessor>,
 }
@@ -103,7 +103,7 @@ pub struct Known {
 /// Reads the log back from the flushed position on, and gives each data frame to `sink` in order.
 ///
 /// `segments` are what the manifest lists, in any order. Nothing is written. After an error, of the
-/// sink or not, what the sink got must be thrown away: damage may be found behind frames that were
+/// sink or not, what the sink got must be thrown away: damage may be found after frames that were
 /// whole.
 pub fn recover(
     fs: &Fs,

@@ -1,9 +1,8 @@
 //! What can still be read of a file of frames that is damaged: every frame that verifies alone.
 //!
-//! [`recover`](crate::recover) answers with a prefix or not at all; whoever salvages wants what is
-//! left behind a hole as well. A frame is a batch, so each is there whole or not at all, and its
-//! sequence numbers say where it belongs: which segment it lies in, and what precedes it there, is
-//! not needed.
+//! [`recover`](crate::recover) answers with a prefix or not at all; salvage also wants the frames
+//! after a hole. A frame is a batch, so each is there whole or not at all, and its sequence numbers
+//! say where it belongs: which segment it lies in, and what precedes it there, is not needed.
 //!
 //! The salt of a file's present use comes from the manifest. Where that is lost, the file's link
 //! names it: the link is believed if it verifies under the salt that it names.

@@ -44,7 +44,7 @@ pub struct FrameFile {
 }
 
 impl FrameFile {
-    /// Begins at offset `start`, a multiple of 8, behind a header that the caller has written;
+    /// Begins at offset `start`, a multiple of 8, after a header that the caller has written;
     /// takes the first block and syncs the file.
     pub fn create(file: File, salt: u64, start: u64) -> Result<FrameFile> {
         let mut frames = FrameFile::begin(file, salt, start, start)?;

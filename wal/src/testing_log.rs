@@ -203,7 +203,7 @@ impl Engine {
         result
     }
 
-    /// Opens again as an engine does: goes on behind a close frame, else keeps what was found in
+    /// Opens again as an engine does: continues after a close frame, else keeps what was found in
     /// tables and begins anew above it.
     pub(crate) fn reopen(&mut self) -> Recovered {
         let result = self.check();

@@ -86,7 +86,7 @@ pub trait Vfs: fmt::Debug + Send + Sync {
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
     /// Length, kind and number of names, a symbolic link among them if `path` is one.
     fn metadata(&self, path: &Path) -> io::Result<Metadata>;
-    /// Takes an advisory lock on a file, created if absent; `None` while somebody else holds it,
+    /// Takes an advisory lock on a file, created if absent; `None` while another handle holds it,
     /// also in this process.
     fn lock(&self, path: &Path, exclusive: bool) -> io::Result<Option<Box<dyn LockGuard>>>;
     /// A random number for salts, ids and seeds.
@@ -299,7 +299,7 @@ impl Fs {
         }
     }
 
-    /// Takes the lock on `path`; `Locked` while somebody else holds it.
+    /// Takes the lock on `path`; `Locked` while another handle holds it.
     #[track_caller]
     pub fn lock(&self, path: &Path, exclusive: bool) -> Result<Box<dyn LockGuard>> {
         note(Location::caller());

@@ -203,7 +203,7 @@ fn edit(args: &[&str]) -> Answer {
     Ok(out)
 }
 
-/// Behind `@` stands when an entry expires, and the time of a snapshot; behind `=` its value.
+/// After `@` stands when an entry expires, and the time of a snapshot; after `=` its value.
 /// Operands are lists, and combined by appending; `panics=k` says for which key that fails,
 /// `unwanted=v` which value the filter does not want.
 ///

@@ -90,7 +90,7 @@ impl BlockBuilder {
     }
 
     /// Lays out the first `count` entries into `out`, which it empties before. `open` says that the
-    /// last one's key goes on in the next block. The entries stay until [`BlockBuilder::remove`].
+    /// last one's key continues in the next block. The entries stay until [`BlockBuilder::remove`].
     pub fn cut(&self, count: usize, open: bool, out: &mut Vec<u8>) -> Option<Cut> {
         let taken = self.entries.get(..count)?;
         let (first, last) = (self.record(0)?, self.record(count.checked_sub(1)?)?);

@@ -8,7 +8,7 @@
 //!
 //! Columns pack better than records. `seq` is the sequence number minus the `lowest` in `seq_width`
 //! bytes (0 to 7); these are next to random, and packing would only lengthen them. `key_len` is the
-//! length of the key behind the common prefix, in `key_width` bytes (0 to 2), `rest` those bytes;
+//! length of the key after the common prefix, in `key_width` bytes (0 to 2), `rest` those bytes;
 //! `value_len` takes `value_width` bytes (0 to 4). The kinds are left out where the block's flags
 //! say that all are plain puts. `plain` in the block's header is the length of `plain`.
 //!

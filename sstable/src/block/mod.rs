@@ -8,7 +8,7 @@
 //! record  := trailer:u64 value_len:u32 key_len:u16 key value
 //! ```
 //!
-//! - `crc` is the checksum of all bytes behind it, padding included, at the block's offset in the
+//! - `crc` is the checksum of all bytes after it, padding included, at the block's offset in the
 //!   file.
 //! - `prefix` is how many bytes all keys of the block begin with alike. `head[i]` is the next 4
 //!   bytes of key i as a big-endian number, padded with zeroes: a search is a binary search over
@@ -19,7 +19,7 @@
 //!   length of the block in raw form, and `plain` what the packed part unpacks to (0 in a raw
 //!   block).
 //! - `flags`: 1 there are tombstones; 2 values that expire; 4 some key has several versions, here
-//!   or in the block before or behind; 8 merge operands; 16 places in blob files; 32 the first
+//!   or in the block before or after; 8 merge operands; 16 places in blob files; 32 the first
 //!   entry's key is also the last of the block before ("continues").
 //!
 //! A block is cut between user keys. A key whose versions do not fit into one block has blocks of
