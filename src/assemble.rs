@@ -20,6 +20,7 @@ use crate::memtable::{Form, LIST_BYTES, ListWriter};
 use crate::options::Options;
 use crate::pacer::Pacer;
 use crate::policy::Policies;
+use crate::reclaim::Forgetting;
 use crate::recovery::Found;
 use crate::segments::Env;
 use crate::space::Space;
@@ -155,7 +156,7 @@ pub(crate) fn assemble(
         directory_lock: Mutex::new(Rank::Leaf, Some(lock)),
         flushing: Mutex::new(Rank::Flushing, ()),
         ingests: Turns::default(),
-        forgetting: Mutex::new(Rank::Forgetting, ()),
+        forgetting: Mutex::new(Rank::Forgetting, Forgetting::default()),
         closing: Mutex::new(Rank::Closing, ()),
         pushing: AtomicUsize::new(0),
     }))

@@ -64,8 +64,8 @@ pub struct Batch {
     /// The keyspaces that the batch names, other than a default one.
     pub(crate) keyspaces: Vec<Arc<KeyspaceState>>,
     pub(crate) wrong: Option<Error>,
-    /// True if it deletes ranges.
-    pub(crate) ranges: bool,
+    /// How many ranges it deletes.
+    pub(crate) range_deletes: u32,
     /// Bytes of the largest value.
     pub(crate) largest: usize,
     /// What is found out when it is written.
@@ -331,7 +331,7 @@ impl Batch {
         let longest = lower_len.max(upper_len).saturating_sub(1);
         if self.admit(longest, lower_len + upper_len) {
             self.count += 1;
-            self.ranges = true;
+            self.range_deletes += 1;
             encode_delete_range(&mut self.payload, lower, upper);
         }
     }

@@ -6,7 +6,9 @@
 //!
 //! A caller that compacts a range may find the tables that it needs claimed by the background,
 //! which would claim the next ones as soon as it has released those. So while a caller waits, the
-//! background claims nothing: the caller waits for the jobs that run, and for no others.
+//! background claims nothing: the caller waits for the jobs that run, and for no others. The
+//! exception is level 0: with four times as many runs as are due it does not wait for callers, of
+//! which there may be one after the other.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -55,15 +57,15 @@ impl Default for Claims {
 }
 
 impl Claims {
-    /// Claims the inputs of the compaction that `choose` picks beside the claimed tables. The
-    /// `background` gets nothing while a caller waits.
+    /// Claims the inputs of the compaction that `choose` picks beside the claimed tables. One that
+    /// `gives_way` gets nothing while a caller waits.
     pub(crate) fn claim(
         &self,
-        background: bool,
+        gives_way: bool,
         choose: impl FnOnce(&HashSet<FileNumber>) -> Option<Compaction>,
     ) -> Option<(Compaction, Busy<'_>)> {
         let mut state = lock(&self.state);
-        if background && state.waiting > 0 {
+        if gives_way && state.waiting > 0 {
             return None;
         }
         let compaction = choose(&state.busy)?;

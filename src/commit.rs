@@ -305,7 +305,7 @@ impl Committer {
                 "the sequence numbers are used up",
             ));
         }
-        if write.ranges && write.hides_many(state.list.list())? {
+        if write.range_deletes > 0 && write.hides_many(state.list.list())? {
             self.seal_locked(&mut state);
         }
         if mutant("visible-before-appended") {

@@ -12,7 +12,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use terrace_base::{FileNumber, RangeSet, Result, SeqNo, UserKey};
+use terrace_base::{FileNumber, RangeSet, Result, SeqNo, UserKey, mutant};
 use terrace_compaction::{
     BlobFiles, Compaction, CompactionKind, Keeps, KeyRange, LEVELS, MergeOptions, MergeResult,
     OlderRuns, Rules, Version, VersionEdit, damaged_table, pick, pick_range, rewrite_in_place,
@@ -53,10 +53,13 @@ impl Engine {
     /// What the background does: a compaction that is worth it, or, where large values that are
     /// dead pile up, a step towards giving them back; false if nothing is due.
     pub(crate) fn compact_if_worth(&self, idle: bool) -> Result<bool> {
-        if self.blobs_pile_up() && self.tend_blobs(idle)? {
+        let runs = self.views.cell.load().version.level(0).runs.len();
+        let due = self.options.tuning.level0_runs;
+        if runs <= 2 * due && self.blobs_pile_up() && self.tend_blobs(idle)? {
             return Ok(true);
         }
-        self.run_claimed(true, |version, busy| {
+        let gives_way = runs <= 4 * due || mutant("always-gives-way");
+        self.run_claimed(gives_way, |version, busy| {
             // Under the lock: a caller that pushes down follows the tables that it has found.
             let options = match self.pushing.load(Ordering::SeqCst) {
                 0 => self.pick_worthy(idle),
@@ -108,15 +111,15 @@ impl Engine {
         Ok(())
     }
 
-    /// Claims the tables of what `choose` picks, and runs it; false if it picked nothing, or if a
-    /// job of the `background` gives way to a caller.
+    /// Claims the tables of what `choose` picks, and runs it; false if it picked nothing, or if it
+    /// `gives_way` to a caller that waits.
     fn run_claimed(
         &self,
-        background: bool,
+        gives_way: bool,
         choose: impl FnOnce(&Version, &HashSet<FileNumber>) -> Option<Compaction>,
     ) -> Result<bool> {
         let mut base = None;
-        let claimed = self.claims.claim(background, |busy| {
+        let claimed = self.claims.claim(gives_way, |busy| {
             // Loaded under the lock: the inputs of a job that has ended must not be in it any more.
             let version = self.views.cell.load().version.clone();
             let compaction = choose(&version, busy)?;
@@ -268,3 +271,7 @@ fn wanted_at(version: &Version, level: usize, range: &KeyRange<'_>) -> HashSet<F
     let wanted = tables.filter(|table| range.touches(table));
     wanted.map(|table| table.number()).collect()
 }
+
+#[cfg(test)]
+#[path = "compact_tests.rs"]
+mod tests;

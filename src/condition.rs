@@ -175,7 +175,7 @@ impl Engine {
             }
             let parts = [clock.as_deref().unwrap_or_default(), &*resolved.payload];
             let write = Write {
-                ranges: batch.ranges,
+                range_deletes: batch.range_deletes,
                 ..Write::of_payload(resolved.count, &parts)
             };
             let checks = Checks {

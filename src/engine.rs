@@ -27,6 +27,7 @@ use crate::files::Files;
 use crate::ingest::Turns;
 use crate::keyspace::{Catalogue, KeyspaceState};
 use crate::options::{Durability, Options};
+use crate::reclaim::Forgetting;
 use crate::space::Space;
 use crate::stats::Counters;
 use crate::sync::Mutex;
@@ -36,6 +37,8 @@ use crate::write::Write;
 
 /// A merge of level 0 that nobody asked for may rewrite so many bytes for each of its own.
 const WORTH: u64 = 16;
+/// More range deletes than this, or dropped keyspaces, are not left to an idle database.
+const MANY_DELETES: usize = 256;
 /// A list with more operands than this is sealed.
 const OPERANDS: u64 = 2048;
 
@@ -73,8 +76,9 @@ pub(crate) struct Engine {
     pub(crate) ingests: Turns,
     /// Callers that take tables down to the last level.
     pub(crate) pushing: AtomicUsize,
-    /// Held while a range delete is forgotten, so that no two jobs forget the same one.
-    pub(crate) forgetting: Mutex<()>,
+    /// Held while a range delete or a dropped keyspace is forgotten, so that no two jobs forget the
+    /// same one.
+    pub(crate) forgetting: Mutex<Forgetting>,
     /// Held while the database is closed, so that a second caller waits for the first.
     pub(crate) closing: Mutex<()>,
 }
@@ -338,10 +342,11 @@ impl Engine {
         version.damage().next().cloned().map_or(Ok(()), Err)
     }
 
-    /// True if enough range deletes are kept that they are to be worked off before the database is
-    /// idle.
-    pub(crate) fn has_many_ranges(&self) -> bool {
-        self.views.cell.load().version.deleted().len() > 256
+    /// True if so many range deletes or dropped keyspaces are kept that they are to be worked off
+    /// before the database is idle.
+    pub(crate) fn has_many_deletes(&self) -> bool {
+        let dropped = || self.versions.lock().state.dropped.len();
+        self.views.cell.load().version.deleted().len() > MANY_DELETES || dropped() > MANY_DELETES
     }
 
     /// Flushes and merges as an idle database would, until nothing is due.

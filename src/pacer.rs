@@ -7,9 +7,13 @@
 //! reads one number.
 //!
 //! An ingest and a flush on request write little to the log, and add a run each: that costs as much
-//! as 256 KiB.
+//! as 256 KiB. From 32 runs on they also wait for compaction, for two seconds at most.
 //!
-//! The price binds all writers together. Each takes the next free stretch of one common time line,
+//! A range delete stays in memory until compaction has removed what it hides. It has a price of its
+//! own from the number on that takes a fixed share of the write budget, one for each 4 KiB: 4 ms at
+//! four times as many, and up to 16 times that.
+//!
+//! A price binds all writers together. Each takes the next free stretch of one common time line,
 //! as long as its write costs, and sleeps until that has passed: n threads write no faster than
 //! one. No write is delayed by more than a second.
 //!
@@ -40,7 +44,16 @@ const SHORTEST_SLEEP_NS: u64 = 500_000;
 /// The longest delay of one write.
 const LONGEST_SLEEP_NS: u64 = 1_000_000_000;
 /// The price of a level-0 run that a caller adds, in bytes.
-const RUN: usize = 256 << 10;
+const RUN: u64 = 256 << 10;
+/// Runs from which a caller that adds one waits for compaction, and for how long at most.
+const CROWDED: usize = 32;
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
+/// The price of a range delete at full debt.
+const RANGE_DELETE_NS: u64 = 4_000_000;
+/// Bytes of the write budget for each range delete that costs nothing.
+const RANGE_DELETE_BYTES: u64 = 4 << 10;
+/// As many cost nothing however little memory there is.
+const LEAST_RANGE_DELETES: u64 = 256;
 /// The price on a full disk: none is high enough.
 const REFUSED: u64 = u64::MAX;
 
@@ -50,11 +63,22 @@ pub(crate) struct Pacer {
     price: AtomicU64,
     /// The disk is full.
     refuses: AtomicBool,
-    /// The end of the time line that writers have taken, in nanoseconds of the monotonic clock.
-    taken_to: AtomicU64,
+    /// What all that is written takes of time.
+    line: TimeLine,
+    /// Nanoseconds per range delete; 0 while there are few.
+    range_price: AtomicU64,
+    /// What range deletes take of time: nothing else waits for them.
+    range_line: TimeLine,
     /// Unflushed memory between which the price rises.
     free_bytes: u64,
     full_bytes: u64,
+}
+
+/// Time that writers take in turn.
+#[derive(Debug, Default)]
+pub(crate) struct TimeLine {
+    /// The end of what is taken, in nanoseconds of the monotonic clock.
+    taken_to: AtomicU64,
 }
 
 impl Pacer {
@@ -64,13 +88,15 @@ impl Pacer {
         Pacer {
             price: AtomicU64::new(0),
             refuses: AtomicBool::new(false),
-            taken_to: AtomicU64::new(0),
+            line: TimeLine::default(),
+            range_price: AtomicU64::new(0),
+            range_line: TimeLine::default(),
             free_bytes,
             full_bytes,
         }
     }
 
-    /// Sets the price by the debt of a new view.
+    /// Sets the prices by the debt of a new view.
     pub(crate) fn note(&self, view: &View) {
         let runs = view.version.level(0).runs.len() as u64;
         let by_runs = share(runs, FREE_RUNS, FULL_RUNS).min(MOST_SHARE);
@@ -80,6 +106,13 @@ impl Pacer {
             false => FULL_PRICE_NS * by_runs.max(by_memory) / 100,
         };
         self.price.store(price, Ordering::Relaxed);
+        let free = (self.full_bytes / RANGE_DELETE_BYTES).max(LEAST_RANGE_DELETES);
+        let by_ranges = share(view.range_deletes() as u64, free, 4 * free).min(MOST_SHARE);
+        let range_price = match mutant("range-deletes-without-price") {
+            true => 0,
+            false => RANGE_DELETE_NS * by_ranges / 100,
+        };
+        self.range_price.store(range_price, Ordering::Relaxed);
     }
 
     /// Whether the disk is full, from the next [`Pacer::note`] on.
@@ -91,7 +124,7 @@ impl Pacer {
     #[inline]
     pub(crate) fn pace(&self, engine: &Engine, write: &Write<'_>) -> Result<()> {
         match self.price.load(Ordering::Relaxed) {
-            0 => Ok(()),
+            0 if write.range_deletes == 0 => Ok(()),
             price => self.pay(engine, write, price),
         }
     }
@@ -99,21 +132,20 @@ impl Pacer {
     /// Delays a caller that is about to add a run to level 0.
     pub(crate) fn pace_run(&self, engine: &Engine) {
         let price = self.price.load(Ordering::Relaxed);
-        if price != 0 && price != REFUSED && !mutant("runs-without-price") {
-            self.delay(engine, price, RUN);
+        if price == 0 || price == REFUSED || mutant("runs-without-price") {
+            return;
         }
-    }
-
-    fn delay(&self, engine: &Engine, price: u64, bytes: usize) {
+        self.line.sleep(engine, price.saturating_mul(RUN) / 1024);
         if engine.options.tuning.manual {
-            return; // There is no thread that works it off meanwhile.
+            return;
         }
-        let cost = price.saturating_mul(bytes as u64) / 1024;
-        let now = u64::try_from(engine.clock().monotonic().as_nanos()).unwrap_or(u64::MAX);
-        let delay = self.take_turn(now, cost);
-        if delay >= SHORTEST_SLEEP_NS {
-            thread::sleep(Duration::from_nanos(delay));
-        }
+        let until = engine.clock().monotonic() + LONGEST_WAIT;
+        let in_time = || engine.clock().monotonic() < until;
+        let runs = || engine.views.cell.load().version.level(0).runs.len();
+        let waited = engine
+            .background
+            .wait_for(Task::Compaction, || runs() < CROWDED || !in_time());
+        drop(waited); // Why it cannot compact is no reason not to add a run.
     }
 
     #[cold]
@@ -122,7 +154,15 @@ impl Pacer {
             engine.check_space(write)?;
             price = 0;
         }
-        self.delay(engine, price, write.len);
+        if price != 0 {
+            let cost = price.saturating_mul(write.len as u64) / 1024;
+            self.line.sleep(engine, cost);
+        }
+        if write.range_deletes > 0 {
+            let price = self.range_price.load(Ordering::Relaxed);
+            let cost = price.saturating_mul(u64::from(write.range_deletes));
+            self.range_line.sleep(engine, cost);
+        }
         if engine.options.tuning.manual || mutant("memory-without-wall") {
             return Ok(());
         }
@@ -132,8 +172,22 @@ impl Pacer {
             false => Ok(()),
         }
     }
+}
 
-    /// Takes `cost` of the common time line; how long it is until that has passed, in nanoseconds.
+impl TimeLine {
+    /// Takes `cost` nanoseconds, and sleeps until they have passed.
+    fn sleep(&self, engine: &Engine, cost: u64) {
+        if cost == 0 || engine.options.tuning.manual {
+            return; // Without threads nothing is worked off meanwhile.
+        }
+        let now = u64::try_from(engine.clock().monotonic().as_nanos()).unwrap_or(u64::MAX);
+        let delay = self.take_turn(now, cost);
+        if delay >= SHORTEST_SLEEP_NS {
+            thread::sleep(Duration::from_nanos(delay));
+        }
+    }
+
+    /// Takes `cost`; how long it is until that has passed, in nanoseconds.
     pub(crate) fn take_turn(&self, now: u64, cost: u64) -> u64 {
         let end = |taken: u64| {
             let end = taken.max(now).saturating_add(cost);
@@ -173,11 +227,11 @@ mod tests {
 
     #[test]
     fn writers_take_turns_on_one_time_line() {
-        let pacer = Pacer::new(1, 2);
-        let delays: Vec<u64> = (0..4).map(|_| pacer.take_turn(1000, 300)).collect();
+        let line = TimeLine::default();
+        let delays: Vec<u64> = (0..4).map(|_| line.take_turn(1000, 300)).collect();
         assert_eq!(delays, [300, 600, 900, 1200]);
         assert_eq!(
-            pacer.take_turn(5000, 300),
+            line.take_turn(5000, 300),
             300,
             "time that nobody took is gone"
         );
@@ -185,10 +239,10 @@ mod tests {
 
     #[test]
     fn no_delay_is_longer_than_a_second() {
-        let pacer = Pacer::new(1, 2);
+        let line = TimeLine::default();
         let (now, second) = (77, LONGEST_SLEEP_NS);
-        assert_eq!(pacer.take_turn(now, u64::MAX), second);
-        assert_eq!(pacer.take_turn(now, u64::MAX), second);
-        assert_eq!(pacer.take_turn(now + second, 5), 5);
+        assert_eq!(line.take_turn(now, u64::MAX), second);
+        assert_eq!(line.take_turn(now, u64::MAX), second);
+        assert_eq!(line.take_turn(now + second, 5), 5);
     }
 }

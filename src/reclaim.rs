@@ -22,6 +22,15 @@ const FORGOTTEN_AT_ONCE: usize = 16 << 10;
 /// Tables to be written again after which a look ends.
 const ENOUGH: usize = 4;
 
+/// What is about to be forgotten.
+#[derive(Debug, Default)]
+pub(crate) struct Forgetting {
+    /// Dropped keyspaces of which no entry is left, and how many views had been installed when that
+    /// was found. A reader of an older view may have begun before the drop, and still need the
+    /// keyspace's merge operator.
+    keyspaces: Option<(u64, Arc<Vec<KeyspaceId>>)>,
+}
+
 impl Engine {
     /// Takes a table that holds entries of a dropped keyspace or a deleted range, and removes it or
     /// writes it again without them; false if there is none. Tables of level 0 are left to the
@@ -33,10 +42,16 @@ impl Engine {
     /// Forgets dropped keyspaces that no table holds an entry of, or takes a table that holds
     /// entries of one that no reader sees.
     fn reclaim_keyspace(&self) -> Result<bool> {
+        if self.forget_unread()? {
+            return Ok(true);
+        }
         let dropped = self.versions.lock().state.dropped_keyspaces();
         if dropped.is_empty() {
             return Ok(false);
         }
+        let waiting = lock(&self.forgetting).keyspaces.clone();
+        let waits =
+            |id: &KeyspaceId| matches!(&waiting, Some((_, ids)) if ids.binary_search(id).is_ok());
         let horizon = self.horizon(dropped);
         let seen = |at: SeqNo| {
             horizon
@@ -45,7 +60,8 @@ impl Engine {
         };
         let version = self.views.cell.load().version.clone();
         let (mut gone, mut holders) = (Vec::new(), Vec::new());
-        for (id, at) in horizon.dropped.iter().copied().filter(|&(_, at)| !seen(at)) {
+        let unseen = horizon.dropped.iter().copied();
+        for (id, at) in unseen.filter(|(id, at)| !seen(*at) && !waits(id)) {
             match hidden_in(&version, &whole_keyspace(id, at))? {
                 None => gone.push(id),
                 Some((0, _, _)) => {}
@@ -55,11 +71,32 @@ impl Engine {
                 break;
             }
         }
-        // A reader that began before the drop may still need the keyspace's merge operator.
-        if !gone.is_empty() && !self.views.is_pinned() {
-            return self.forget_keyspaces(gone);
+        if !gone.is_empty() {
+            let found = (self.views.installed(), Arc::new(gone));
+            lock(&self.forgetting).keyspaces.get_or_insert(found);
+            if self.forget_unread()? {
+                return Ok(true);
+            }
         }
         self.rewrite_one(holders)
+    }
+
+    /// Forgets the keyspaces that wait for it, if there are any that no reader can need.
+    fn forget_unread(&self) -> Result<bool> {
+        let mut forgetting = lock(&self.forgetting);
+        let Some((installed, _)) = &forgetting.keyspaces else {
+            return Ok(false);
+        };
+        let installed = match mutant("forgets-only-without-readers") {
+            true => u64::MAX,
+            false => *installed,
+        };
+        if self.views.is_pinned(installed) {
+            return Ok(false);
+        }
+        let ids = forgetting.keyspaces.take().map(|(_, ids)| ids);
+        drop(forgetting);
+        self.forget_keyspaces(ids.as_deref().cloned().unwrap_or_default())
     }
 
     /// No entry of the keyspaces `ids` is left, nor can one come back.

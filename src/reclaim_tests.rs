@@ -70,3 +70,45 @@ fn a_dropped_keyspace_is_known_while_a_snapshot_sees_it() {
     db.wait_idle().unwrap();
     assert_eq!(known(&db), (0, 0, 0));
 }
+
+/// They were kept as long as any reader was there, and beside a load there always is one.
+#[test]
+fn dropped_keyspaces_are_forgotten_beside_readers_that_never_pause() {
+    let db = options().vfs(MemVfs::new(1)).open("/db").unwrap();
+    db.put("k", "v").unwrap();
+    let mut reader = db.iter();
+    for n in 0..30 {
+        let name = format!("short-lived {n}");
+        let short = db.create_keyspace(&name, own_options()).unwrap();
+        short.put("k", "1").unwrap();
+        db.drop_keyspace(&name).unwrap();
+        db.flush().unwrap();
+        // The next reader begins before this one ends.
+        let next = db.iter();
+        assert!(reader.next().is_some());
+        reader = next;
+        db.wait_idle().unwrap();
+    }
+    let (listed, _, _) = known(&db);
+    assert!(listed <= 2, "{listed} dropped keyspaces are kept");
+}
+
+/// A reader of an older view keeps all that it may need; others do not wait for it.
+#[test]
+fn a_reader_from_before_a_drop_keeps_the_merge_operator() {
+    let db = options().vfs(MemVfs::new(1)).open("/db").unwrap();
+    let short = db.create_keyspace("short-lived", own_options()).unwrap();
+    short.put("k", "1").unwrap();
+    short.merge("k", "2").unwrap();
+    let reader = short.iter();
+    db.drop_keyspace("short-lived").unwrap();
+    db.put("k", "v").unwrap();
+    db.wait_idle().unwrap();
+    db.put("k", "w").unwrap();
+    db.wait_idle().unwrap();
+    let seen: Vec<_> = reader.map(|entry| entry.unwrap().1).collect();
+    assert_eq!(seen, ["12"]);
+    db.put("k", "x").unwrap();
+    db.wait_idle().unwrap();
+    assert_eq!(known(&db), (0, 0, 0));
+}

@@ -54,8 +54,9 @@ pub(crate) struct Views {
     pub(crate) pacer: Pacer,
     /// How many views were installed.
     installed: AtomicU64,
-    /// Views replaced that readers may still pin. Held for the moment of replacing one.
-    replaced: Mutex<Vec<Weak<View>>>,
+    /// Views replaced that readers may still pin, each with how many had been installed before it
+    /// was replaced. Held for the moment of replacing one.
+    replaced: Mutex<Vec<(u64, Weak<View>)>>,
 }
 
 impl Views {
@@ -75,8 +76,8 @@ impl Views {
         let mut view = View::clone(&before);
         change(&mut view);
         self.pacer.note(&view);
-        replaced.retain(|view| view.strong_count() > 0);
-        replaced.push(Arc::downgrade(&before));
+        replaced.retain(|(_, view)| view.strong_count() > 0);
+        replaced.push((self.installed(), Arc::downgrade(&before)));
         self.cell.store(Arc::new(view));
         self.installed.fetch_add(1, Ordering::Relaxed);
     }
@@ -86,10 +87,14 @@ impl Views {
         self.installed.load(Ordering::Relaxed)
     }
 
-    /// True if a reader may still use a view that was replaced.
-    pub(crate) fn is_pinned(&self) -> bool {
+    /// True if a reader may still use a view that was replaced before the one that followed
+    /// `installed` others.
+    pub(crate) fn is_pinned(&self, installed: u64) -> bool {
         let replaced = lock(&self.replaced);
-        replaced.iter().any(|view| view.strong_count() > 0)
+        let is_pinned = |view: &Weak<View>| view.strong_count() > 0;
+        replaced
+            .iter()
+            .any(|(n, view)| *n < installed && is_pinned(view))
     }
 
     /// Bytes of the memtable's pieces that only views that were replaced still hold: what readers
@@ -97,7 +102,7 @@ impl Views {
     pub(crate) fn pinned_bytes(&self) -> u64 {
         let pinned: Vec<Arc<View>> = lock(&self.replaced)
             .iter()
-            .filter_map(Weak::upgrade)
+            .filter_map(|(_, view)| view.upgrade())
             .collect();
         let now = self.cell.load_full();
         let mut counted: HashSet<u64> = now.sealed.iter().map(|run| run.id).collect();
@@ -139,7 +144,7 @@ impl Views {
     pub(crate) fn open_pinned(&self) {
         let mut pinned: Vec<Arc<View>> = lock(&self.replaced)
             .iter()
-            .filter_map(Weak::upgrade)
+            .filter_map(|(_, view)| view.upgrade())
             .collect();
         let now = self.cell.load_full();
         if Arc::strong_count(&now) > 2 {

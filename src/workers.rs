@@ -285,7 +285,7 @@ fn compact(engine: &Engine) -> Result<bool> {
             engine.flush_deleted()?;
             engine.become_idle()?;
         }
-        if (idle || engine.has_many_ranges()) && engine.reclaim_once()? {
+        if (idle || engine.has_many_deletes()) && engine.reclaim_once()? {
             continue;
         }
         if engine.expire_once()? || engine.tend_blobs(idle)? {

@@ -24,8 +24,8 @@ pub(crate) struct Write<'a> {
     pub(crate) lead: u32,
     /// No value in it is larger.
     pub(crate) largest: usize,
-    /// True if it deletes ranges.
-    pub(crate) ranges: bool,
+    /// How many ranges it deletes.
+    pub(crate) range_deletes: u32,
 }
 
 /// An entry as the memtable takes it.
@@ -80,7 +80,7 @@ impl<'a> Write<'a> {
             len,
             lead: 0,
             largest,
-            ranges: false,
+            range_deletes: 0,
         }
     }
 
@@ -89,7 +89,7 @@ impl<'a> Write<'a> {
     pub(crate) fn of_batch(batch: &'a Batch, parts: &'a [&'a [u8]; 2]) -> Write<'a> {
         Write {
             largest: batch.largest,
-            ranges: batch.ranges,
+            range_deletes: batch.range_deletes,
             ..Write::of_payload(batch.count, parts)
         }
     }

@@ -63,6 +63,8 @@ pub struct MergingIterator<I> {
     current: Option<usize>,
     /// The least head among the children other than the current one, or `END`.
     runner_up: u128,
+    /// The child with that head.
+    second: usize,
     direction: Direction,
     /// What heads leave out, of keys in this keyspace; empty: nothing.
     prefix: Vec<u8>,
@@ -78,6 +80,7 @@ impl<I: InternalIterator> MergingIterator<I> {
             heads,
             current: None,
             runner_up: END,
+            second: usize::MAX,
             direction: Direction::Forward,
             prefix: Vec::new(),
             keyspace: KeyspaceId(0),
@@ -156,6 +159,25 @@ impl<I: InternalIterator> MergingIterator<I> {
         }
     }
 
+    /// Makes the runner-up the current child, which the one before has passed.
+    fn take_second(&mut self) {
+        let (best, head) = (self.second, self.runner_up);
+        if self.heads.get(best) != Some(&head) {
+            return self.choose(); // It is not known.
+        }
+        let (mut second, mut runner_up) = (usize::MAX, END);
+        for (i, &other) in self.heads.iter().enumerate() {
+            if other < runner_up && i != best {
+                (second, runner_up) = (i, other);
+            }
+        }
+        if runner_up == head {
+            return self.choose(); // Alike: their keys decide.
+        }
+        self.current = Some(best);
+        (self.second, self.runner_up) = (second, runner_up);
+    }
+
     /// Finds the child with the least key in the direction of travel, and the runner-up's head.
     fn choose(&mut self) {
         self.scan();
@@ -171,6 +193,7 @@ impl<I: InternalIterator> MergingIterator<I> {
     fn scan(&mut self) {
         let mut best: Option<usize> = None;
         let (mut best_head, mut runner_up) = (END, END);
+        let mut second = usize::MAX;
         for (i, &head) in self.heads.iter().enumerate() {
             if head > runner_up || head == END {
                 continue; // Most children end here.
@@ -178,14 +201,14 @@ impl<I: InternalIterator> MergingIterator<I> {
             let wins = head < best_head
                 || (head == best_head && best.is_some_and(|best| self.before(i, best)));
             if wins {
-                runner_up = best_head;
+                (second, runner_up) = (best.unwrap_or(usize::MAX), best_head);
                 (best, best_head) = (Some(i), head);
             } else {
-                runner_up = head;
+                (second, runner_up) = (i, head);
             }
         }
         self.current = best;
-        self.runner_up = runner_up;
+        (self.second, self.runner_up) = (second, runner_up);
     }
 
     /// Takes heads of what follows another prefix, if that tells the two least keys apart, whose
@@ -248,7 +271,8 @@ impl<I: InternalIterator> MergingIterator<I> {
         }
         self.direction = direction;
         self.refresh();
-        self.runner_up = 0; // The caller moves the current child next, and chooses.
+        // The caller moves the current child next, and chooses.
+        (self.second, self.runner_up) = (usize::MAX, 0);
         self.current = Some(current);
         Ok(())
     }
@@ -279,7 +303,10 @@ impl<I: InternalIterator> MergingIterator<I> {
             if let Some(slot) = self.heads.get_mut(i) {
                 *slot = head;
             }
-            self.choose();
+            match head > self.runner_up {
+                true => self.take_second(),
+                false => self.choose(),
+            }
         }
         Ok(())
     }

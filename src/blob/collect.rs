@@ -9,7 +9,7 @@
 //!
 //! Which values are dead, tables tell only once both references of a key have met in a merge. So
 //! level 0 is due for a merge by what its tables refer to, too ([`Engine::blobs_due`]), and where
-//! much has piled up this file's work comes before other merges.
+//! much has piled up this file's work comes before other merges, unless level 0 is overdue.
 //!
 //! While the database is at work a file is collected when three quarters of it are dead, or half of
 //! it if there is more dead than alive in all. An idle one collects down to a third, so it settles

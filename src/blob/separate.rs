@@ -61,7 +61,7 @@ impl Engine {
         let parts = [lead, &separated.payload];
         let small = Write {
             largest: 0,
-            ranges: write.ranges,
+            range_deletes: write.range_deletes,
             ..Write::of_payload(write.count.saturating_sub(write.lead), &parts)
         };
         let result = then(&small);

@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicUsize;
 
 use super::*;
 use crate::background::Task;
-use crate::pacer::Pacer;
+use crate::pacer::TimeLine;
 
 /// Memory for what is written and not flushed: one list is more.
 const BUDGET: u64 = 4 << 10;
@@ -108,16 +108,16 @@ fn what_a_call_waits_for_may_take_any_lock_and_no_signal_is_missed() {
 
 fn turns() {
     const SECOND: u64 = 1_000_000_000;
-    let pacer = Arc::new(Pacer::new(1, 2));
+    let line = Arc::new(TimeLine::default());
     // The ends of the stretches that were taken, and their length.
     let taken = Arc::new(StdMutex::new(Vec::new()));
     let payers = (0..3u64).map(|payer| {
-        let (pacer, taken) = (pacer.clone(), taken.clone());
+        let (line, taken) = (line.clone(), taken.clone());
         thread::spawn(move || {
             for n in 0..2 {
                 let now = SECOND + shuttle::rand::thread_rng().gen_range(0..500);
                 let cost = 100 * (payer + 1) + n;
-                let delay = pacer.take_turn(now, cost);
+                let delay = line.take_turn(now, cost);
                 assert!(delay >= cost, "a write of {cost} ns was delayed by {delay}");
                 assert!(delay <= SECOND, "a write is delayed by {delay} ns");
                 taken.lock().unwrap().push((now + delay, cost));
@@ -140,10 +140,10 @@ fn turns() {
     }
     // However much is owed: by those who are late, too.
     let payers = [SECOND, SECOND + 7, SECOND - 900].map(|now| {
-        let pacer = pacer.clone();
+        let line = line.clone();
         thread::spawn(move || {
             for cost in [u64::MAX, 5, SECOND, u64::MAX - 3] {
-                let delay = pacer.take_turn(now, cost);
+                let delay = line.take_turn(now, cost);
                 assert!(
                     delay >= cost.min(SECOND) && delay <= SECOND,
                     "{cost} became {delay}"
@@ -155,7 +155,7 @@ fn turns() {
         payer.join().unwrap();
     }
     assert_eq!(
-        pacer.take_turn(3 * SECOND, 5),
+        line.take_turn(3 * SECOND, 5),
         5,
         "a debt is never worked off"
     );

@@ -1,5 +1,7 @@
 //! Memory: what is written, and what jobs hold, keep to their shares of `Options::memory`
 
+use std::time::{Duration, Instant};
+
 use terrace::{Batch, Db, Durability, Options};
 
 /// The least that a database can have: 1 MiB for writes, half as much for jobs.
@@ -54,4 +56,48 @@ fn a_table_ends_where_its_index_would_take_more_than_a_job_has() {
     let db = open(&least().memory(1 << 30));
     db.ingest((0..50_000).map(|n| (key(n), "x"))).unwrap();
     assert_eq!(tables(&db), 1);
+}
+
+/// Range deletes that a snapshot kept from being worked off took what memory they liked: 27,000 of
+/// them 52 MiB of a database of 4 MiB.
+#[test]
+fn range_deletes_that_cannot_be_worked_off_get_slower() {
+    let db = Options::new()
+        .memory(4 << 20)
+        .durability(Durability::Buffered)
+        .open_in_memory()
+        .unwrap();
+    for n in 0..4000_u32 {
+        db.put(n.to_be_bytes(), "x").unwrap();
+    }
+    db.flush().unwrap();
+    let snapshot = db.snapshot();
+    let begin = Instant::now();
+    let delete = |n: u32| {
+        let mut batch = Batch::new();
+        batch.delete_range((n % 3900).to_be_bytes()..(n % 3900 + 100).to_be_bytes());
+        db.write(batch).unwrap();
+    };
+    let mut written = 0_u32;
+    while begin.elapsed() < Duration::from_secs(2) {
+        delete(written);
+        written += 1;
+    }
+    let kept = db.stats().range_deletes;
+    assert!(kept <= 2000, "{kept} of {written}");
+    // Writes of other kinds are as fast as before.
+    let begin = Instant::now();
+    for n in 0..1000_u32 {
+        db.put(n.to_be_bytes(), "y").unwrap();
+    }
+    assert!(
+        begin.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        begin.elapsed()
+    );
+    // They are worked off once they may be, and cost nothing then.
+    drop(snapshot);
+    db.wait_idle().unwrap();
+    assert_eq!(db.stats().range_deletes, 0);
+    (0..200).for_each(delete);
 }

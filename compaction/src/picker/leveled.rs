@@ -41,6 +41,7 @@ pub fn pick(
     let moves = due.iter().find_map(|&level| picker.pick_move(level));
     moves
         .or_else(|| due.iter().find_map(|&level| picker.pick_merge(level)))
+        .or_else(|| picker.tidy_beside_jobs())
         .or_else(|| picker.pick_tombstones())
 }
 

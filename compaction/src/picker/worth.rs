@@ -8,8 +8,9 @@
 //! also worth it if it drags along only so many entries for each.
 //!
 //! Where a merge is not worth it the newest runs are merged with each other ([`super::tidy`]),
-//! which costs little, and level 0 waits until there is more of it. Two things end the wait
-//! whatever it costs: twice as many runs as are due.
+//! which costs little, and level 0 waits until there is more of it. Twice as many runs as are due
+//! end the wait, whatever it costs. If another job has taken what they are to be merged with, which
+//! may be for long, the newest of so many are merged with each other.
 //!
 //! Runs may also be few and small, and refer to much. A large value that was overwritten stays
 //! until the merge that finds both references. So level 0 is also due by the bytes that it refers
@@ -51,8 +52,27 @@ impl Picker<'_> {
         tidy::newest(self.version, self.options, self.blocked.busy, allowed - 1)
     }
 
+    /// A merge of the newest runs of level 0 with each other, once there are many: for when other
+    /// jobs have taken what they would be merged with.
+    pub fn tidy_beside_jobs(&self) -> Option<Compaction> {
+        match mutant("wait-for-busy") {
+            true => None,
+            false => tidy::newest(
+                self.version,
+                self.options,
+                self.blocked.busy,
+                self.many_runs(),
+            ),
+        }
+    }
+
+    /// So many runs of level 0 are to be fewer whatever it costs.
+    fn many_runs(&self) -> usize {
+        2 * self.options.level0_runs.max(2)
+    }
+
     fn is_worth(&self, plan: &Compaction) -> bool {
-        if self.version.level(0).runs.len() >= 2 * self.options.level0_runs.max(2) {
+        if self.version.level(0).runs.len() >= self.many_runs() {
             return true;
         }
         let (mut own, mut tombstones) = (0_u64, 0_u64);

@@ -244,7 +244,10 @@ fn start(tree: &mut Tree, running: &mut Vec<Running>, state: &mut u64) {
     assert!(compaction.numbers().all(|number| !busy.contains(&number)));
     let (first, last) = output_hull(&compaction);
     for other in running.iter() {
-        if other.compaction.output_level == compaction.output_level {
+        // Runs of level 0 overlap; each job makes one of its own.
+        let same_run =
+            compaction.output_level > 0 || other.compaction.output_run == compaction.output_run;
+        if other.compaction.output_level == compaction.output_level && same_run {
             let (other_first, other_last) = output_hull(&other.compaction);
             assert!(
                 last < other_first || other_last < first,

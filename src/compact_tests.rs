@@ -1,0 +1,94 @@
+use terrace_base::vfs::MemVfs;
+use terrace_compaction::{KeyRange, pick_range};
+
+use crate::{Db, Options};
+
+/// A database with a table in the last level, and `runs` runs in level 0 that overlap it.
+fn with_runs(runs: u32) -> Db {
+    let options = Options::new().tune(|tuning| tuning.manual = true);
+    let db = options.vfs(MemVfs::new(1)).open("/db").unwrap();
+    for n in 0..1000_u32 {
+        db.put(n.to_be_bytes(), "old").unwrap();
+    }
+    db.compact_all().unwrap();
+    add_runs(&db, runs);
+    db
+}
+
+fn add_runs(db: &Db, runs: u32) {
+    for n in 0..runs {
+        db.put(0_u32.to_be_bytes(), [n as u8]).unwrap();
+        db.put(999_u32.to_be_bytes(), [n as u8]).unwrap();
+        db.flush().unwrap();
+    }
+}
+
+fn runs(db: &Db) -> usize {
+    db.stats().levels[0].runs
+}
+
+/// Beside callers that compact one after the other the background claimed nothing, and level 0
+/// grew to 62 runs.
+#[test]
+fn the_background_gives_way_to_callers_until_level_0_has_many_runs() {
+    let db = with_runs(16);
+    let engine = db.shared();
+    let waiting = engine.claims.wait();
+    assert!(!engine.compact_if_worth(false).unwrap());
+    assert_eq!(runs(&db), 16);
+    add_runs(&db, 1);
+    assert!(engine.compact_if_worth(false).unwrap());
+    assert_eq!(runs(&db), 0);
+    drop(waiting);
+}
+
+/// While a merge of all of level 0 ran, which can take long, those that came meanwhile waited.
+#[test]
+fn new_runs_are_merged_with_each_other_beside_a_long_merge() {
+    let db = with_runs(4);
+    let engine = db.shared();
+    let options = engine.pick_options(true);
+    let (_, busy) = engine
+        .claims
+        .claim(false, |busy| {
+            let version = engine.views.cell.load().version.clone();
+            pick_range(&version, &KeyRange::ALL, &|_, _| true, &options, busy)
+        })
+        .unwrap();
+    add_runs(&db, 4);
+    assert!(!engine.compact_if_worth(false).unwrap());
+    assert_eq!(runs(&db), 8);
+    add_runs(&db, 1);
+    assert!(engine.compact_if_worth(false).unwrap());
+    assert_eq!(runs(&db), 5);
+    drop(busy);
+    db.wait_idle().unwrap();
+    assert_eq!(db.get(0_u32.to_be_bytes()).unwrap().unwrap(), [0][..]);
+    assert_eq!(db.iter().count(), 1000);
+}
+
+/// Level 0 with few and small runs that refer to much was not due, and the values that they had
+/// replaced stayed.
+#[test]
+fn large_values_make_level_0_due_by_their_bytes() {
+    let options = Options::new().tune(|tuning| {
+        tuning.manual = true;
+        tuning.blob_threshold = 1 << 10;
+        tuning.blob_bytes = 64 << 10;
+    });
+    let db = options.vfs(MemVfs::new(1)).open("/db").unwrap();
+    let overwrite = || {
+        for n in 0..20_u32 {
+            db.put(n.to_be_bytes(), [n as u8; 4 << 10]).unwrap();
+        }
+        db.flush().unwrap();
+    };
+    overwrite();
+    db.compact_all().unwrap();
+    let engine = db.shared();
+    overwrite();
+    assert!(!engine.compact_if_worth(false).unwrap());
+    overwrite();
+    assert!(engine.compact_if_worth(false).unwrap());
+    assert_eq!(runs(&db), 0);
+}
