@@ -11,6 +11,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use terrace_base::{FileNumber, RangeSet, Result, SeqNo, UserKey, mutant};
 use terrace_compaction::{
@@ -23,6 +24,10 @@ use crate::blob::{self, Want};
 use crate::engine::Engine;
 use crate::events::{Plain, event};
 use crate::new_tables::NewTables;
+
+/// With so many runs in level 0 callers that add one wait, and for how long at most.
+const CROWDED: usize = 32;
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
 /// What a merge needs of the version that it was picked from, beside its inputs. It does not keep
 /// the version itself: the tables that other jobs replace meanwhile can go.
@@ -67,6 +72,25 @@ impl Engine {
             };
             pick(version, &options, busy)
         })
+    }
+
+    /// Waits while level 0 is crowded and compaction can do something about it, at most two seconds:
+    /// a merge may be very long. For callers that are about to add a run.
+    pub(crate) fn wait_for_level0(&self) {
+        if self.options.tuning.manual || mutant("crowded-level") {
+            return;
+        }
+        let until = self.clock().monotonic() + LONGEST_WAIT;
+        let done = || {
+            let version = self.views.cell.load().version.clone();
+            let is_stuck = || {
+                self.background.running.load(Ordering::Acquire) == 0
+                    && pick(&version, &self.pick_options(false), &HashSet::new()).is_none()
+            };
+            version.level(0).runs.len() < CROWDED || self.clock().monotonic() >= until || is_stuck()
+        };
+        // Where compaction fails, its error is no reason not to add a run.
+        drop(self.background.wait_for(Task::Compaction, done));
     }
 
     /// Takes the tables that hold keys of `range` now down to the last level, level by level. Those

@@ -1,6 +1,11 @@
+use std::sync::{Mutex, mpsc};
+use std::thread;
+use std::time::Duration;
+
 use terrace_base::vfs::MemVfs;
 use terrace_compaction::{KeyRange, pick_range};
 
+use crate::keyspace_options::KeyspaceOptions;
 use crate::{Db, Options};
 
 /// A database with a table in the last level, and `runs` runs in level 0 that overlap it.
@@ -91,4 +96,31 @@ fn large_values_make_level_0_due_by_their_bytes() {
     overwrite();
     assert!(engine.compact_if_worth(false).unwrap());
     assert_eq!(runs(&db), 0);
+}
+
+/// At the height of the price each of 64 threads still added a run a second.
+#[test]
+fn callers_that_add_runs_wait_while_level_0_is_crowded() {
+    let (release, stuck) = mpsc::channel::<()>();
+    let stuck = Mutex::new(stuck);
+    let options = Options::new().compaction_filter("slow", move |_, _| {
+        stuck.lock().unwrap().recv().ok();
+        true
+    });
+    let db = options.open_in_memory().unwrap();
+    let slow = KeyspaceOptions::new().compaction_filter(Some("slow"));
+    let slow = db.create_keyspace("slow", slow).unwrap();
+    let engine = db.shared();
+    while runs(&db) < 33 {
+        slow.put("k", "v").unwrap();
+        engine.flush().unwrap(); // Not that of the handle, which waits.
+    }
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            thread::sleep(Duration::from_millis(200));
+            drop(release);
+        });
+        engine.wait_for_level0();
+    });
+    assert!(runs(&db) < 32, "{} runs", runs(&db));
 }

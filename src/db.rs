@@ -258,6 +258,7 @@ impl Db {
         let view = engine.views.cell.load_full();
         if !(view.active.is_empty() && view.sealed.is_empty()) {
             engine.views.pacer.pace_run(engine);
+            engine.wait_for_level0();
         }
         drop(view);
         engine.flush()

@@ -27,7 +27,7 @@ use crate::files::Files;
 use crate::ingest::Turns;
 use crate::keyspace::{Catalogue, KeyspaceState};
 use crate::options::{Durability, Options};
-use crate::reclaim::Forgetting;
+use crate::reclaim::{Forgetting, MANY_DELETES};
 use crate::space::Space;
 use crate::stats::Counters;
 use crate::sync::Mutex;
@@ -37,8 +37,6 @@ use crate::write::Write;
 
 /// A merge of level 0 that nobody asked for may rewrite so many bytes for each of its own.
 const WORTH: u64 = 16;
-/// More range deletes than this, or dropped keyspaces, are not left to an idle database.
-const MANY_DELETES: usize = 256;
 /// A list with more operands than this is sealed.
 const OPERANDS: u64 = 2048;
 

@@ -425,9 +425,9 @@ impl Engine {
 
     /// Puts changes of the catalogue that no entry follows into the manifest.
     pub(crate) fn flush_catalogue(&self) -> Result<()> {
-        match self.catalogue.has_unflushed() {
-            true => self.flush_position().map(|_| ()),
-            false => Ok(()),
+        match self.catalogue.unflushed() {
+            0 => Ok(()),
+            _ => self.flush_position().map(|_| ()),
         }
     }
 

@@ -32,10 +32,11 @@ mod sorter;
 use std::collections::VecDeque;
 use std::error::Error as StdError;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use terrace_base::{
-    Error, InternalIterator, KeyRef, KeyspaceId, MergingIterator, RangeSet, Result, SeqNo, UserKey,
-    ValueKind, mutant,
+    Error, ErrorKind, InternalIterator, KeyRef, KeyspaceId, MergingIterator, RangeSet, Result,
+    SeqNo, UserKey, ValueKind, mutant,
 };
 use terrace_compaction::{
     AddedTable, BlobMeta, Flushed, MergeOptions, MergeResult, Packings, Rules, RunIter, Stripes,
@@ -45,6 +46,7 @@ use terrace_compaction::{
 use self::sorter::Sorter;
 use crate::background::Task;
 use crate::batch::check_lengths;
+use crate::commit::closed;
 use crate::engine::Engine;
 use crate::keyspace::{Keyspace, KeyspaceState};
 use crate::new_tables::NewTables;
@@ -312,7 +314,7 @@ impl Keyspace {
             last: None,
             expires: engine.deadline_of_ingest(&self.state),
         };
-        engine.ingest(&self.state, &mut entries)
+        engine.or_closed(engine.ingest(&self.state, &mut entries))
     }
 
     /// The same for entries in any order, of which the last one of each key counts. They are sorted
@@ -370,9 +372,9 @@ impl Keyspace {
         let mut sorter = Sorter::new(engine, self.state.id, memory, expires);
         for item in entries {
             let (key, value) = item?;
-            sorter.add(key.as_ref(), value.as_ref(), &mut progress)?;
+            engine.or_closed(sorter.add(key.as_ref(), value.as_ref(), &mut progress))?;
         }
-        let pieces = sorter.finish(&mut progress)?.into_iter();
+        let pieces = engine.or_closed(sorter.finish(&mut progress))?.into_iter();
         let pieces: Vec<RunIter> = pieces.map(|piece| RunIter::over(piece, true)).collect();
         let mut merged = Newest {
             input: MergingIterator::new(pieces),
@@ -381,7 +383,7 @@ impl Keyspace {
         let result = engine.ingest(&self.state, &mut merged);
         drop(merged); // The pieces become obsolete.
         engine.files.remove_obsolete().ok(); // What cannot be removed now, the next open removes.
-        result
+        engine.or_closed(result)
     }
 }
 
@@ -434,6 +436,16 @@ impl Engine {
             keyspace.note_expiring();
         }
         expires
+    }
+
+    /// The result of a step of an ingest, `Closed` if the database was closed meanwhile: then the
+    /// next opener removes its tables.
+    fn or_closed<T>(&self, result: Result<T>) -> Result<T> {
+        let is_closed = || self.closed.load(Ordering::Acquire);
+        match result {
+            Err(error) if error.kind() == ErrorKind::Io && is_closed() => Err(closed()),
+            result => result,
+        }
     }
 
     fn ingest(&self, keyspace: &KeyspaceState, entries: &mut dyn Entries) -> Result<SeqNo> {
@@ -575,6 +587,7 @@ impl Engine {
         metas: &[TableMeta],
         blobs: &[BlobMeta],
     ) -> Result<bool> {
+        self.wait_for_level0();
         self.flush()?; // So that little is left to do while writers wait.
         let _gate = self.committer.shut_gate()?;
         self.flush()?;

@@ -368,18 +368,25 @@ impl Catalogue {
         edit.next_keyspace = Some(inner.next_id);
     }
 
-    pub(crate) fn has_unflushed(&self) -> bool {
-        !self.lock().unflushed.is_empty()
+    pub(crate) fn unflushed(&self) -> usize {
+        self.lock().unflushed.len()
     }
 
     pub(crate) fn forget_upto(&self, seq: SeqNo) {
-        self.lock().unflushed.retain(|(at, _)| *at > seq);
+        let unflushed = &mut self.lock().unflushed;
+        unflushed.retain(|(at, _)| *at > seq);
+        unflushed.shrink_to(2 * unflushed.len());
     }
 
     /// The keyspaces dropped, whether flushed or not.
     pub(crate) fn dropped(&self) -> Vec<(KeyspaceId, SeqNo)> {
         let inner = self.lock();
         inner.dropped.iter().map(|(id, at)| (*id, *at)).collect()
+    }
+
+    /// How many dropped keyspaces are kept.
+    pub(crate) fn dropped_len(&self) -> usize {
+        self.lock().dropped.len()
     }
 
     /// Forgets dropped keyspaces that no entry is left of.

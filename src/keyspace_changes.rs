@@ -88,6 +88,9 @@ impl Engine {
                 "the default keyspace cannot be dropped; delete its keys",
             ));
         }
+        self.views
+            .pacer
+            .pace_drop(self, self.catalogue.dropped_len());
         let _changing = self.catalogue.lock_for_change();
         let state = self.catalogue.get(name).ok_or_else(|| no_keyspace(name))?;
         let mut payload = Vec::new();

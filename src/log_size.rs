@@ -11,6 +11,9 @@
 //!      [ sealed ][ sealed ][ sealed ][ active ]      the sealed pieces go; the active list too if they are not enough
 //! ```
 //!
+//! A change of the catalogue takes more memory than log. So a flush is also due when those that the
+//! manifest has not are many.
+//!
 //! While a flush runs, or cannot be written, writers go on until the pieces that wait fill the
 //! write budget. So the log above the tables never exceeds the limit by more than that budget and
 //! one write; on disk come the rest of the segment in use, and the spare one.
@@ -27,6 +30,8 @@ use crate::engine::Engine;
 
 /// A closed database keeps no more log than this, and no more entries in memory at its next open.
 const KEPT: u64 = 1 << 20;
+/// Memory for a change of the catalogue.
+const CHANGE_BYTES: u64 = 256;
 
 impl Engine {
     /// Flushes if the log above the tables is too long; false if it is not, or what could be
@@ -36,7 +41,13 @@ impl Engine {
             return Ok(false);
         }
         let flushed = self.versions.lock().state.flushed.lsn;
-        let is_long = |end: Lsn| end.0.saturating_sub(flushed) >= self.options.log_bytes();
+        let changes = self.catalogue.unflushed() as u64;
+        let many = changes * CHANGE_BYTES >= self.options.memtable_bytes();
+        let limit = match many && !mutant("catalogue-without-flush") {
+            true => 1,
+            false => self.options.log_bytes(),
+        };
+        let is_long = |end: Lsn| end.0.saturating_sub(flushed) >= limit;
         let newest_sealed = || self.views.cell.load().sealed.first().map(|run| run.end_lsn);
         if newest_sealed().is_some_and(is_long) {
             return self.flush_once(true);

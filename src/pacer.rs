@@ -7,11 +7,11 @@
 //! reads one number.
 //!
 //! An ingest and a flush on request write little to the log, and add a run each: that costs as much
-//! as 256 KiB. From 32 runs on they also wait for compaction, for two seconds at most.
+//! as 256 KiB. With 32 runs they also wait for compaction: see [`Engine::wait_for_level0`].
 //!
-//! A range delete stays in memory until compaction has removed what it hides. It has a price of its
-//! own from the number on that takes a fixed share of the write budget, one for each 4 KiB: 4 ms at
-//! four times as many, and up to 16 times that.
+//! A range delete stays in memory until compaction has removed what it hides, and so does a dropped
+//! keyspace. Each has a price of its own from the number on that takes a fixed share of the write
+//! budget, one for each 4 KiB: 4 ms at four times as many, and up to 16 times that.
 //!
 //! A price binds all writers together. Each takes the next free stretch of one common time line,
 //! as long as its write costs, and sleeps until that has passed: n threads write no faster than
@@ -45,15 +45,12 @@ const SHORTEST_SLEEP_NS: u64 = 500_000;
 const LONGEST_SLEEP_NS: u64 = 1_000_000_000;
 /// The price of a level-0 run that a caller adds, in bytes.
 const RUN: u64 = 256 << 10;
-/// Runs from which a caller that adds one waits for compaction, and for how long at most.
-const CROWDED: usize = 32;
-const LONGEST_WAIT: Duration = Duration::from_secs(2);
-/// The price of a range delete at full debt.
-const RANGE_DELETE_NS: u64 = 4_000_000;
-/// Bytes of the write budget for each range delete that costs nothing.
-const RANGE_DELETE_BYTES: u64 = 4 << 10;
+/// The price of a range delete, or the drop of a keyspace, at full debt.
+const DELETE_NS: u64 = 4_000_000;
+/// Bytes of the write budget for each that costs nothing.
+const DELETE_BYTES: u64 = 4 << 10;
 /// As many cost nothing however little memory there is.
-const LEAST_RANGE_DELETES: u64 = 256;
+const LEAST_DELETES: u64 = 256;
 /// The price on a full disk: none is high enough.
 const REFUSED: u64 = u64::MAX;
 
@@ -67,8 +64,8 @@ pub(crate) struct Pacer {
     line: TimeLine,
     /// Nanoseconds per range delete; 0 while there are few.
     range_price: AtomicU64,
-    /// What range deletes take of time: nothing else waits for them.
-    range_line: TimeLine,
+    /// What deletes of ranges and keyspaces take of time: nothing else waits for them.
+    delete_line: TimeLine,
     /// Unflushed memory between which the price rises.
     free_bytes: u64,
     full_bytes: u64,
@@ -90,7 +87,7 @@ impl Pacer {
             refuses: AtomicBool::new(false),
             line: TimeLine::default(),
             range_price: AtomicU64::new(0),
-            range_line: TimeLine::default(),
+            delete_line: TimeLine::default(),
             free_bytes,
             full_bytes,
         }
@@ -106,13 +103,22 @@ impl Pacer {
             false => FULL_PRICE_NS * by_runs.max(by_memory) / 100,
         };
         self.price.store(price, Ordering::Relaxed);
-        let free = (self.full_bytes / RANGE_DELETE_BYTES).max(LEAST_RANGE_DELETES);
-        let by_ranges = share(view.range_deletes() as u64, free, 4 * free).min(MOST_SHARE);
-        let range_price = match mutant("range-deletes-without-price") {
-            true => 0,
-            false => RANGE_DELETE_NS * by_ranges / 100,
-        };
+        let range_price = self.price_of_delete(view.range_deletes());
         self.range_price.store(range_price, Ordering::Relaxed);
+    }
+
+    /// What a range delete or the drop of a keyspace costs, in nanoseconds, while `kept` are kept.
+    fn price_of_delete(&self, kept: usize) -> u64 {
+        if mutant("deletes-without-price") {
+            return 0;
+        }
+        let free = (self.full_bytes / DELETE_BYTES).max(LEAST_DELETES);
+        DELETE_NS * share(kept as u64, free, 4 * free).min(MOST_SHARE) / 100
+    }
+
+    /// Delays a caller that is about to drop a keyspace, while `kept` dropped ones are kept.
+    pub(crate) fn pace_drop(&self, engine: &Engine, kept: usize) {
+        self.delete_line.sleep(engine, self.price_of_delete(kept));
     }
 
     /// Whether the disk is full, from the next [`Pacer::note`] on.
@@ -136,16 +142,6 @@ impl Pacer {
             return;
         }
         self.line.sleep(engine, price.saturating_mul(RUN) / 1024);
-        if engine.options.tuning.manual {
-            return;
-        }
-        let until = engine.clock().monotonic() + LONGEST_WAIT;
-        let in_time = || engine.clock().monotonic() < until;
-        let runs = || engine.views.cell.load().version.level(0).runs.len();
-        let waited = engine
-            .background
-            .wait_for(Task::Compaction, || runs() < CROWDED || !in_time());
-        drop(waited); // Why it cannot compact is no reason not to add a run.
     }
 
     #[cold]
@@ -161,7 +157,7 @@ impl Pacer {
         if write.range_deletes > 0 {
             let price = self.range_price.load(Ordering::Relaxed);
             let cost = price.saturating_mul(u64::from(write.range_deletes));
-            self.range_line.sleep(engine, cost);
+            self.delete_line.sleep(engine, cost);
         }
         if engine.options.tuning.manual || mutant("memory-without-wall") {
             return Ok(());

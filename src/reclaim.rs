@@ -19,6 +19,8 @@ use crate::sync::lock;
 
 /// Range deletes that one edit forgets, at most.
 const FORGOTTEN_AT_ONCE: usize = 16 << 10;
+/// More range deletes than this, or dropped keyspaces, are not left to an idle database.
+pub(crate) const MANY_DELETES: usize = 256;
 /// Tables to be written again after which a look ends.
 const ENOUGH: usize = 4;
 
@@ -29,6 +31,16 @@ pub(crate) struct Forgetting {
     /// was found. A reader of an older view may have begun before the drop, and still need the
     /// keyspace's merge operator.
     keyspaces: Option<(u64, Arc<Vec<KeyspaceId>>)>,
+    /// What the last look left, of range deletes and dropped keyspaces together.
+    left: usize,
+}
+
+/// Whether tables that hold what is deleted are written again, or only what nothing is left of is
+/// forgotten.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Effort {
+    Rewrite,
+    Forget,
 }
 
 impl Engine {
@@ -36,12 +48,29 @@ impl Engine {
     /// writes it again without them; false if there is none. Tables of level 0 are left to the
     /// merge that they wait for anyway.
     pub(crate) fn reclaim_once(&self) -> Result<bool> {
-        Ok(self.reclaim_keyspace()? || self.reclaim_range()?)
+        Ok(self.reclaim_keyspace(Effort::Rewrite)? || self.reclaim_range(Effort::Rewrite)?)
+    }
+
+    /// Forgets what nothing is left of, if range deletes and dropped keyspaces are many, and twice
+    /// as many as the last look left. Under load merges are due all the time, and come before
+    /// [`Engine::reclaim_once`].
+    pub(crate) fn forget_if_many(&self) -> Result<()> {
+        let kept = || {
+            let dropped = self.versions.lock().state.dropped.len();
+            dropped + self.views.cell.load().version.deleted().len()
+        };
+        let many = MANY_DELETES.max(2 * lock(&self.forgetting).left);
+        if kept() <= many || mutant("forget-when-idle") {
+            return Ok(());
+        }
+        while self.reclaim_keyspace(Effort::Forget)? || self.reclaim_range(Effort::Forget)? {}
+        lock(&self.forgetting).left = kept();
+        Ok(())
     }
 
     /// Forgets dropped keyspaces that no table holds an entry of, or takes a table that holds
     /// entries of one that no reader sees.
-    fn reclaim_keyspace(&self) -> Result<bool> {
+    fn reclaim_keyspace(&self, effort: Effort) -> Result<bool> {
         if self.forget_unread()? {
             return Ok(true);
         }
@@ -64,8 +93,10 @@ impl Engine {
         for (id, at) in unseen.filter(|(id, at)| !seen(*at) && !waits(id)) {
             match hidden_in(&version, &whole_keyspace(id, at))? {
                 None => gone.push(id),
-                Some((0, _, _)) => {}
-                Some((_, number, whole)) => holders.push((number, whole)),
+                Some((level, number, whole)) if level > 0 && effort == Effort::Rewrite => {
+                    holders.push((number, whole));
+                }
+                Some(_) => {}
             }
             if holders.len() >= ENOUGH || gone.len() >= FORGOTTEN_AT_ONCE {
                 break;
@@ -129,7 +160,7 @@ impl Engine {
 
     /// Forgets range deletes that hide nothing any more, or takes a table that holds entries which
     /// one hides from everybody.
-    fn reclaim_range(&self) -> Result<bool> {
+    fn reclaim_range(&self, effort: Effort) -> Result<bool> {
         let settled = self.horizon(Vec::new()).stripes.settled();
         let version = self.views.cell.load().version.clone();
         let deleted = version.deleted();
@@ -143,8 +174,10 @@ impl Engine {
             }
             match hidden_in(&version, range)? {
                 None => gone.push(range.seq),
-                Some((0, _, _)) => {}
-                Some((_, number, whole)) => holders.push((number, whole)),
+                Some((level, number, whole)) if level > 0 && effort == Effort::Rewrite => {
+                    holders.push((number, whole));
+                }
+                Some(_) => {}
             }
             if holders.len() >= ENOUGH || gone.len() >= FORGOTTEN_AT_ONCE {
                 break;

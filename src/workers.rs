@@ -271,6 +271,7 @@ fn compact(engine: &Engine) -> Result<bool> {
             return Ok(false);
         }
         let idle = hurrying || engine.counters.quiet_for(engine.clock().monotonic(), IDLE);
+        engine.forget_if_many()?;
         // Whoever waits for the tree to settle wants it whatever it costs.
         let compacted = match hurrying {
             true => engine.compact_once(true)?,

@@ -292,6 +292,34 @@ fn files(vfs: &MemVfs) -> usize {
     tables.count()
 }
 
+/// It answered that its own table could not be opened, which the next opener had removed.
+#[test]
+fn an_ingest_that_outlives_its_database_answers_closed() {
+    for unsorted in [false, true] {
+        let options = tiny().vfs(MemVfs::new(1));
+        let db = options.open("/db").unwrap();
+        let next = std::cell::OnceCell::new();
+        let input = (0..3000).map(|n| {
+            if n == 2500 {
+                db.put("k", "v").unwrap();
+                db.close().unwrap();
+                next.set(options.open("/db").unwrap()).unwrap();
+            }
+            entry(n, 1)
+        });
+        let result = match unsorted {
+            true => db.ingest_unsorted(input, 20 << 10, |_| {}),
+            false => db.ingest(input),
+        };
+        assert_eq!(result.unwrap_err().kind(), ErrorKind::Closed);
+        let next = next.get().unwrap();
+        next.put("l", "w").unwrap();
+        next.compact_all().unwrap();
+        assert_eq!(next.iter().count(), 2);
+        next.health().unwrap();
+    }
+}
+
 /// The tables of such an ingest stayed until the next open.
 #[test]
 fn an_ingest_whose_input_panics_or_fails_leaves_nothing() {

@@ -101,3 +101,31 @@ fn range_deletes_that_cannot_be_worked_off_get_slower() {
     assert_eq!(db.stats().range_deletes, 0);
     (0..200).for_each(delete);
 }
+
+/// So did dropped keyspaces, beside a reader that may still need them: 260,000 in a minute.
+#[test]
+fn dropped_keyspaces_that_cannot_be_forgotten_get_slower() {
+    let db = Options::new()
+        .memory(4 << 20)
+        .durability(Durability::Buffered)
+        .open_in_memory()
+        .unwrap();
+    let reader = db.snapshot();
+    let begin = Instant::now();
+    let mut dropped = 0_u32;
+    while begin.elapsed() < Duration::from_secs(2) {
+        let name = format!("short-lived {dropped}");
+        let keyspace = db.keyspace(&name).unwrap();
+        keyspace.put("k", "v").unwrap();
+        db.drop_keyspace(&name).unwrap();
+        dropped += 1;
+    }
+    assert!(dropped <= 2500, "{dropped}");
+    drop(reader);
+    db.wait_idle().unwrap();
+    for n in 0..200 {
+        let name = format!("later {n}");
+        db.keyspace(&name).unwrap();
+        db.drop_keyspace(&name).unwrap();
+    }
+}
