@@ -1,12 +1,12 @@
 use std::sync::{Mutex, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use terrace_base::vfs::MemVfs;
 use terrace_compaction::{KeyRange, pick_range};
 
 use crate::keyspace_options::KeyspaceOptions;
-use crate::{Db, Options};
+use crate::{Db, Keyspace, Options};
 
 /// A database with a table in the last level, and `runs` runs in level 0 that overlap it.
 fn with_runs(runs: u32) -> Db {
@@ -98,9 +98,8 @@ fn large_values_make_level_0_due_by_their_bytes() {
     assert_eq!(runs(&db), 0);
 }
 
-/// At the height of the price each of 64 threads still added a run a second.
-#[test]
-fn callers_that_add_runs_wait_while_level_0_is_crowded() {
+/// A database whose compactions wait until the sender is dropped, with level-0 runs of a keyspace.
+fn stuck(count: usize) -> (mpsc::Sender<()>, Db, Keyspace) {
     let (release, stuck) = mpsc::channel::<()>();
     let stuck = Mutex::new(stuck);
     let options = Options::new().compaction_filter("slow", move |_, _| {
@@ -110,17 +109,42 @@ fn callers_that_add_runs_wait_while_level_0_is_crowded() {
     let db = options.open_in_memory().unwrap();
     let slow = KeyspaceOptions::new().compaction_filter(Some("slow"));
     let slow = db.create_keyspace("slow", slow).unwrap();
-    let engine = db.shared();
-    while runs(&db) < 33 {
+    while runs(&db) < count {
         slow.put("k", "v").unwrap();
-        engine.flush().unwrap(); // Not that of the handle, which waits.
+        db.shared().flush().unwrap(); // Not that of the handle, which waits.
     }
+    (release, db, slow)
+}
+
+/// They were free, and 64 threads outran compaction by far.
+#[test]
+fn callers_pay_for_the_runs_that_they_add() {
+    let (release, db, slow) = stuck(25);
+    let begun = Instant::now();
+    slow.put("k", "v").unwrap();
+    db.flush().unwrap();
+    let flushed = begun.elapsed();
+    slow.ingest([("l", "v")]).unwrap();
+    let ingested = begun.elapsed() - flushed;
+    drop(release);
+    // The price is some 100 ms with 25 runs.
+    let least = Duration::from_millis(80);
+    assert!(flushed >= least, "flushed after {flushed:?}");
+    assert!(ingested >= least, "ingested after {ingested:?}");
+}
+
+/// At the height of the price each of 64 threads still added a run a second.
+#[test]
+fn callers_that_add_runs_wait_while_level_0_is_crowded() {
+    let (release, db, _) = stuck(33);
+    let engine = db.shared();
     thread::scope(|scope| {
         scope.spawn(|| {
             thread::sleep(Duration::from_millis(200));
             drop(release);
         });
         engine.wait_for_level0();
+        let left = runs(&db);
+        assert!(left < 32, "{left} runs");
     });
-    assert!(runs(&db) < 32, "{} runs", runs(&db));
 }

@@ -83,12 +83,12 @@ fn dropped_keyspaces_are_forgotten_beside_readers_that_never_pause() {
         let name = format!("short-lived {n}");
         let short = db.create_keyspace(&name, own_options()).unwrap();
         short.put("k", "1").unwrap();
-        db.drop_keyspace(&name).unwrap();
-        db.flush().unwrap();
-        // The next reader begins before this one ends.
+        // The next reader begins before this one ends, and its view is replaced.
         let next = db.iter();
         assert!(reader.next().is_some());
         reader = next;
+        db.drop_keyspace(&name).unwrap();
+        db.flush().unwrap();
         db.wait_idle().unwrap();
     }
     let (listed, _, _) = known(&db);
