@@ -423,6 +423,11 @@ impl Run<'_> {
             let place = |trouble: Trouble| trouble.within(format_args!("step {n}, {step:?}"));
             if let Err(trouble) = self.step(step) {
                 let error = self.judged(trouble).map_err(place)?;
+                // An ingest may have made it read-only, with success: its entries are in.
+                let error = match self.runner.db().map(Db::health) {
+                    Ok(Err(health)) if health.kind() == ErrorKind::ReadOnly => health,
+                    _ => error,
+                };
                 if self.place.case.sticky || error.kind() == ErrorKind::ReadOnly {
                     ended = Some(error);
                     break;
