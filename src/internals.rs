@@ -5,7 +5,7 @@ use terrace_base::{Error, FileKind, KeyRef, KeyspaceId, Result, SeqNo, UserKey, 
 
 use crate::db::Db;
 use crate::memtable::{LIST_BYTES, ListWriter, pin};
-use crate::operations::{
+use crate::write::payload::{
     Framing, Operation, Operations, encode_clock, encode_create, encode_delete_range, encode_drop,
     encode_rename, encode_set_options,
 };

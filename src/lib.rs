@@ -39,77 +39,30 @@
 //!
 //! Errors are one type, [`Error`], whose [`kind`](Error::kind) says what to do about them.
 
-mod approximate;
-mod assemble;
-mod atomic;
+// In the order of their layers: each imports only what stands above it.
 mod background;
-mod basis;
-mod batch;
-mod blob;
 mod bounds;
-mod check;
-mod checkpoint;
-mod claims;
 mod commit;
-mod compact;
-mod condition;
-mod context;
 mod db;
-mod deleted;
-mod ends;
 mod engine;
-mod events;
-mod expiry;
-mod few;
-mod files;
-mod flush;
-mod get;
-mod idle;
-mod ingest;
+mod jobs;
+mod keyspace;
+mod logging;
+mod memtable;
+mod open;
+mod options;
+mod read;
+mod storage;
+mod sync;
+mod transaction;
+mod typed;
+mod write;
+
 #[cfg(feature = "testing")]
 #[doc(hidden)]
 pub mod internals;
-mod iter;
-mod keyspace;
-mod keyspace_changes;
-mod keyspace_options;
-mod lent;
-mod log_size;
-mod manifest;
-mod memtable;
-mod new_tables;
-mod operations;
-mod options;
-#[cfg(feature = "serde")]
-mod options_serde;
-mod pacer;
-mod policy;
-mod readable;
-mod rebuild;
-mod reclaim;
-mod recovery;
-mod replay;
-mod salvage;
-mod segments;
 #[cfg(all(test, terrace_shuttle))]
-mod shuttle_tests;
-mod snapshot;
-mod snapshot_list;
-mod space;
-mod spill;
-mod stats;
-mod stretches;
-mod sync;
-mod ticket;
-mod tidy;
-mod transaction;
-mod typed;
-mod undeleted;
-mod version_set;
-mod view;
-mod walk;
-mod workers;
-mod write;
+mod schedule_tests;
 
 pub use bytes::Bytes;
 pub use terrace_base::key::{MAX_KEY_LEN, MAX_VALUE_LEN};
@@ -121,22 +74,22 @@ pub use options::Tuning;
 #[cfg(feature = "testing")]
 pub use terrace_base::{clock, vfs};
 
-pub use atomic::Swap;
-pub use batch::{Batch, BatchKeyspace, MAX_BATCH_LEN};
 pub use bounds::KeyBounds;
 pub use db::Db;
-pub use expiry::Expiry;
-pub use ingest::IngestProgress;
-pub use iter::{Cursor, Iter, Keys};
-pub use keyspace::{Keyspace, MAX_KEYSPACE_NAME_LEN};
-pub use keyspace_options::KeyspaceOptions;
+pub use db::atomic::Swap;
+pub use db::readable::{Entry, Readable};
+pub use db::snapshot::Snapshot;
+pub use db::stats::{LevelStats, Stats};
+pub use db::ticket::Ticket;
+pub use jobs::ingest::IngestProgress;
+pub use keyspace::catalogue::{Keyspace, MAX_KEYSPACE_NAME_LEN};
+pub use open::salvage::{Kept, Loss, LossKind, LostKeys, Salvage};
+pub use options::keyspace::KeyspaceOptions;
 pub use options::{Compression, Durability, IoMode, Options};
-pub use readable::{Entry, Readable};
-pub use salvage::{Kept, Loss, LossKind, LostKeys, Salvage};
-pub use snapshot::Snapshot;
-pub use stats::{LevelStats, Stats};
-pub use ticket::Ticket;
+pub use read::iter::{Cursor, Iter, Keys};
 pub use transaction::{Isolation, Savepoint, Transaction, TxKeyspace};
 #[cfg(feature = "json")]
 pub use typed::Json;
 pub use typed::{AsKey, AsValue, Key, Place, Typed, TypedBounds, TypedIter, Value};
+pub use write::batch::{Batch, BatchKeyspace, MAX_BATCH_LEN};
+pub use write::expiry::Expiry;

@@ -11,8 +11,8 @@
 //!
 //! Skiplists: crossbeam-skiplist, after Fraser, "Practical lock-freedom" (2004).
 
-mod filter;
-mod list;
+mod bloom;
+mod skiplist;
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use terrace_base::{RangeSet, SeqNo};
 use terrace_sstable::Table;
 use terrace_wal::Lsn;
 
-pub(crate) use list::{List, ListCursor, ListWriter, pin};
+pub(crate) use skiplist::{List, ListCursor, ListWriter, pin};
 
 /// Entries at which a list is sealed.
 pub(crate) const LIST_ENTRIES: usize = 16 * 1024;

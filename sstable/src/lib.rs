@@ -60,6 +60,6 @@ pub use value::{Found, Value};
 pub use writer::{TableWriter, WriterOptions};
 
 #[cfg(all(test, terrace_shuttle))]
-mod shuttle_tests;
+mod schedule_tests;
 #[cfg(test)]
 mod testing;

@@ -1,4 +1,4 @@
-//! The real commit path, views, flushes and compactions under chosen schedules: `src/shuttle_tests.rs`.
+//! The real commit path, views, flushes and compactions under chosen schedules: `src/schedule_tests/mod.rs`.
 //!
 //! There a schedule checker's locks and atomics stand in for the standard library's, by `--cfg
 //! terrace_shuttle`. The engine that this program is linked with has none of that, so the mode lets
@@ -60,7 +60,7 @@ fn cannot(why: String) -> Failure {
 
 /// Runs every test, or one, under `schedules` schedules of either scheduler.
 fn round(root: &Path, seed: u64, schedules: u64, only: Option<&str>) -> Outcome {
-    if !root.join("src/shuttle_tests.rs").is_file() {
+    if !root.join("src/schedule_tests/mod.rs").is_file() {
         return Err(cannot(format!(
             "it builds terrace from its sources, and they are not in {}",
             root.display()
@@ -73,7 +73,7 @@ fn round(root: &Path, seed: u64, schedules: u64, only: Option<&str>) -> Outcome 
         .current_dir(root)
         .args(["test", "--quiet", "-p", "terrace", "--lib", "--target-dir"])
         .arg(target.join("shuttle"))
-        .arg(only.unwrap_or("shuttle_tests::"))
+        .arg(only.unwrap_or("schedule_tests::"))
         .args(["--", "--nocapture"])
         .args(only.map(|_| "--exact"))
         .env("RUSTFLAGS", "--cfg terrace_shuttle")
@@ -116,7 +116,7 @@ fn failure(stdout: &str, stderr: &str, seed: u64, schedules: u64) -> Failure {
         .lines()
         .filter_map(|line| {
             line.strip_prefix("    ")
-                .filter(|name| name.starts_with("shuttle_tests::"))
+                .filter(|name| name.starts_with("schedule_tests::"))
         })
         .collect();
     failed.sort_unstable();
@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_failure_names_the_test_and_how_to_see_it_again() {
-        let stdout = "schedules: 40\nfailures:\n    shuttle_tests::a\n    shuttle_tests::jobs::b\n\n\
+        let stdout = "schedules: 40\nfailures:\n    schedule_tests::a\n    schedule_tests::jobs::b\n\n\
                       test result: FAILED. 1 passed; 2 failed\n";
         let failure = failure(
             stdout,
@@ -167,14 +167,14 @@ mod tests {
             20,
         );
         assert!(
-            failure.what.contains("shuttle_tests::jobs::b")
+            failure.what.contains("schedule_tests::jobs::b")
                 && failure.what.contains("half a batch")
         );
         assert!(!failure.what.contains("noise"));
         assert!(
             failure
                 .reproduce
-                .ends_with("--seed 7 --at shuttle_tests::a/20")
+                .ends_with("--seed 7 --at schedule_tests::a/20")
         );
     }
 

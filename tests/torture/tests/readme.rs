@@ -1,5 +1,5 @@
 //! What can be checked of the documents. The totals in the readme are those of the files that runs add to; with
-//! `TERRACE_UPDATE_README=1` they are written into it. The architecture has a line for each file.
+//! `TERRACE_UPDATE_README=1` they are written into it.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::disallowed_methods)] // It is a test.
 
@@ -79,45 +79,4 @@ fn the_readme_says_what_the_totals_do() {
         table += &format!("| `{name}` | {minutes} | {inputs} | {edges} | {failures} |\n");
     }
     check("fuzz", "fuzz/totals.json", &(table + "\n"));
-}
-
-/// Source files below `folder`, as paths from the root; what is built or has a workspace of its own
-/// left out.
-fn sources(folder: &Path, found: &mut BTreeSet<String>) {
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_str().unwrap();
-        if path.is_dir()
-            && !name.starts_with('.')
-            && !["target", "peers", "fuzz_targets"].contains(&name)
-        {
-            sources(&path, found);
-        } else if name.ends_with(".rs") && !name.ends_with("_tests.rs") {
-            let path = path.strip_prefix(root()).unwrap();
-            found.insert(path.to_str().unwrap().to_owned());
-        }
-    }
-}
-
-#[test]
-fn the_architecture_has_a_line_for_each_file() {
-    let text = std::fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
-    let lines = text
-        .lines()
-        .filter_map(|line| line.strip_prefix("- `")?.split_once("`: "));
-    let listed: Vec<&str> = lines
-        .map(|(path, _)| path)
-        .filter(|path| path.ends_with(".rs"))
-        .collect();
-    let mut found = BTreeSet::new();
-    sources(&root(), &mut found);
-    found.insert("fuzz/fuzz_targets/NAME.rs".into());
-    let once: BTreeSet<String> = listed.iter().map(|path| (*path).to_owned()).collect();
-    assert_eq!(listed.len(), once.len(), "a file has two lines");
-    let missing: Vec<_> = found.difference(&once).collect();
-    let gone: Vec<_> = once.difference(&found).collect();
-    assert!(
-        missing.is_empty() && gone.is_empty(),
-        "no line: {missing:?}; no file: {gone:?}"
-    );
 }

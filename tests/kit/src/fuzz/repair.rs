@@ -1,6 +1,6 @@
 //! Puts the checksums of files right, so that what lies behind them is reached.
 //!
-//! Places and seeds are those of the format documents (`wal/src/format.rs`, `src/manifest.rs`,
+//! Places and seeds are those of the format documents (`wal/src/format.rs`, `src/storage/manifest.rs`,
 //! `sstable/src/format.rs`, `sstable/src/block/mod.rs`). Where a length or a place does not make
 //! sense there is nothing to repair, and the file stays as it is.
 

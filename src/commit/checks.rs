@@ -1,0 +1,182 @@
+//! Conditions of a write: what must not have changed since it was decided.
+//!
+//! A write on a condition (a swap, a counter, a transaction) is decided outside of
+//! every lock, as of a sequence number `since`, and hands the write to the commit path together
+//! with what it looked at. Under the commit lock it is then asked whether any of that has an entry
+//! above `since`. If so nothing is written, and the caller reads and decides again.
+//!
+//! ```text
+//! read k at #7, decide    another thread appends k#8    append: k has an entry above #7 -> changed, again
+//! ```
+//!
+//! The newest appended entries count, published or not, so that many writers of one key are decided
+//! one after the other and then share a sync. A range delete counts as a write of each of its keys.
+//! Under the lock only a bounded piece of memory is looked at: if more than a list's entries lie in
+//! sealed pieces above `since`, or anything in tables, the answer is "changed" without a look, and
+//! a wrong "changed" costs but a repetition. An attempt that was overtaken several times insists:
+//! then all of it is looked at under the lock, so that every decision comes to its end.
+
+use std::sync::Arc;
+
+use terrace_base::{Error, ErrorKind, Result, SeqNo, mutant};
+
+use crate::commit::committer::Receipt;
+use crate::commit::queue_bounds::{Ends, Proof};
+use crate::engine::Engine;
+use crate::keyspace::catalogue::KeyspaceState;
+use crate::memtable::LIST_ENTRIES;
+use crate::options::Durability;
+use crate::read::basis::{Basis, CheckedKey, Stretch};
+use crate::read::view::View;
+use crate::write::batch::check_lengths;
+use crate::write::write::Write;
+
+/// The most keys that are looked up in sealed pieces under the commit lock.
+const FEW_KEYS: usize = 256;
+/// After this many attempts that were overtaken, a write checks everything under the lock.
+const PATIENCE: u32 = 4;
+
+/// What must have no entry above `since`.
+#[derive(Debug)]
+pub(crate) struct Checks<'a> {
+    pub(crate) since: SeqNo,
+    /// In order.
+    pub(crate) keys: &'a [CheckedKey<'a>],
+    /// In order, and not overlapping.
+    pub(crate) ranges: &'a [Stretch],
+    /// That the first range holds nothing alive: noted once that is certain.
+    pub(crate) proof: Option<Proof<'a>>,
+    /// Keyspaces that hold nothing that expires. Whoever appends such an entry has noted it first.
+    pub(crate) lasting: &'a [&'a KeyspaceState],
+    /// How often this write was overtaken.
+    pub(crate) attempt: u32,
+}
+
+impl<'a> Checks<'a> {
+    pub(crate) fn keys(since: SeqNo, keys: &'a [CheckedKey<'a>]) -> Checks<'a> {
+        Checks {
+            since,
+            keys,
+            ranges: &[],
+            proof: None,
+            lasting: &[],
+            attempt: 0,
+        }
+    }
+
+    /// That keyspaces hold nothing that expires, and nothing else.
+    pub(crate) fn lasting(keyspaces: &'a [&'a KeyspaceState]) -> Checks<'a> {
+        Checks {
+            lasting: keyspaces,
+            ..Checks::keys(SeqNo::MAX, &[])
+        }
+    }
+
+    /// True if nothing has changed. REQUIRES: the commit lock is held, `view` is the present one,
+    /// and `appended` the last number given out.
+    pub(crate) fn hold(&self, view: &View, appended: SeqNo, ends: &mut Ends) -> Result<bool> {
+        let may_expire = self.lasting.iter().any(|state| state.may_expire());
+        if may_expire && !mutant("merge-unchecked") {
+            return Ok(false);
+        }
+        if self.proof.as_ref().is_some_and(|proof| !ends.admit(proof)) {
+            return Ok(false);
+        }
+        if appended > self.since {
+            if self.attempt < PATIENCE && self.takes_long(view) {
+                return Ok(false);
+            }
+            let basis = Basis {
+                keys: if mutant("skip-recheck-of-keys") {
+                    &[]
+                } else {
+                    self.keys
+                },
+                ranges: if mutant("skip-recheck-of-ranges") {
+                    &[]
+                } else {
+                    self.ranges
+                },
+            };
+            if view.changed(&basis, self.since)?.is_some() {
+                return Ok(false);
+            }
+        }
+        if let Some(proof) = &self.proof {
+            ends.note_proof(proof);
+        }
+        Ok(true)
+    }
+
+    /// True if it takes long to see whether anything has changed.
+    fn takes_long(&self, view: &View) -> bool {
+        if view.tables_upto > self.since {
+            return true;
+        }
+        let newer = view
+            .sealed
+            .iter()
+            .take_while(|run| run.last_seq > self.since);
+        (self.keys.len() > FEW_KEYS || !self.ranges.is_empty())
+            && newer.map(|run| run.entries).sum::<u64>() > LIST_ENTRIES as u64
+    }
+}
+
+impl Engine {
+    /// Appends a write if `checks` hold; `None` if they do not. It is done once it is visible.
+    pub(crate) fn append_if(
+        &self,
+        write: &Write<'_>,
+        durability: Option<Durability>,
+        keyspaces: &[Arc<KeyspaceState>],
+        checks: &Checks<'_>,
+    ) -> Result<Option<Receipt>> {
+        self.check_process()?;
+        if self.may_be_large(write) {
+            return self.separate(write, |small| {
+                self.append_if(small, durability, keyspaces, checks)
+            });
+        }
+        self.views.pacer.pace(self, write)?;
+        let durability = durability.unwrap_or(self.options.durability);
+        let receipt =
+            self.committer
+                .append_if(write, durability, keyspaces, Some(checks), &mut |_| {})?;
+        if receipt.is_some() {
+            self.counters.written(write);
+        }
+        Ok(receipt)
+    }
+}
+
+/// A counter's next value: 8 bytes, little-endian; none counts as 0.
+pub(crate) fn counter(value: Option<&[u8]>, delta: i64) -> Result<i64> {
+    let now = match value {
+        None => 0,
+        Some(bytes) => match <[u8; 8]>::try_from(bytes) {
+            Ok(bytes) => i64::from_le_bytes(bytes),
+            Err(_) => {
+                return Err(Error::invalid(format!(
+                    "a counter has 8 bytes; this value has {}",
+                    bytes.len()
+                )));
+            }
+        },
+    };
+    now.checked_add(delta)
+        .ok_or_else(|| Error::invalid(format!("the sum of {now} and {delta} is out of range")))
+}
+
+/// A value with `bytes` appended.
+pub(crate) fn joined(value: Option<&[u8]>, bytes: &[u8]) -> Result<Vec<u8>> {
+    let value = value.unwrap_or(&[]);
+    check_lengths(0, value.len().saturating_add(bytes.len()))?;
+    Ok([value, bytes].concat())
+}
+
+/// The error of a condition on `key` that does not hold.
+#[cold]
+pub(crate) fn conflict(key: &[u8], what: &str) -> Error {
+    let shown = key.get(..64).unwrap_or(key).escape_ascii();
+    Error::new(ErrorKind::Conflict, format!("key `{shown}` {what}")).about_key(key)
+}
