@@ -1,4 +1,4 @@
-//! The daily bread: put, get, delete, ranges, prefixes, batches, keyspaces, snapshots.
+//! Basic usage: put, get, delete, ranges, prefixes, batches, keyspaces, snapshots.
 //!
 //! ```text
 //! cargo run --example basics

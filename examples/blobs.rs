@@ -1,11 +1,11 @@
-//! Large values: films in a database, parts of them read, and what overwriting costs.
+//! Large values: films in a database, partial reads, and the cost of overwriting.
 //!
 //! `cargo run --release --example blobs -- [VALUES [BYTES]]`
 //!
-//! First a worked case. Then VALUES (1,000) values of BYTES (100,000) are written and each is
-//! overwritten five times, in random order; the program prints how much disk that takes once the
-//! database has settled, as a multiple of what is alive, and how many bytes were written for each
-//! byte given, and fails if that is more than 1.5 or 1.3.
+//! First a worked example. Then VALUES (1,000) values of BYTES (100,000) are written and each
+//! is overwritten five times, in random order. The program prints the space amplification (disk
+//! space of the settled database by live bytes) and the write amplification, and fails if they
+//! exceed 1.5 or 1.3.
 #![allow(clippy::disallowed_methods)] // An example may ask the file system itself.
 
 use std::error::Error;

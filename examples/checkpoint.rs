@@ -1,13 +1,14 @@
-//! A copy of a database that is in use: made of links, opened and read while the first goes on.
+//! A checkpoint of a database in use: made of hard links, opened and read during further
+//! writes.
 //!
 //! ```text
 //! cargo run --release --example checkpoint -- [KEYS]
 //! ```
 //!
-//! KEYS (1,000,000) entries are written, and a thread goes on writing while a checkpoint is made.
-//! The program prints how long that took and how much of the disk it takes, first and after the
-//! database has written all entries anew, and fails if the copy lacks something that had returned,
-//! or has something else at the end than at the beginning.
+//! KEYS (1,000,000) entries are written, and a thread continues to write while a checkpoint is
+//! made. The program prints the duration and the disk space of the checkpoint, at first and
+//! after the database has rewritten all entries. It fails if the copy lacks an acknowledged
+//! write, or if its content changes.
 #![allow(
     clippy::disallowed_methods,
     reason = "this program reads a real clock; the rule is for the engine"

@@ -1,11 +1,12 @@
-//! Writes on a condition: a lease that one of many takes, a document that many edit, and a batch that fits only one state.
+//! Conditional writes: a contended lease, a document with many editors, a batch with
+//! preconditions.
 //!
 //! ```text
 //! cargo run --release --example conditions
 //! ```
 //!
-//! Each is one call that reads, decides and writes as one step. The program fails if a lease is
-//! held twice or an edit is lost.
+//! Each is one atomic call that reads, decides and writes. The program fails if a lease is held
+//! twice or an edit is lost.
 
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::thread;

@@ -1,15 +1,16 @@
-//! A hot counter: threads that all add to one key beside threads that each have their own.
+//! A hot counter: threads that add to one key, compared with threads that each have their own
+//! key.
 //!
 //! ```text
 //! cargo run --release --example counters -- [SECONDS [ROUNDS [FOLDER]]]
 //! ```
 //!
-//! `add_i64` reads, adds and writes as one step, and returns once the sum would survive a power
-//! cut. It is evaluated against the newest write, durable or not, so threads on one key share syncs
-//! as others do. ROUNDS (9) of SECONDS (0.1) take turns; the program prints the medians, and fails
-//! if the sums differ from what was added, or if on one key they make less than half as many
-//! commits. FOLDER is where the temporary database goes: on a file system in memory a sync costs
-//! nothing, and the figures say little.
+//! `add_i64` reads, adds and writes atomically, and returns once the sum survives a power
+//! failure. It reads the newest write, durable or not, so threads on one key share syncs as
+//! others do. ROUNDS (9) of SECONDS (0.1) alternate between the two cases. The program prints
+//! the medians, and fails if the sums differ from the amounts added, or if threads on one key
+//! make less than half as many commits. FOLDER holds the temporary database: on a file system
+//! in memory a sync costs nothing, and the figures mean little.
 #![allow(
     clippy::disallowed_methods,
     reason = "this program reads a real clock; the rule is for the engine"

@@ -1,14 +1,14 @@
-//! Values that expire: sessions, and many keys that go on time and give their space back.
+//! Values with a TTL: sessions, and many keys that expire on time and whose space is reclaimed.
 //!
 //! ```text
 //! cargo run --release --example expiry -- [KEYS]
 //! ```
 //!
-//! First a worked case. Then KEYS (50,000) values are written that each hold for a second, while
-//! two threads get them and one scans and counts: none may be found once its time has come, and
-//! none may be missing before. When the last has expired nothing is written any more, and the
-//! program waits until the space is back: ten seconds are promised. Exits non-zero if anything is
-//! late.
+//! First a worked example. Then KEYS (50,000) values with a TTL of one second are written,
+//! while two threads get them and one scans and counts: none may be found after it expires, and
+//! none may be missing before. After the last has expired nothing is written, and the program
+//! waits until the space is reclaimed, for at most ten seconds. It exits non-zero if anything
+//! is late.
 #![allow(
     clippy::disallowed_methods,
     reason = "this program reads a real clock and the file system; the rule is for the engine"

@@ -1,14 +1,14 @@
-//! Entries that compaction may leave out: a compaction filter.
+//! A compaction filter: entries that compaction drops.
 //!
 //! ```text
 //! cargo run --release --example filter
 //! ```
 //!
-//! A filter sees keys and values when tables are merged and says which to keep. It costs no write
-//! and no read of one's own, and says nothing about when: until then an entry that it would remove
-//! is there. Here, messages carry the version of the program that wrote them, and those of old
-//! versions go as tables are merged anyway. The program fails if an entry that is to stay is gone,
-//! or if one that is to go is still there after everything was compacted.
+//! A filter receives keys and values during compaction and decides which to keep. It needs no
+//! reads or writes of its own, and gives no guarantee of time: an entry stays readable until a
+//! compaction drops it. Here, messages carry the version of the program that wrote them, and
+//! compaction drops those of old versions. The program fails if an entry to keep is missing, or
+//! if an entry to drop is still there after a full compaction.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};

@@ -1,11 +1,11 @@
-//! Durable writes from many threads share syncs: commits per second of one thread and of eight.
+//! Group commit: durable commits per second of one thread and of eight, which share syncs.
 //!
 //! ```text
 //! cargo run --release --example group_commit -- [FOLDER]
 //! ```
 //!
-//! Every `put` here returns only when it would survive a power cut. FOLDER is where the temporary
-//! database goes: on a file system in memory a sync costs nothing, and the figures say little.
+//! Every `put` here returns only once it survives a power failure. FOLDER holds the temporary
+//! database: on a file system in memory a sync costs nothing, and the figures mean little.
 #![allow(
     clippy::disallowed_methods,
     reason = "this program reads a real clock; the rule is for the engine"

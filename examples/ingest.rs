@@ -1,12 +1,13 @@
-//! Bulk load: entries straight into tables, sorted or not, as one write.
+//! Bulk load: sorted or unsorted entries written directly to tables, as one atomic write.
 //!
 //! ```text
 //! cargo run --release --example ingest -- [ENTRIES]
 //! ```
 //!
-//! ENTRIES (300,000) of 16 + 100 bytes are loaded three ways: in batches, by `ingest` in the order
-//! of their keys, and by `ingest_unsorted` in none, with 16 MiB of memory. The program prints what
-//! each takes until all is durable and settled, and fails unless all three hold the same.
+//! ENTRIES (300,000) of 16 + 100 bytes are loaded three ways: in batches, by `ingest` in key
+//! order, and by `ingest_unsorted` in random order with 16 MiB of memory. The program prints
+//! the time of each until all is durable and settled, and fails unless all three have the same
+//! content.
 #![allow(
     clippy::disallowed_methods,
     reason = "this program reads a real clock; the rule is for the engine"

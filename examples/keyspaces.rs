@@ -1,4 +1,4 @@
-//! Keyspaces that each keep their entries in another way: what their options do, and how they change.
+//! Keyspace options: what they do, and how to change them.
 //!
 //! ```text
 //! cargo run --release --example keyspaces

@@ -1,11 +1,11 @@
-//! Counters and sets that many writers change without reading them: merge operators.
+//! Merge operators: counters and sets that many writers change without reading them.
 //!
 //! ```text
 //! cargo run --release --example merge
 //! ```
 //!
-//! An operand says how a value changes. Writing one costs what a put costs, no write conflicts with
-//! another, and the value is made when it is read.
+//! A merge operand describes a change of a value. Writing one costs as much as a put, writes do
+//! not conflict, and the value is computed when it is read.
 
 use std::collections::BTreeSet;
 use std::thread;

@@ -1,15 +1,15 @@
-//! A queue: tasks are pushed at one end and taken from the other, at a cost that does not grow.
+//! A queue: tasks are pushed at one end and popped from the other, at constant cost.
 //!
 //! ```text
 //! cargo run --release --example queue -- [PAIRS]
 //! ```
 //!
-//! A key is a number that rises, so the first key is the oldest task. `pop_first` finds, removes
-//! and returns it as one step: two workers never get the same. Behind the head lies nothing but
-//! deletes; a queue that has to walk over them gets slower with every pop. PAIRS (100,000) times a
-//! task is pushed and one is taken, with a thousand waiting; the program prints what each tenth
-//! costs, and fails if a task is lost or comes twice, or if the last tenth costs over twice what
-//! the first does.
+//! Keys are ascending numbers, so the first key is the oldest task. `pop_first` finds, removes
+//! and returns it atomically: two workers never get the same task. The keys before the head are
+//! tombstones; a queue that has to scan them gets slower with every pop. PAIRS (100,000) times
+//! a task is pushed and one is popped, with a thousand waiting. The program prints the cost of
+//! each tenth, and fails if a task is lost or popped twice, or if the last tenth costs over
+//! twice as much as the first.
 #![allow(
     clippy::disallowed_methods,
     reason = "this program reads a real clock; the rule is for the engine"

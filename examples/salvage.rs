@@ -1,4 +1,4 @@
-//! A database is damaged on purpose, and what is left of it is salvaged.
+//! Salvage of a database that was damaged on purpose.
 //!
 //! ```text
 //! cargo run --example salvage

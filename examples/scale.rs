@@ -1,4 +1,4 @@
-//! Ten million random puts, and what they cost: speed, memory, disk.
+//! Ten million random puts, and their cost: speed, memory, disk.
 //!
 //! `cargo run --release --example scale -- [KEYS]`
 //!

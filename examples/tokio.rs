@@ -1,13 +1,13 @@
-//! From async code: submitted batches are awaited, everything else goes through `spawn_blocking`.
+//! Async code: submitted batches are awaited, everything else uses `spawn_blocking`.
 //!
 //! ```text
 //! cargo run --example tokio
 //! ```
 //!
-//! Terrace needs no runtime. `submit` appends to the log and gives a ticket, which is a future on
-//! the standard library's waker: awaiting it costs no thread, and all tickets that are under way
-//! share a sync. `submit` waits only where writers outrun the disk. Reads may have to touch the
-//! disk, so they belong on a blocking thread.
+//! Terrace needs no runtime. `submit` appends to the log and returns a ticket, which is a
+//! future that uses the waker of the standard library: awaiting it blocks no thread, and all
+//! pending tickets share a sync. `submit` waits only when writers are faster than the disk.
+//! Reads may access the disk, so they belong on a blocking thread.
 
 use terrace::{Batch, Bytes, Db};
 

@@ -1,13 +1,13 @@
-//! A bank: transfers between accounts by many threads, killed with SIGKILL again and again, and never a cent too
-//! much or too little.
+//! A bank: transfers between accounts by many threads, repeatedly killed with SIGKILL.
 //!
 //! ```text
 //! cargo run --release --example transactions
 //! ```
 //!
-//! A child process moves money in transactions and says over a pipe how many transfers it was
-//! promised. The parent kills it, opens the database, and counts: the total must be what it was,
-//! and no promised transfer may be missing. Exits non-zero if anything differs.
+//! A child process moves money in transactions and reports over a pipe how many transfers were
+//! acknowledged. The parent kills it, opens the database and counts: the total must be
+//! unchanged, and no acknowledged transfer may be missing. It exits non-zero if anything
+//! differs.
 #![allow(
     clippy::disallowed_methods,
     reason = "this program runs threads and a real clock; the rule is for the engine"

@@ -1,4 +1,4 @@
-//! Typed keys and values: temperatures by station and time, and a report over one station's night.
+//! Typed keys and values: temperatures by station and time, and a report on one night.
 //!
 //! ```text
 //! cargo run --release --example typed

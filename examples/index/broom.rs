@@ -1,17 +1,15 @@
-//! A temporary folder that is removed however this program ends: success, failure, panic, Ctrl-C, kill -9.
+//! A temporary directory that is removed after success, failure, panic, Ctrl-C and kill -9.
 //!
 //! A second process waits for the end of a pipe whose other end only this process holds. The pipe
 //! ends when this process does, in whatever way; the second one then removes the folder. It runs in
 //! a process group of its own, so that a Ctrl-C in the terminal does not reach it.
 
-use std::env;
 use std::ffi::OsString;
-use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::thread;
 use std::time::Duration;
+use std::{env, fs, thread};
 
 use crate::Failure;
 

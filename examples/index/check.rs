@@ -1,4 +1,4 @@
-//! Reading everything back.
+//! Verification of everything stored.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! Writing: one atomic batch per file, first by a process that gets killed.
+//! The loader: one atomic batch per file, first by a process that is killed.
 //!
 //! The loader says on its standard output what has been acknowledged, a line for each file:
 //!
@@ -8,13 +8,12 @@
 //! wrote USER FLUSHED COMPACTED        bytes since it started, now and then
 //! ```
 
-use std::env;
 use std::ffi::OsString;
-use std::fs;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::{env, fs};
 
 use terrace::{Batch, Db, Durability, Keyspace, MAX_BATCH_LEN};
 

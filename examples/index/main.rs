@@ -1,21 +1,22 @@
-//! The main job on real input: indexes a directory tree, is killed half-way, recovers, and checks every byte.
+//! The main job on real input: indexes a directory tree, is killed, recovers and checks every
+//! byte.
 //!
 //! ```text
 //! cargo run --release --example index -- [DIR] [--limit BYTES] [--buffered]
 //! ```
 //!
-//! It stores each regular file under DIR (path -> bytes, keyspace `files`) and each of its words
-//! (`word NUL path` -> nothing, keyspace `words`) in one atomic batch per file. A child process
-//! begins the work and says which batches were acknowledged; it is killed with SIGKILL somewhere
-//! between 30 and 70 % of the files. This process then opens what it left, checks that every
-//! acknowledged file is whole and that no file has only some of its words, does the rest, and
-//! compares everything with the disk byte by byte. Any difference makes it exit with 1. The
-//! database lies in a temporary folder, which is removed however this ends.
+//! It stores each regular file under DIR (path -> bytes, keyspace `files`) and each of its
+//! words (`word NUL path` -> nothing, keyspace `words`) in one atomic batch per file. A child
+//! process starts the work and reports which batches were acknowledged; it is killed with
+//! SIGKILL between 30 and 70 % of the files. This process then opens the database, checks that
+//! every acknowledged file is complete and that no file has only some of its words, stores the
+//! rest, and compares everything with the disk byte by byte. It exits with 1 on any difference.
+//! The database is in a temporary directory, which is removed however the program ends.
 //!
-//! DIR is by default the folder where cargo keeps the sources of crates, or the current one if
-//! there is none. A kill -9 loses nothing that was acknowledged, whether the writes are synced to
-//! disk one by one (`Durability::Sync`, the default of Terrace and of this program) or only handed
-//! to the operating system (`--buffered`): the difference is a power cut, and the time.
+//! DIR defaults to the directory where cargo keeps the sources of crates, or to the current one
+//! if there is none. Acknowledged writes survive kill -9 whether they are synced one by one
+//! (`Durability::Sync`, the default of Terrace and of this program) or only written to the
+//! operating system (`--buffered`); the two differ after a power failure, and in time.
 #![allow(
     clippy::disallowed_methods,
     reason = "this program reads real files and a real clock; the rule is for the engine"
@@ -33,13 +34,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use indicatif::{ProgressBar, ProgressStyle};
-use terrace::{Db, Durability, Options};
-
 use broom::TempFolder;
 use check::Expected;
+use indicatif::{ProgressBar, ProgressStyle};
 use load::{Loader, Outcome};
 use source::Source;
+use terrace::{Db, Durability, Options};
 
 /// What every part of this program fails with.
 pub(crate) type Failure = Box<dyn Error + Send + Sync>;

@@ -1,9 +1,8 @@
-//! What this program prints.
+//! The report that this program prints.
 
-use std::fs;
-use std::io;
 use std::path::Path;
 use std::time::Duration;
+use std::{fs, io};
 
 use terrace::Db;
 

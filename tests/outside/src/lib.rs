@@ -2,6 +2,11 @@
 
 use terrace::{Bytes, KeyBounds, Readable, Result};
 
+/// The examples of the readme, which have to compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+pub struct Readme;
+
 /// Works on a `Keyspace`, a `Db` and a `Snapshot` alike.
 pub fn sum(from: &impl Readable, range: impl KeyBounds) -> Result<u64> {
     let mut sum = 0;

@@ -7,7 +7,7 @@
 //!
 //! A mode is a function from a [`Plan`] to [`Counts`]; its first failure ends it. Failures are
 //! shrunk where the mode can, and end in one line that reproduces them. `cargo test` runs every
-//! mode with a small count (`tests/`); the totals that the readme shows come from `--report` files,
+//! mode with a small count (`tests/`); the totals in `docs/testing.md` come from `--report` files,
 //! which add up.
 
 // All of this is a test, which the lints' exceptions for tests do not see.

@@ -94,7 +94,7 @@ pub fn grouped(n: u64) -> String {
 }
 
 impl fmt::Display for Report {
-    /// The table that the readme shows.
+    /// The table in `docs/testing.md`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "| mode | runs | minutes | counted |")?;
         writeln!(f, "|---|---:|---:|---|")?;

@@ -1,5 +1,8 @@
-//! What can be checked of the documents. The totals in the readme are those of the files that runs add to; with
-//! `TERRACE_UPDATE_README=1` they are written into it.
+//! Checks of the documents: totals and figures, and links.
+//!
+//! The totals in `docs/testing.md` are those of the files to which runs add, and the figures in the
+//! readme are those of `docs/performance.md`; with `TERRACE_UPDATE_DOCS=1` they are written there.
+//! Every relative link leads to a file.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::disallowed_methods)] // It is a test.
 
@@ -13,25 +16,36 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// Checks that the readme has `wanted` between its marks of this name, or puts it there.
-fn check(name: &str, source: &str, wanted: &str) {
+fn read(document: &str) -> String {
+    std::fs::read_to_string(root().join(document)).unwrap()
+}
+
+/// The text before, between and after the marks of this name.
+fn split<'t>(text: &'t str, name: &str, source: &str) -> (&'t str, &'t str, &'t str) {
     let begin = format!("<!-- {name}: from {source} -->\n");
     let end = format!("<!-- {name}: end -->\n");
-    let path = root().join("README.md");
-    let readme = std::fs::read_to_string(&path).unwrap();
-    let (before, rest) = readme.split_once(&begin).unwrap();
-    let (shown, after) = rest.split_once(&end).unwrap();
-    if std::env::var_os("TERRACE_UPDATE_README").is_some() {
-        std::fs::write(&path, format!("{before}{begin}{wanted}{end}{after}")).unwrap();
+    let start = text.find(&begin).unwrap() + begin.len();
+    let length = text[start..].find(&end).unwrap();
+    let (before, rest) = text.split_at(start);
+    let (shown, after) = rest.split_at(length);
+    (before, shown, after)
+}
+
+/// Checks that the document has `wanted` between its marks of this name, or writes it there.
+fn check(document: &str, name: &str, source: &str, wanted: &str) {
+    let text = read(document);
+    let (before, shown, after) = split(&text, name, source);
+    if std::env::var_os("TERRACE_UPDATE_DOCS").is_some() {
+        std::fs::write(root().join(document), format!("{before}{wanted}{after}")).unwrap();
         return;
     }
     assert!(
         shown == wanted,
-        "the readme shows other totals than {source}; run this test with TERRACE_UPDATE_README=1"
+        "{document} differs from {source}; run this test with TERRACE_UPDATE_DOCS=1"
     );
 }
 
-/// What `fuzz/run.sh` adds up for a target.
+/// Totals of a target, as `fuzz/run.sh` writes them.
 #[derive(Deserialize)]
 struct Fuzzed {
     executions: u64,
@@ -40,12 +54,13 @@ struct Fuzzed {
     failures: u64,
 }
 
-/// One test, since both parts are written into one file.
+/// One test, since both tables are written into one file.
 #[test]
-fn the_readme_says_what_the_totals_do() {
+fn testing_shows_the_totals_of_all_runs() {
     let report = Report::load(&root().join("tests/torture/report.json")).unwrap();
     assert!(!report.modes.is_empty(), "report.json is missing or empty");
     check(
+        "docs/testing.md",
         "torture",
         "tests/torture/report.json",
         &format!("\n{report}\n"),
@@ -78,5 +93,157 @@ fn the_readme_says_what_the_totals_do() {
         let (inputs, edges) = (grouped(*executions), grouped(*edges));
         table += &format!("| `{name}` | {minutes} | {inputs} | {edges} | {failures} |\n");
     }
-    check("fuzz", "fuzz/totals.json", &(table + "\n"));
+    check(
+        "docs/testing.md",
+        "fuzz",
+        "fuzz/totals.json",
+        &(table + "\n"),
+    );
+}
+
+/// The cells of a row, without the blanks around them.
+fn cells(row: &str) -> Vec<&str> {
+    let row = row.trim_matches('|');
+    row.split('|').map(str::trim).collect()
+}
+
+/// The readme chooses rows and describes each in its last cell.
+#[test]
+fn readme_shows_figures_of_the_performance_page() {
+    let performance = read("docs/performance.md");
+    let (_, measured) = performance.split_once("<!-- peers: None -->\n").unwrap();
+    let (measured, _) = measured.split_once("\n\n").unwrap();
+    let measured: BTreeMap<&str, Vec<&str>> = measured
+        .lines()
+        .map(cells)
+        .map(|row| (row[0], row))
+        .collect();
+
+    let readme = read("README.md");
+    let (_, shown, _) = split(&readme, "figures", "docs/performance.md");
+    let mut lines = shown.lines();
+    let mut wanted = String::new();
+    for line in lines.by_ref().take(3) {
+        wanted += &format!("{line}\n");
+    }
+    let mut rows = 0;
+    for line in lines.filter(|line| line.starts_with('|')) {
+        let shown = cells(line);
+        let row = measured.get(shown[0]);
+        let row = row.unwrap_or_else(|| panic!("docs/performance.md has no row {}", shown[0]));
+        wanted += &format!("| {} | {} |\n", row[..4].join(" | "), shown[4]);
+        rows += 1;
+    }
+    assert!(rows > 0, "the readme shows no figures");
+    check(
+        "README.md",
+        "figures",
+        "docs/performance.md",
+        &(wanted + "\n"),
+    );
+}
+
+/// Documents below `folder`; build outputs and hidden folders are left out.
+fn documents(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if path.is_dir() && !name.starts_with('.') && name != "target" {
+            documents(&path, found);
+        } else if name.ends_with(".md") {
+            found.push(path);
+        }
+    }
+}
+
+/// Targets of the links in a document, without those in code.
+fn links(text: &str) -> Vec<&str> {
+    let mut found = Vec::new();
+    let mut code = false;
+    for line in text.lines() {
+        if line.starts_with("```") {
+            code = !code;
+        } else if !code {
+            let starts = line.match_indices("](").map(|(at, mark)| at + mark.len());
+            let targets = starts.map(|start| line[start..].split(')').next().unwrap());
+            found.extend(targets);
+        }
+    }
+    found
+}
+
+/// The anchor of a heading: lower case, blanks as hyphens, punctuation left out.
+fn anchor(heading: &str) -> String {
+    let heading = heading.trim_start_matches('#').trim().to_lowercase();
+    let kept = heading.chars().filter_map(|c| match c {
+        ' ' => Some('-'),
+        '-' | '_' => Some(c),
+        _ => c.is_alphanumeric().then_some(c),
+    });
+    kept.collect()
+}
+
+/// Links of a document in `folder` that lead to no file there, or to no heading of it.
+fn broken<'t>(folder: &Path, text: &'t str) -> Vec<&'t str> {
+    let leads = |link: &str| {
+        if link.contains("://") || link.starts_with("mailto:") {
+            return true;
+        }
+        let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+        let target = if file.is_empty() {
+            text.to_owned()
+        } else if heading.is_empty() {
+            return folder.join(file).exists();
+        } else {
+            std::fs::read_to_string(folder.join(file)).unwrap_or_default()
+        };
+        let mut headings = target.lines().filter(|line| line.starts_with('#'));
+        headings.any(|line| anchor(line) == heading)
+    };
+    links(text)
+        .into_iter()
+        .filter(|link| !leads(link))
+        .collect()
+}
+
+#[test]
+fn every_relative_link_leads_to_a_file() {
+    let mut files = Vec::new();
+    documents(&root(), &mut files);
+    let (mut count, mut wrong) = (0, Vec::new());
+    for file in &files {
+        let text = std::fs::read_to_string(file).unwrap();
+        count += links(&text).len();
+        let broken = broken(file.parent().unwrap(), &text);
+        let shown = file.strip_prefix(root()).unwrap();
+        wrong.extend(
+            broken
+                .iter()
+                .map(|link| format!("{}: {link}", shown.display())),
+        );
+    }
+    assert!(wrong.is_empty(), "broken links: {wrong:#?}");
+    assert!(
+        files.len() >= 10 && count >= 10,
+        "{} documents, {count} links",
+        files.len()
+    );
+}
+
+#[test]
+fn broken_links_are_found() {
+    let text = "\
+# Two words, one
+
+[file](README.md) [page](docs/gone.md), [outside](https://example.com/gone.md) [here](#two-words-one)
+[heading](README.md#promises) [no heading](README.md#gone) [not here](#gone)
+
+```text
+[code](docs/code.md)
+```
+";
+    assert_eq!(
+        broken(&root(), text),
+        ["docs/gone.md", "README.md#gone", "#gone"]
+    );
 }
