@@ -11,12 +11,11 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)] // A failure ends the bench.
 
 use std::collections::VecDeque;
-use std::fs;
 use std::hint::black_box;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{fs, thread};
 
 use terrace::{Batch, Compression, Db, Durability, KeyspaceOptions, Options};
 use terrace_base::hash::seeded;

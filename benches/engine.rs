@@ -16,9 +16,8 @@ mod common;
 use std::time::Duration;
 
 use common::{Key, Values};
-use criterion::{
-    BenchmarkGroup, Criterion, criterion_group, criterion_main, measurement::WallTime,
-};
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main};
 use terrace::{Db, Durability};
 
 type Group<'a> = BenchmarkGroup<'a, WallTime>;

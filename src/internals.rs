@@ -4,7 +4,8 @@ use terrace_base::hash::key_hash;
 use terrace_base::{Error, FileKind, KeyRef, KeyspaceId, Result, SeqNo, UserKey, ValueKind};
 
 use crate::db::Db;
-use crate::memtable::{LIST_BYTES, ListWriter, pin};
+use crate::memtable::{ListWriter, pin};
+use crate::options::LIST_BYTES;
 use crate::write::payload::{
     Framing, Operation, Operations, encode_clock, encode_create, encode_delete_range, encode_drop,
     encode_rename, encode_set_options,

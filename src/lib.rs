@@ -64,29 +64,28 @@ pub mod internals;
 #[cfg(all(test, terrace_shuttle))]
 mod schedule_tests;
 
-pub use bytes::Bytes;
-pub use terrace_base::key::{MAX_KEY_LEN, MAX_VALUE_LEN};
-pub use terrace_base::{Error, ErrorKind, Result, SeqNo};
-
-#[cfg(feature = "testing")]
-#[doc(hidden)]
-pub use options::Tuning;
-#[cfg(feature = "testing")]
-pub use terrace_base::{clock, vfs};
-
 pub use bounds::KeyBounds;
+pub use bytes::Bytes;
 pub use db::Db;
 pub use db::atomic::Swap;
+pub use db::keyspace::Keyspace;
 pub use db::readable::{Entry, Readable};
 pub use db::snapshot::Snapshot;
 pub use db::stats::{LevelStats, Stats};
 pub use db::ticket::Ticket;
 pub use jobs::ingest::IngestProgress;
-pub use keyspace::catalogue::{Keyspace, MAX_KEYSPACE_NAME_LEN};
+pub use keyspace::state::MAX_KEYSPACE_NAME_LEN;
 pub use open::salvage::{Kept, Loss, LossKind, LostKeys, Salvage};
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub use options::Tuning;
 pub use options::keyspace::KeyspaceOptions;
 pub use options::{Compression, Durability, IoMode, Options};
 pub use read::iter::{Cursor, Iter, Keys};
+pub use terrace_base::key::{MAX_KEY_LEN, MAX_VALUE_LEN};
+pub use terrace_base::{Error, ErrorKind, Result, SeqNo};
+#[cfg(feature = "testing")]
+pub use terrace_base::{clock, vfs};
 pub use transaction::{Isolation, Savepoint, Transaction, TxKeyspace};
 #[cfg(feature = "json")]
 pub use typed::Json;

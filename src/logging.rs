@@ -1,4 +1,5 @@
-//! What a database says of itself to the crate `log`, with feature `log`: under the target "terrace", by level
+//! What a database says of itself to the crate `log`, with feature `log`: under the target
+//! "terrace", by level
 //!
 //! ```text
 //! error  writes have stopped; a table is damaged; the last handle was dropped and what it should have synced was not
@@ -14,8 +15,7 @@
 //! Without the feature the macro checks its arguments and makes no code.
 
 use std::error::Error as StdError;
-use std::fmt;
-use std::io;
+use std::{fmt, io};
 
 use terrace_base::{Error, ErrorKind};
 

@@ -7,12 +7,16 @@
 //! Each lock has a [`Rank`], and a thread takes locks in rising order of rank only: so no two
 //! threads can wait for each other. A debug build asserts this at every lock.
 
+use std::fmt;
+use std::ops::{Deref, DerefMut};
 #[cfg(not(terrace_shuttle))]
 use std::sync as system;
+use std::sync::TryLockError;
 #[cfg(not(terrace_shuttle))]
 pub(crate) use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 #[cfg(not(terrace_shuttle))]
 pub(crate) use std::thread;
+use std::time::Duration;
 
 #[cfg(terrace_shuttle)]
 use shuttle::sync as system;
@@ -20,11 +24,6 @@ use shuttle::sync as system;
 pub(crate) use shuttle::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 #[cfg(terrace_shuttle)]
 pub(crate) use shuttle::thread;
-
-use std::fmt;
-use std::ops::{Deref, DerefMut};
-use std::sync::TryLockError;
-use std::time::Duration;
 
 /// The locks of the engine, in the order in which they may be taken.
 ///

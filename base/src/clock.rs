@@ -81,6 +81,11 @@ impl Clock for ManualClock {
     }
 }
 
+/// Whole milliseconds of `time`.
+pub fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

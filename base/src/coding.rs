@@ -1,4 +1,5 @@
-//! Numbers on disk: fixed-width little-endian, or LEB128 where most are small; and the bounded reader.
+//! Numbers on disk: fixed-width little-endian, or LEB128 where most are small; and the bounded
+//! reader.
 //!
 //! A [`Decoder`] never reads past its input, never allocates, and answers every malformed input
 //! with `Corruption`; callers add file and offset with [`Error::in_file`].

@@ -5,11 +5,10 @@
 //! says what happened, and for damage in which file and where.
 
 use std::error::Error as StdError;
-use std::fmt;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use std::{fmt, io};
 
 /// The result of everything that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,4 +1,5 @@
-//! From one [`Version`] to the next: edits are applied to a copy that is opened only where they touch it.
+//! From one [`Version`] to the next: edits are applied to a copy that is opened only where they
+//! touch it.
 //!
 //! An edit costs the tables that it names, for each of them a chunk of its run, and the logarithm
 //! of the number of tables: neither other chunks nor other tables are looked at. The invariants of

@@ -13,8 +13,8 @@
 
 use terrace_base::vfs::File;
 use terrace_base::{
-    Error, ErrorKind, FileNumber, InternalIterator, KeyRef, KeyspaceId, Result, UserKey, ValueKind,
-    mutant,
+    Error, ErrorKind, FileNumber, InternalIterator, KeyRef, KeyspaceId, Result, SeqNo, UserKey,
+    ValueKind, mutant,
 };
 use terrace_sstable::{FileSink, TableWriter, WriterOptions};
 
@@ -86,6 +86,8 @@ pub struct MergeResult {
     pub written: u64,
     /// Entries dropped, by reason.
     pub dropped: DropCounts,
+    /// The newest tombstone dropped; zero if none was.
+    pub forgotten: SeqNo,
     /// Bytes of the new tables and blob files.
     pub bytes_written: u64,
     /// The new blob files.
@@ -135,6 +137,7 @@ pub fn merge<I: InternalIterator>(
     result.blobs = blobs;
     result.read = entries.read();
     result.dropped = entries.counts();
+    result.forgotten = entries.forgotten();
     check_counts(&result, kept)?;
     Ok(result)
 }

@@ -1,4 +1,5 @@
-//! The shape of the tree and how it changes: a plan is made purely, then carried out, then installed.
+//! The shape of the tree and how it changes: a plan is made purely, then carried out, then
+//! installed.
 //!
 //! An internal part of the `terrace` crate: its API changes without notice.
 //!

@@ -141,7 +141,8 @@ mod tests {
                             (a..=b).all(|id| packings.of(KeyspaceId(id)).compression == wanted);
                         let (a, b) = (KeyspaceId(a), KeyspaceId(b));
                         assert_eq!(packings.common(a, b), alike.then_some(wanted));
-                        let _: Option<Compression> = packings.common(b, a); // An answer, whatever it is.
+                        // An answer, whatever it is.
+                        let _: Option<Compression> = packings.common(b, a);
                         assert_eq!(plain.common(a, b), Some(Raw));
                         assert_eq!(plain.of(a).block_size, packings.of(a).block_size);
                     }

@@ -1,4 +1,5 @@
-//! Stripes: the sequence numbers between two snapshots. No reader can tell the versions of one stripe apart.
+//! Stripes: the sequence numbers between two snapshots. No reader can tell the versions of one
+//! stripe apart.
 //!
 //! A snapshot at `s` sees what was written up to `s`. A job lists the snapshots once, together with
 //! the sequence number that is visible; the latter counts as one more snapshot, because readers may

@@ -1,4 +1,5 @@
-//! A [`Version`]: which tables make up the tree at one instant. It never changes; an edit makes the next.
+//! A [`Version`]: which tables make up the tree at one instant. It never changes; an edit makes the
+//! next.
 //!
 //! # Invariants
 //!

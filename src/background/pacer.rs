@@ -7,7 +7,7 @@
 //! reads one number.
 //!
 //! An ingest and a flush on request write little to the log, and add a run each: that costs as much
-//! as 256 KiB. With 32 runs they also wait for compaction: see [`Engine::wait_for_level0`].
+//! as 256 KiB. With 32 runs they also wait for compaction: see `jobs/compact.rs`.
 //!
 //! A range delete stays in memory until compaction has removed what it hides, and so does a dropped
 //! keyspace. Each has a price of its own from the number on that takes a fixed share of the write
@@ -18,19 +18,14 @@
 //! one. No write is delayed by more than a second.
 //!
 //! Only memory is a wall: at the full write budget a writer sleeps until a flush has made room, and
-//! if flushes fail it gets their error. On a full disk the price is [`REFUSED`]: see
-//! [`crate::engine::space`].
+//! if flushes fail it gets their error. On a full disk the price is [`REFUSED`]. The writers' side
+//! is `jobs/pacing.rs`.
 
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
 
-use terrace_base::{Result, mutant};
+use terrace_base::mutant;
 
-use crate::background::signals::Task;
-use crate::engine::Engine;
-use crate::read::view::View;
-use crate::sync::{AtomicU64, Ordering, thread};
-use crate::write::write::Write;
+use crate::sync::{AtomicU64, Ordering};
 
 /// Runs of level 0 between which the price rises.
 const FREE_RUNS: u64 = 8;
@@ -40,11 +35,11 @@ const FULL_PRICE_NS: u64 = 200_000;
 /// How many times the full price level-0 runs can cost at most: the price at 56 of them.
 const MOST_SHARE: u64 = 1600;
 /// Sleeping shorter than this is not worth a system call; the delay is left to later writes.
-const SHORTEST_SLEEP_NS: u64 = 500_000;
+pub(crate) const SHORTEST_SLEEP_NS: u64 = 500_000;
 /// The longest delay of one write.
 const LONGEST_SLEEP_NS: u64 = 1_000_000_000;
 /// The price of a level-0 run that a caller adds, in bytes.
-const RUN: u64 = 256 << 10;
+pub(crate) const RUN: u64 = 256 << 10;
 /// The price of a range delete, or the drop of a keyspace, at full debt.
 const DELETE_NS: u64 = 4_000_000;
 /// Bytes of the write budget for each that costs nothing.
@@ -52,23 +47,33 @@ const DELETE_BYTES: u64 = 4 << 10;
 /// As many cost nothing however little memory there is.
 const LEAST_DELETES: u64 = 256;
 /// The price on a full disk: none is high enough.
-const REFUSED: u64 = u64::MAX;
+pub(crate) const REFUSED: u64 = u64::MAX;
+
+/// What is left to do, as far as prices depend on it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Debt {
+    pub(crate) level0_runs: u64,
+    /// Bytes that are sealed and not flushed.
+    pub(crate) sealed_bytes: u64,
+    /// Range deletes that are kept.
+    pub(crate) range_deletes: usize,
+}
 
 #[derive(Debug)]
 pub(crate) struct Pacer {
     /// Nanoseconds per KiB; 0 while all is well.
-    price: AtomicU64,
+    pub(crate) price: AtomicU64,
     /// The disk is full.
     refuses: AtomicBool,
     /// What all that is written takes of time.
-    line: TimeLine,
+    pub(crate) line: TimeLine,
     /// Nanoseconds per range delete; 0 while there are few.
-    range_price: AtomicU64,
+    pub(crate) range_price: AtomicU64,
     /// What deletes of ranges and keyspaces take of time: nothing else waits for them.
-    delete_line: TimeLine,
+    pub(crate) delete_line: TimeLine,
     /// Unflushed memory between which the price rises.
     free_bytes: u64,
-    full_bytes: u64,
+    pub(crate) full_bytes: u64,
 }
 
 /// Time that writers take in turn.
@@ -94,21 +99,20 @@ impl Pacer {
     }
 
     /// Sets the prices by the debt of a new view.
-    pub(crate) fn note(&self, view: &View) {
-        let runs = view.version.level(0).runs.len() as u64;
-        let by_runs = share(runs, FREE_RUNS, FULL_RUNS).min(MOST_SHARE);
-        let by_memory = share(view.sealed_bytes(), self.free_bytes, self.full_bytes).min(100);
+    pub(crate) fn note(&self, debt: Debt) {
+        let by_runs = share(debt.level0_runs, FREE_RUNS, FULL_RUNS).min(MOST_SHARE);
+        let by_memory = share(debt.sealed_bytes, self.free_bytes, self.full_bytes).min(100);
         let price = match self.refuses.load(Ordering::Relaxed) {
             true => REFUSED,
             false => FULL_PRICE_NS * by_runs.max(by_memory) / 100,
         };
         self.price.store(price, Ordering::Relaxed);
-        let range_price = self.price_of_delete(view.range_deletes());
+        let range_price = self.price_of_delete(debt.range_deletes);
         self.range_price.store(range_price, Ordering::Relaxed);
     }
 
     /// What a range delete or the drop of a keyspace costs, in nanoseconds, while `kept` are kept.
-    fn price_of_delete(&self, kept: usize) -> u64 {
+    pub(crate) fn price_of_delete(&self, kept: usize) -> u64 {
         if mutant("deletes-without-price") {
             return 0;
         }
@@ -116,73 +120,13 @@ impl Pacer {
         DELETE_NS * share(kept as u64, free, 4 * free).min(MOST_SHARE) / 100
     }
 
-    /// Delays a caller that is about to drop a keyspace, while `kept` dropped ones are kept.
-    pub(crate) fn pace_drop(&self, engine: &Engine, kept: usize) {
-        self.delete_line.sleep(engine, self.price_of_delete(kept));
-    }
-
     /// Whether the disk is full, from the next [`Pacer::note`] on.
     pub(crate) fn refuse(&self, yes: bool) {
         self.refuses.store(yes, Ordering::Relaxed);
     }
-
-    /// Sleeps as long as `write` costs now.
-    #[inline]
-    pub(crate) fn pace(&self, engine: &Engine, write: &Write<'_>) -> Result<()> {
-        match self.price.load(Ordering::Relaxed) {
-            0 if write.range_deletes == 0 => Ok(()),
-            price => self.pay(engine, write, price),
-        }
-    }
-
-    /// Delays a caller that is about to add a run to level 0.
-    pub(crate) fn pace_run(&self, engine: &Engine) {
-        let price = self.price.load(Ordering::Relaxed);
-        if price == 0 || price == REFUSED || mutant("runs-without-price") {
-            return;
-        }
-        self.line.sleep(engine, price.saturating_mul(RUN) / 1024);
-    }
-
-    #[cold]
-    fn pay(&self, engine: &Engine, write: &Write<'_>, mut price: u64) -> Result<()> {
-        if price == REFUSED {
-            engine.check_space(write)?;
-            price = 0;
-        }
-        if price != 0 {
-            let cost = price.saturating_mul(write.len as u64) / 1024;
-            self.line.sleep(engine, cost);
-        }
-        if write.range_deletes > 0 {
-            let price = self.range_price.load(Ordering::Relaxed);
-            let cost = price.saturating_mul(u64::from(write.range_deletes));
-            self.delete_line.sleep(engine, cost);
-        }
-        if engine.options.tuning.manual || mutant("memory-without-wall") {
-            return Ok(());
-        }
-        let full = || engine.views.cell.load().sealed_bytes() >= self.full_bytes;
-        match full() {
-            true => engine.background.wait_for(Task::Flush, || !full()),
-            false => Ok(()),
-        }
-    }
 }
 
 impl TimeLine {
-    /// Takes `cost` nanoseconds, and sleeps until they have passed.
-    fn sleep(&self, engine: &Engine, cost: u64) {
-        if cost == 0 || engine.options.tuning.manual {
-            return; // Without threads nothing is worked off meanwhile.
-        }
-        let now = u64::try_from(engine.clock().monotonic().as_nanos()).unwrap_or(u64::MAX);
-        let delay = self.take_turn(now, cost);
-        if delay >= SHORTEST_SLEEP_NS {
-            thread::sleep(Duration::from_nanos(delay));
-        }
-    }
-
     /// Takes `cost`; how long it is until that has passed, in nanoseconds.
     pub(crate) fn take_turn(&self, now: u64, cost: u64) -> u64 {
         let end = |taken: u64| {

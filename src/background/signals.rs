@@ -1,9 +1,9 @@
 //! Signals between the callers and the background threads, and the failures of background jobs
 //!
-//! Each thread of [`crate::jobs::workers`] sleeps on the condition variable of its [`Task`] and asks the
-//! engine what is due when it wakes. This file only wakes, counts and remembers. A failure of a job
-//! is kept, and shown by `Db::health`, until a job of its kind succeeds; the job is retried with a
-//! growing delay.
+//! Each thread of [`crate::jobs::workers`] sleeps on the condition variable of its [`Task`] and
+//! asks the engine what is due when it wakes. This file only wakes, counts and remembers. A failure
+//! of a job is kept, and shown by `Db::health`, until a job of its kind succeeds; the job is
+//! retried with a growing delay.
 //!
 //! No code of a caller runs under the lock of this file, and no other lock is taken under it: a
 //! condition that [`Background::wait_for`] waits for is evaluated between two looks at a counter of

@@ -16,20 +16,13 @@
 //! a wrong "changed" costs but a repetition. An attempt that was overtaken several times insists:
 //! then all of it is looked at under the lock, so that every decision comes to its end.
 
-use std::sync::Arc;
-
 use terrace_base::{Error, ErrorKind, Result, SeqNo, mutant};
 
-use crate::commit::committer::Receipt;
 use crate::commit::queue_bounds::{Ends, Proof};
-use crate::engine::Engine;
-use crate::keyspace::catalogue::KeyspaceState;
-use crate::memtable::LIST_ENTRIES;
-use crate::options::Durability;
+use crate::keyspace::state::KeyspaceState;
+use crate::options::LIST_ENTRIES;
 use crate::read::basis::{Basis, CheckedKey, Stretch};
 use crate::read::view::View;
-use crate::write::batch::check_lengths;
-use crate::write::write::Write;
 
 /// The most keys that are looked up in sealed pieces under the commit lock.
 const FEW_KEYS: usize = 256;
@@ -50,6 +43,8 @@ pub(crate) struct Checks<'a> {
     pub(crate) lasting: &'a [&'a KeyspaceState],
     /// How often this write was overtaken.
     pub(crate) attempt: u32,
+    /// A registered read point keeps what is deleted above `since`, or none of that matters.
+    pub(crate) pinned: bool,
 }
 
 impl<'a> Checks<'a> {
@@ -61,6 +56,7 @@ impl<'a> Checks<'a> {
             proof: None,
             lasting: &[],
             attempt: 0,
+            pinned: false,
         }
     }
 
@@ -120,58 +116,6 @@ impl<'a> Checks<'a> {
         (self.keys.len() > FEW_KEYS || !self.ranges.is_empty())
             && newer.map(|run| run.entries).sum::<u64>() > LIST_ENTRIES as u64
     }
-}
-
-impl Engine {
-    /// Appends a write if `checks` hold; `None` if they do not. It is done once it is visible.
-    pub(crate) fn append_if(
-        &self,
-        write: &Write<'_>,
-        durability: Option<Durability>,
-        keyspaces: &[Arc<KeyspaceState>],
-        checks: &Checks<'_>,
-    ) -> Result<Option<Receipt>> {
-        self.check_process()?;
-        if self.may_be_large(write) {
-            return self.separate(write, |small| {
-                self.append_if(small, durability, keyspaces, checks)
-            });
-        }
-        self.views.pacer.pace(self, write)?;
-        let durability = durability.unwrap_or(self.options.durability);
-        let receipt =
-            self.committer
-                .append_if(write, durability, keyspaces, Some(checks), &mut |_| {})?;
-        if receipt.is_some() {
-            self.counters.written(write);
-        }
-        Ok(receipt)
-    }
-}
-
-/// A counter's next value: 8 bytes, little-endian; none counts as 0.
-pub(crate) fn counter(value: Option<&[u8]>, delta: i64) -> Result<i64> {
-    let now = match value {
-        None => 0,
-        Some(bytes) => match <[u8; 8]>::try_from(bytes) {
-            Ok(bytes) => i64::from_le_bytes(bytes),
-            Err(_) => {
-                return Err(Error::invalid(format!(
-                    "a counter has 8 bytes; this value has {}",
-                    bytes.len()
-                )));
-            }
-        },
-    };
-    now.checked_add(delta)
-        .ok_or_else(|| Error::invalid(format!("the sum of {now} and {delta} is out of range")))
-}
-
-/// A value with `bytes` appended.
-pub(crate) fn joined(value: Option<&[u8]>, bytes: &[u8]) -> Result<Vec<u8>> {
-    let value = value.unwrap_or(&[]);
-    check_lengths(0, value.len().saturating_add(bytes.len()))?;
-    Ok([value, bytes].concat())
 }
 
 /// The error of a condition on `key` that does not hold.

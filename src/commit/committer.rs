@@ -16,6 +16,8 @@
 //! later write gets the cause.
 
 mod group_sync;
+mod newest;
+mod segments;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -24,22 +26,20 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-use terrace_base::{
-    Clock, DeletedRange, Error, ErrorKind, KeyRef, KeyspaceId, Result, SeqNo, mutant,
-};
+use terrace_base::{Clock, DeletedRange, Error, ErrorKind, KeyRef, Result, SeqNo, mutant};
 use terrace_wal::{Log, Lsn, Room, SegmentMeta};
 
 use crate::commit::checks::Checks;
-use crate::commit::queue_bounds::{Ends, Side};
+use crate::commit::queue_bounds::Ends;
 use crate::commit::snapshots::SnapshotList;
-use crate::keyspace::catalogue::KeyspaceState;
+use crate::keyspace::state::KeyspaceState;
 use crate::logging::{Plain, event};
 use crate::memtable::{Form, ListWriter, MemRun, pin};
 use crate::options::Durability;
 use crate::read::dead_ranges::Stretches;
-use crate::read::view::{View, Views};
-use crate::sync::{AtomicU64, Condvar, Mutex, MutexGuard, Ordering, Rank, lock, try_lock};
-use crate::write::write::{Effect, Write};
+use crate::read::view::Views;
+use crate::sync::{AtomicU64, Condvar, Mutex, MutexGuard, Ordering, Rank, lock};
+use crate::write::prepared::{Effect, Write};
 
 /// What the commit path needs from the engine around it.
 pub(crate) trait CommitEnv: fmt::Debug + Send + Sync {
@@ -47,6 +47,7 @@ pub(crate) trait CommitEnv: fmt::Debug + Send + Sync {
     /// durably; with the number of the manifest's last edit. Called without any lock of the commit
     /// path. `ahead`: no write waits for it, so it may take space on a disk that is full.
     fn make_segment(&self, min_size: u64, ahead: bool) -> Result<(SegmentMeta, u64)>;
+
     /// The log cannot take a segment that was made for it.
     fn return_segment(&self, segment: &SegmentMeta);
     /// Makes durable what entries of the log refer to in other files. Called before the log is
@@ -289,9 +290,16 @@ impl Committer {
         }
         if let Some(checks) = checks {
             let appended = state.appended;
-            if !checks.hold(&self.views.cell.load(), appended, &mut state.ends)? {
+            let view = self.views.cell.load();
+            // A key that was read may have been deleted, and a job have dropped both since.
+            let forgotten = !checks.pinned && self.views.forgotten() > checks.since;
+            if forgotten && !mutant("forgotten-deletes-pass") {
                 return Ok(None);
             }
+            if !checks.hold(&view, appended, &mut state.ends)? {
+                return Ok(None);
+            }
+            drop(view);
             if checks.proof.is_some() {
                 self.stretches.keep_asking(); // For the end that was noted.
             }
@@ -341,7 +349,8 @@ impl Committer {
         });
         drop(pin);
         if let Err(error) = inserted {
-            return Err(self.fail_and_unlock(state, error)); // Our own payload does not decode: stop.
+            // Our own payload does not decode: stop.
+            return Err(self.fail_and_unlock(state, error));
         }
         appended(last);
         if durability != Durability::Sync {
@@ -380,87 +389,6 @@ impl Committer {
             end,
             visible: self.visible() >= last,
         }))
-    }
-
-    /// The newest appended state, published or not: a view, and the sequence number to read it at.
-    /// Nothing that a reader there may see is missing from the view; what becomes of it later, only
-    /// [`Checks`] tell.
-    pub(crate) fn newest(&self) -> (Arc<View>, SeqNo) {
-        let state = lock(&self.state);
-        (self.views.cell.load_full(), state.appended)
-    }
-
-    /// The same, with the key beyond which nothing is alive at one end of a keyspace, if that is
-    /// known.
-    pub(crate) fn newest_end(
-        &self,
-        keyspace: KeyspaceId,
-        side: Side,
-    ) -> (Arc<View>, SeqNo, Option<Vec<u8>>) {
-        let mut state = lock(&self.state);
-        self.stretches.watch(state.appended);
-        let end = state.ends.get(keyspace, side);
-        (self.views.cell.load_full(), state.appended, end)
-    }
-
-    /// Begins to watch the stretches that wait for it, unless a write is under way, which does so
-    /// itself.
-    #[cold]
-    pub(crate) fn watch_stretches(&self) {
-        if let Some(state) = try_lock(&self.state) {
-            self.stretches.watch(state.appended);
-        }
-    }
-
-    /// Makes the next segment and hands it to the log, unless another writer did meanwhile.
-    fn make_segment(&self, min_size: u64, len: usize) -> Result<()> {
-        let _making = lock(&self.making_segment);
-        {
-            let state = lock(&self.state);
-            state.check()?;
-            if matches!(state.log.room_for(len), Room::Fits) {
-                return Ok(());
-            }
-        }
-        self.hand_over_segment(min_size, false)?;
-        self.env.spare_used();
-        Ok(())
-    }
-
-    /// REQUIRES: `making_segment` is held.
-    fn hand_over_segment(&self, min_size: u64, ahead: bool) -> Result<()> {
-        match self.env.make_segment(min_size, ahead) {
-            Ok((segment, edit)) => {
-                let taken = lock(&self.state).log.put_spare(segment.clone(), edit);
-                if taken.is_err() {
-                    self.env.return_segment(&segment);
-                }
-                taken
-            }
-            Err(error) => {
-                // `close` ends the manifest's edits: a write that was making a segment then came
-                // too late.
-                if let Some(refusal) = &lock(&self.state).refusal {
-                    return Err(refusal.clone());
-                }
-                if error.kind() == ErrorKind::ReadOnly {
-                    self.poison(error.clone()); // The manifest failed.
-                }
-                Err(error)
-            }
-        }
-    }
-
-    /// Prepares a spare segment ahead of need, for the log's thread.
-    pub(crate) fn ensure_spare(&self) -> Result<()> {
-        let _making = lock(&self.making_segment);
-        {
-            let state = lock(&self.state);
-            if state.failed.is_some() || state.refusal.is_some() || state.log.has_spare() {
-                return Ok(());
-            }
-        }
-        self.hand_over_segment(0, true)
     }
 
     /// Moves the visible sequence number as far as durability allows, and wakes who waited for it.
@@ -514,18 +442,6 @@ impl Committer {
     /// Why writes fail, if they do.
     pub(crate) fn failure(&self) -> Option<Error> {
         lock(&self.state).failed.as_ref().map(read_only)
-    }
-
-    /// Lets no write be appended until the guard is dropped.
-    pub(crate) fn shut_gate(&self) -> Result<Gate<'_>> {
-        let mut state = lock(&self.state);
-        while state.gate_shut {
-            state.check()?;
-            state = wait(&self.synced, state);
-        }
-        state.check()?;
-        state.gate_shut = true;
-        Ok(Gate(self))
     }
 
     /// Everything up to `seq` is given out and visible. REQUIRES: the gate is shut, everything
@@ -585,54 +501,6 @@ impl Committer {
         let mut state = lock(&self.state);
         state.next_run += 1;
         state.next_run - 1
-    }
-
-    /// Where the log ends, and the last sequence number given out.
-    pub(crate) fn end(&self) -> (Lsn, SeqNo) {
-        let state = lock(&self.state);
-        (state.log.end(), state.appended)
-    }
-
-    /// Where the log ends, if everything in it is in sealed pieces of which `newest` names the
-    /// newest (`None`: there is none): what a flush of them covers. Changes of the catalogue may
-    /// lie after the last entry.
-    pub(crate) fn boundary(&self, newest: Option<u64>) -> Option<(Lsn, SeqNo)> {
-        let state = lock(&self.state);
-        let sealed = self.views.cell.load().sealed.first().map(|run| run.id);
-        let whole = state.list.list().is_empty() && sealed == newest;
-        (whole && self.visible() >= state.appended).then(|| (state.log.end(), state.appended))
-    }
-
-    /// Runs `with` on the log, for what concerns its segments.
-    pub(crate) fn with_log<R>(&self, with: impl FnOnce(&mut Log) -> R) -> R {
-        with(&mut lock(&self.state).log)
-    }
-
-    /// Ends the log with the frame that says that it ended well; false if it needed none. REQUIRES:
-    /// `finish_writes`.
-    pub(crate) fn close_log(&self, manifest_edit: u64) -> Result<bool> {
-        let _guard = PanicGuard::new(self);
-        let mut state = lock(&self.state);
-        let last = state.appended;
-        match state.log.close(last, manifest_edit) {
-            Ok(written) => Ok(written),
-            Err(error) => Err(self.fail_and_unlock(state, error)),
-        }
-    }
-
-    /// Bytes of the active list.
-    pub(crate) fn active_bytes(&self) -> u64 {
-        let state = lock(&self.state);
-        if state.list.list().is_empty() {
-            0
-        } else {
-            state.list.bytes() as u64
-        }
-    }
-
-    /// Refuses writes from now on, and touches nothing.
-    pub(crate) fn refuse(&self) {
-        lock(&self.state).refusal = Some(closed());
     }
 }
 

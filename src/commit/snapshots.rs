@@ -49,6 +49,17 @@ impl SnapshotList {
         (seq, time)
     }
 
+    /// Registers a read point that may be above what is visible. REQUIRES: the commit lock is held,
+    /// and `seq` is the last number given out. A job that listed the snapshots before keeps every
+    /// delete above what was visible then, and so above `seq`.
+    fn register_at(&self, seq: SeqNo) {
+        let new = Registered {
+            snapshots: 0,
+            time: 0,
+        };
+        lock(&self.counts).entry(seq).or_insert(new).snapshots += 1;
+    }
+
     /// How many snapshots were released since the open.
     pub(crate) fn released(&self) -> u64 {
         self.released.load(Ordering::Relaxed)
@@ -73,5 +84,26 @@ impl SnapshotList {
             snapshots.map(|(&seq, known)| (seq, known.time)).collect(),
             SeqNo::new(visible.load(Ordering::Acquire)),
         )
+    }
+}
+
+/// Keeps a read point registered.
+#[derive(Debug)]
+pub(crate) struct ReadPin<'a> {
+    snapshots: &'a SnapshotList,
+    seq: SeqNo,
+}
+
+impl<'a> ReadPin<'a> {
+    /// REQUIRES: as for [`SnapshotList::register_at`].
+    pub(super) fn new(snapshots: &'a SnapshotList, seq: SeqNo) -> ReadPin<'a> {
+        snapshots.register_at(seq);
+        ReadPin { snapshots, seq }
+    }
+}
+
+impl Drop for ReadPin<'_> {
+    fn drop(&mut self) {
+        self.snapshots.release(self.seq);
     }
 }

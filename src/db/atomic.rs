@@ -2,37 +2,56 @@
 //!
 //! All of them are one loop: look at the newest appended entry of the key, published or not; decide
 //! on this thread, under no lock; append on condition that the entry is still the newest
-//! ([`crate::commit::checks`]); if it is not, again. A repetition costs about a microsecond and waits for no
-//! sync, so writers of one hot key get into the log one right after the other and then wait for the
-//! same sync.
+//! ([`crate::commit::checks`]); if it is not, again. A repetition costs about a microsecond and
+//! waits for no sync, so writers of one hot key get into the log one right after the other and then
+//! wait for the same sync.
 //!
 //! An answer that wrote nothing is given once what it rests on is published: nobody may learn of a
 //! write that a power cut could still undo.
 
 use std::ops::Bound;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use terrace_base::{Result, SeqNo, UserKey, ValueKind};
 use terrace_sstable::Value;
 
 use crate::bounds::OwnedBounds;
-use crate::commit::checks::{Checks, counter, joined};
+use crate::commit::checks::Checks;
 use crate::commit::committer::opened_read_only;
 use crate::commit::queue_bounds::{Proof, Side};
+use crate::commit::snapshots::ReadPin;
+use crate::db::append::{append_if, date};
+use crate::db::keyspace::Keyspace;
 use crate::engine::Engine;
-use crate::keyspace::catalogue::Keyspace;
 use crate::read::basis::CheckedKey;
+use crate::read::blob::Want;
 use crate::read::context::ReadPoint;
 use crate::read::db_iter::Walk;
 use crate::read::iter::Scan;
-use crate::storage::blob_files::Want;
+use crate::read::view::View;
 use crate::write::batch::{Batch, check_lengths};
 use crate::write::expiry::Expiry;
 use crate::write::payload::Framing;
-use crate::write::write::{Entries, Entry, Write};
+use crate::write::prepared::{Entries, Entry, Write};
+use crate::write::values::{counter, joined};
 
 /// What came of a write on a condition.
 ///
+/// Attempts of a step before its read point is registered: jobs that drop what was deleted since
+/// may overtake those, and no other.
+const UNPINNED: u32 = 2;
+
+/// The newest appended state, registered from the third attempt on.
+pub(crate) fn newest(engine: &Engine, attempt: u32) -> (Arc<View>, SeqNo, Option<ReadPin<'_>>) {
+    if attempt >= UNPINNED {
+        let (view, at, pin) = engine.committer.newest_pinned();
+        return (view, at, Some(pin));
+    }
+    let (view, at) = engine.committer.newest();
+    (view, at, None)
+}
+
 /// ```
 /// # fn main() -> terrace::Result<()> {
 /// use terrace::Swap;
@@ -257,9 +276,10 @@ impl Keyspace {
         check_lengths(key.len(), 0)?;
         let engine = self.engine_to_write()?;
         let checked = CheckedKey::new(UserKey::new(self.state.id, key));
+        let mut attempt = 0;
         loop {
             self.state.check_alive()?;
-            let (view, at) = engine.committer.newest();
+            let (view, at, pin) = newest(engine, attempt);
             let point = ReadPoint::newest(at);
             let (seen, live) = view.look(
                 &checked.user,
@@ -275,15 +295,20 @@ impl Keyspace {
             let mut batch = Batch::new();
             let mut part = batch.keyspace(self);
             part.put_expiring(key, &*live.value, expiry);
-            let clock = engine.date(&mut batch);
+            let clock = date(engine, &mut batch);
             let parts = [clock.as_deref().unwrap_or_default(), &batch.payload];
             let write = Write::of_batch(&batch, &parts);
-            let checks = Checks::keys(at, std::slice::from_ref(&checked));
-            let receipt = engine.append_if(&write, None, &batch.keyspaces, &checks)?;
+            let checks = Checks {
+                attempt,
+                pinned: pin.is_some(),
+                ..Checks::keys(at, std::slice::from_ref(&checked))
+            };
+            let receipt = append_if(engine, &write, None, &batch.keyspaces, &checks)?;
             if let Some(receipt) = receipt {
                 engine.committer.wait_visible(receipt.last)?;
                 return Ok(true);
             }
+            attempt += 1;
         }
     }
 
@@ -331,12 +356,18 @@ impl Keyspace {
         check_lengths(key.len(), 0)?;
         let engine = self.engine_to_write()?;
         let checked = CheckedKey::new(UserKey::new(self.state.id, key));
+        let mut attempt = 0;
         loop {
             self.state.check_alive()?;
+            let pinned = (attempt >= UNPINNED).then(|| engine.committer.newest_pinned());
             // What is visible first: then every entry up to it is in the view.
             let visible = engine.committer.visible();
-            let view = engine.views.cell.load();
-            let at = ReadPoint::newest(SeqNo::MAX);
+            let guard = engine.views.cell.load();
+            let (view, visible, at) = match &pinned {
+                Some((view, at, _)) => (view, *at, *at),
+                None => (&*guard, visible, SeqNo::MAX),
+            };
+            let at = ReadPoint::newest(at);
             let (seen, live) = view.look(
                 &checked.user,
                 checked.hash,
@@ -359,10 +390,14 @@ impl Keyspace {
                     return Err(error);
                 }
             };
-            drop(view);
+            drop(guard);
             let value = value.as_ref().map(V::as_ref);
             check_lengths(0, value.map_or(0, <[u8]>::len))?;
-            let checks = Checks::keys(visible.max(seen), std::slice::from_ref(&checked));
+            let checks = Checks {
+                attempt,
+                pinned: pinned.is_some(),
+                ..Checks::keys(visible.max(seen), std::slice::from_ref(&checked))
+            };
             let written = match (value, expires) {
                 (None, _) => self.write_one_if(checked, ValueKind::Tombstone, &[], &checks)?,
                 (Some(value), None) => {
@@ -373,6 +408,7 @@ impl Keyspace {
             if let Some(seq) = written {
                 return Ok((seq, answer));
             }
+            attempt += 1;
         }
     }
 
@@ -388,10 +424,10 @@ impl Keyspace {
         let mut batch = Batch::new();
         batch.keyspace(self);
         batch.add_put_until(self.state.id, key.user.bytes, value, time);
-        let clock = engine.date(&mut batch);
+        let clock = date(engine, &mut batch);
         let parts = [clock.as_deref().unwrap_or_default(), &batch.payload];
         let write = Write::of_batch(&batch, &parts);
-        let receipt = engine.append_if(&write, None, self.must_live(), checks)?;
+        let receipt = append_if(engine, &write, None, self.must_live(), checks)?;
         let Some(receipt) = receipt else {
             return Ok(None);
         };
@@ -423,7 +459,7 @@ impl Keyspace {
         };
         let write = Write::new(&parts, 1, Entries::One(entry));
         let engine = self.handle.engine();
-        let receipt = engine.append_if(&write, None, self.must_live(), checks)?;
+        let receipt = append_if(engine, &write, None, self.must_live(), checks)?;
         let Some(receipt) = receipt else {
             return Ok(None);
         };
@@ -437,7 +473,7 @@ impl Keyspace {
         let mut attempt = 0;
         loop {
             self.state.check_alive()?;
-            let (view, at, from) = engine.committer.newest_end(id, side);
+            let (view, at, from, pin) = engine.committer.newest_end(id, side, attempt >= UNPINNED);
             let mut bounds = OwnedBounds::all();
             if let Some(from) = &from {
                 match side {
@@ -476,6 +512,7 @@ impl Keyspace {
                     to: &key,
                 }),
                 attempt,
+                pinned: pin.is_some(),
                 ..Checks::keys(at, std::slice::from_ref(&checked))
             };
             if self

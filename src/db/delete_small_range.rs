@@ -4,8 +4,8 @@
 //! range take it into account until then. A delete of a key costs nothing of the kind. So a range
 //! is looked at first, outside of every lock and for a few steps only: if it is gone over by then,
 //! and not many keys of it are alive, they are deleted one by one, in one write, on condition that
-//! nothing was written to the range meanwhile ([`crate::commit::checks`]). Whenever that is not so, it is a
-//! range delete like any other; a range that cannot be read as well.
+//! nothing was written to the range meanwhile ([`crate::commit::checks`]). Whenever that is not so,
+//! it is a range delete like any other; a range that cannot be read as well.
 
 use std::ops::Bound;
 
@@ -13,14 +13,15 @@ use terrace_base::{InternalIterator, KeyRef, Result, SeqNo, UserKey, ValueKind};
 
 use crate::bounds::{KeyBounds, OwnedBounds};
 use crate::commit::checks::Checks;
-use crate::keyspace::catalogue::Keyspace;
+use crate::db::append::append_if;
+use crate::db::keyspace::Keyspace;
 use crate::options::Durability;
 use crate::read::context::ReadPoint;
 use crate::read::db_iter::versions;
 use crate::read::iter::Scan;
 use crate::read::range_deletes::Deleted;
 use crate::write::batch::Batch;
-use crate::write::write::Write;
+use crate::write::prepared::Write;
 
 /// So many keys at most are few.
 const FEW: usize = 16;
@@ -63,9 +64,10 @@ impl Keyspace {
         let write = Write::of_batch(&batch, &parts);
         let checks = Checks {
             ranges: &[(self.state.id, scan.bounds)],
+            pinned: true, // A delete of what others have deleted does no harm.
             ..Checks::keys(at, &[])
         };
-        let receipt = engine.append_if(&write, None, &batch.keyspaces, &checks)?;
+        let receipt = append_if(engine, &write, None, &batch.keyspaces, &checks)?;
         let Some(receipt) = receipt else {
             return Ok(None);
         };

@@ -18,13 +18,22 @@ use std::sync::atomic::Ordering;
 use terrace_base::{Result, SeqNo};
 use terrace_compaction::KeyRange;
 
-use crate::db::stats::Stats;
+use crate::db::append::{submit_batch, write_batch};
+use crate::db::keyspace::Keyspace;
+use crate::db::keyspaces::{create_keyspace, drop_keyspace, keyspace, rename_keyspace};
+use crate::db::stats::{Stats, stats};
 use crate::db::ticket::Ticket;
 use crate::engine::Engine;
+use crate::jobs::checkpoint::checkpoint;
+use crate::jobs::compact::wait_for_level0;
+use crate::jobs::flush::flush;
+use crate::jobs::idle::{compact_range, wait_idle};
+use crate::jobs::log_size::keep_little_log;
+use crate::jobs::pacing::pace_run;
 use crate::jobs::workers;
-use crate::keyspace::catalogue::{Keyspace, KeyspaceState};
+use crate::keyspace::state::KeyspaceState;
 use crate::logging::{Plain, event};
-use crate::open::opening;
+use crate::open::start;
 use crate::options::Options;
 use crate::options::keyspace::KeyspaceOptions;
 use crate::sync::lock;
@@ -92,7 +101,7 @@ impl Drop for Handle {
         }
         // No caller can get the error; what was acknowledged under `Sync` is on disk
         // anyway.
-        if let Err(error) = self.engine.close() {
+        if let Err(error) = close(&self.engine) {
             self.engine.background.fail(&error);
             event!(
                 error,
@@ -137,7 +146,7 @@ impl Db {
     }
 
     pub(crate) fn open_with(options: Options, dir: &Path) -> Result<Db> {
-        opening::open(options, dir).map(Db::of_engine)
+        start::open(options, dir).map(Db::of_engine)
     }
 
     pub(crate) fn of_engine(engine: Arc<Engine>) -> Db {
@@ -178,7 +187,7 @@ impl Db {
 
     /// Figures about the database now.
     pub fn stats(&self) -> Stats {
-        self.engine().stats()
+        stats(self.engine())
     }
 
     /// Writes a batch, whole or not at all; the sequence number of its last operation.
@@ -187,7 +196,7 @@ impl Db {
     /// `Invalid` for the first wrong argument in the batch, with nothing written; else as for
     /// [`Keyspace::put`].
     pub fn write(&self, mut batch: Batch) -> Result<SeqNo> {
-        self.writer()?.write_batch(&mut batch)
+        write_batch(self.writer()?, &mut batch)
     }
 
     /// Hands a batch to the log without waiting for it to be durable. Reads see it when the ticket
@@ -196,7 +205,7 @@ impl Db {
     /// # Errors
     /// As for [`Db::write`].
     pub fn submit(&self, mut batch: Batch) -> Result<Ticket> {
-        let receipt = self.writer()?.submit_batch(&mut batch)?;
+        let receipt = submit_batch(self.writer()?, &mut batch)?;
         Ok(Ticket::new(self.shared().clone(), receipt))
     }
 
@@ -206,7 +215,7 @@ impl Db {
     /// `Invalid` for a name that is empty or over 255 bytes; as for a write if it has to be
     /// created.
     pub fn keyspace(&self, name: &str) -> Result<Keyspace> {
-        self.writer()?.keyspace(name).map(|state| self.wrap(state))
+        keyspace(self.writer()?, name).map(|state| self.wrap(state))
     }
 
     /// A new keyspace.
@@ -216,9 +225,7 @@ impl Db {
     /// bytes; `Unsupported` if its options name a merge operator or filter that the database was
     /// not opened with.
     pub fn create_keyspace(&self, name: &str, options: KeyspaceOptions) -> Result<Keyspace> {
-        self.writer()?
-            .create_keyspace(name, &options)
-            .map(|state| self.wrap(state))
+        create_keyspace(self.writer()?, name, &options).map(|state| self.wrap(state))
     }
 
     /// Drops a keyspace with all its entries. Handles of it answer `NotFound` from then on; a new
@@ -227,7 +234,7 @@ impl Db {
     /// # Errors
     /// `NotFound` if there is none of that name; `Invalid` for the default keyspace.
     pub fn drop_keyspace(&self, name: &str) -> Result<()> {
-        self.writer()?.drop_keyspace(name)
+        drop_keyspace(self.writer()?, name)
     }
 
     /// Gives the keyspace `from` the name `to`, which must be free; its handles go on serving, and
@@ -237,7 +244,7 @@ impl Db {
     /// `NotFound` if there is none of that name; `AlreadyExists` if there is one of the other;
     /// `Invalid` for the default keyspace, and for a name that is empty or over 255 bytes.
     pub fn rename_keyspace(&self, from: &str, to: &str) -> Result<()> {
-        self.writer()?.rename_keyspace(from, to)
+        rename_keyspace(self.writer()?, from, to)
     }
 
     /// The names of all keyspaces, sorted.
@@ -266,11 +273,11 @@ impl Db {
         let engine = self.writer()?;
         let view = engine.views.cell.load_full();
         if !(view.active.is_empty() && view.sealed.is_empty()) {
-            engine.views.pacer.pace_run(engine);
-            engine.wait_for_level0();
+            pace_run(engine);
+            wait_for_level0(engine);
         }
         drop(view);
-        engine.flush()
+        flush(engine)
     }
 
     /// Makes a second database in `dir`, which must be new or empty, of what this one holds: every
@@ -299,7 +306,7 @@ impl Db {
     /// `AlreadyExists` if there is anything in `dir`, `Invalid` if it is no directory; those of
     /// flushing, and of writing there.
     pub fn checkpoint(&self, dir: impl AsRef<Path>) -> Result<()> {
-        self.writer()?.checkpoint(dir.as_ref())
+        checkpoint(self.writer()?, dir.as_ref())
     }
 
     /// Merges every keyspace's tables into the last level, which drops what no reader can see.
@@ -308,7 +315,7 @@ impl Db {
     /// # Errors
     /// Those of reading and writing tables.
     pub fn compact_all(&self) -> Result<()> {
-        self.writer()?.compact_range(&KeyRange::ALL)
+        compact_range(self.writer()?, &KeyRange::ALL)
     }
 
     /// Flushes, and waits until no flush or compaction is due, as in a database that has been idle
@@ -317,7 +324,7 @@ impl Db {
     /// # Errors
     /// What keeps the background from its work.
     pub fn wait_idle(&self) -> Result<()> {
-        self.writer()?.wait_idle()
+        wait_idle(self.writer()?)
     }
 
     /// Why writes fail now, or what the background cannot do; `Ok` if all is well.
@@ -337,57 +344,61 @@ impl Db {
     /// `ReadOnly` if the log failed before, and writes that returned under `Buffered` or `Interval`
     /// may not be on disk. The database is closed all the same.
     pub fn close(&self) -> Result<()> {
-        self.engine().close()
+        close(self.engine())
     }
 }
 
-impl Engine {
-    pub(crate) fn close(&self) -> Result<()> {
-        self.check_process()?;
-        let _closing = lock(&self.closing);
-        if self.closed.swap(true, Ordering::AcqRel) {
-            return Ok(());
-        }
-        self.background.stop();
-        self.claims.wait_for_all();
-        let result = self.finish().and_then(|()| self.check_present());
-        self.views.open_pinned();
-        let directory = lock(&self.directory_lock).take();
-        drop(directory);
-        result
+pub(crate) fn close(engine: &Engine) -> Result<()> {
+    engine.check_process()?;
+    let _closing = lock(&engine.closing);
+    if engine.closed.swap(true, Ordering::AcqRel) {
+        return Ok(());
     }
+    engine.background.stop();
+    engine.claims.wait_for_all();
+    let result = finish(engine).and_then(|()| check_present(engine));
+    engine.views.open_pinned();
+    let directory = lock(&engine.directory_lock).take();
+    drop(directory);
+    result
+}
 
-    /// The last writes to disk. After a failure of the log or manifest: none.
-    fn finish(&self) -> Result<()> {
-        if self.options.read_only {
-            self.committer.refuse();
-            return Ok(());
-        }
-        self.committer.finish_writes()?;
-        if self.committer.failure().is_some() || self.versions.failure().is_some() {
-            return self.committer.loss().map_or(Ok(()), Err);
-        }
-        let flushed = self.keep_little_log();
-        if self.committer.failure().is_some() {
-            return flushed;
-        }
-        // What could not be flushed stays in the log.
-        let removed = self.files.remove_obsolete();
-        let given_up = self.space.give_up();
-        if !self.committer.close_log(self.versions.end())? {
-            self.versions.mark_closed()?;
-        }
-        flushed.and(removed).and(given_up.map(|_| ()))
+/// The last writes to disk. After a failure of the log or manifest: none.
+fn finish(engine: &Engine) -> Result<()> {
+    if engine.options.read_only {
+        engine.committer.refuse();
+        return Ok(());
     }
+    engine.committer.finish_writes()?;
+    if engine.committer.failure().is_some() || engine.versions.failure().is_some() {
+        return engine.committer.loss().map_or(Ok(()), Err);
+    }
+    let flushed = keep_little_log(engine);
+    if engine.committer.failure().is_some() {
+        return flushed;
+    }
+    // What could not be flushed stays in the log.
+    let removed = engine.files.remove_obsolete();
+    let given_up = engine.space.give_up();
+    if !engine.committer.close_log(engine.versions.end())? {
+        engine.versions.mark_closed()?;
+    }
+    flushed.and(removed).and(given_up.map(|_| ()))
+}
 
-    fn check_present(&self) -> Result<()> {
-        match self.options.read_only {
-            true => Ok(()), // Nothing was written.
-            false => self.files.check_present(),
-        }
+fn check_present(engine: &Engine) -> Result<()> {
+    match engine.options.read_only {
+        true => Ok(()), // Nothing was written.
+        false => engine.files.check_present(),
     }
 }
 
+pub(crate) mod append;
+pub(crate) mod estimate;
+pub(crate) mod ingest;
+pub(crate) mod keyspace;
+pub(crate) mod open;
+pub(crate) mod resolve;
 #[cfg(test)]
 #[path = "db_tests.rs"]
 mod tests;

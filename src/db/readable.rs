@@ -7,15 +7,15 @@ use bytes::Bytes;
 use terrace_base::{Error, Result, SeqNo, UserKey, mutant};
 
 use crate::bounds::{KeyBounds, OwnedBounds};
+use crate::db::keyspace::Keyspace;
 use crate::db::snapshot::Snapshot;
 use crate::engine::Engine;
-use crate::keyspace::catalogue::{Keyspace, KeyspaceState};
+use crate::keyspace::state::KeyspaceState;
 use crate::logging::damage;
+use crate::read::blob::Want;
 use crate::read::context::ReadPoint;
 use crate::read::get::Live;
 use crate::read::iter::{Cursor, Iter, Scan};
-use crate::storage::blob_files::Want;
-use crate::transaction::{Transaction, TxKeyspace};
 
 /// A value with the sequence number that wrote it.
 #[non_exhaustive]
@@ -129,17 +129,13 @@ pub(crate) fn count(scan: Result<Scan>) -> Result<u64> {
     Ok(count)
 }
 
-mod sealed {
+pub(crate) mod sealed {
     pub trait Sealed {}
-    impl Sealed for super::Keyspace {}
-    impl Sealed for super::Snapshot {}
-    impl Sealed for super::Transaction {}
-    impl Sealed for super::TxKeyspace<'_> {}
 }
 
 /// What can be read of a [`Keyspace`] (and so of a [`Db`](crate::Db)), of a [`Snapshot`] and of a
-/// [`Transaction`], for code that takes any of them. The same methods stand on the types
-/// themselves.
+/// [`Transaction`](crate::Transaction), for code that takes any of them. The same methods stand on
+/// the types themselves.
 pub trait Readable: sealed::Sealed {
     /// The value of `key`. Values of up to 512 bytes are copies; a larger one is a slice that keeps
     /// its table's file mapped, or its decoded block in memory, for as long as it lives. A value
@@ -220,7 +216,9 @@ macro_rules! readable {
             #[inline]
             pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
                 self.reader()
-                    .read(key.as_ref(), Want::Whole, |live| live.value.into_bytes())
+                    .read(key.as_ref(), $crate::read::blob::Want::Whole, |live| {
+                        live.value.into_bytes()
+                    })
             }
             /// What `f` makes of the value of `key`, without copying it. `f` runs under no lock and
             /// may use the database.
@@ -234,18 +232,23 @@ macro_rules! readable {
                 f: impl FnOnce(&[u8]) -> R,
             ) -> Result<Option<R>> {
                 self.reader()
-                    .read(key.as_ref(), Want::Whole, |live| f(&live.value))
+                    .read(key.as_ref(), $crate::read::blob::Want::Whole, |live| {
+                        f(&live.value)
+                    })
             }
             /// The value of `key` and its version.
             ///
             /// # Errors
             /// As for `get`.
             pub fn get_entry(&self, key: impl AsRef<[u8]>) -> Result<Option<Entry>> {
-                self.reader().read(key.as_ref(), Want::Whole, |live| Entry {
-                    version: live.seq,
-                    expires_at: live.expires.map(crate::read::context::time_of),
-                    value: live.value.into_bytes(),
-                })
+                self.reader()
+                    .read(key.as_ref(), $crate::read::blob::Want::Whole, |live| {
+                        Entry {
+                            version: live.seq,
+                            expires_at: live.expires.map(crate::read::context::time_of),
+                            value: live.value.into_bytes(),
+                        }
+                    })
             }
             /// The bytes `part` of the value of `key`, as far as it has them: of a value in a blob
             /// file no more is read than the 32 KiB pieces that hold them, which are verified.
@@ -268,10 +271,11 @@ macro_rules! readable {
                 part: Range<u64>,
             ) -> Result<Option<Bytes>> {
                 let (start, end) = (part.start, part.end);
-                self.reader()
-                    .read(key.as_ref(), Want::Part(start, end), |live| {
-                        live.part(start, end)
-                    })
+                self.reader().read(
+                    key.as_ref(),
+                    $crate::read::blob::Want::Part(start, end),
+                    |live| live.part(start, end),
+                )
             }
             /// The values of `keys`, in their order, all as of one moment.
             ///
@@ -288,7 +292,9 @@ macro_rules! readable {
             /// # Errors
             /// As for `get`.
             pub fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool> {
-                let found = self.reader().read(key.as_ref(), Want::Nothing, |_| ())?;
+                let found =
+                    self.reader()
+                        .read(key.as_ref(), $crate::read::blob::Want::Nothing, |_| ())?;
                 Ok(found.is_some())
             }
             /// True if no key has a value.
@@ -337,7 +343,9 @@ macro_rules! readable {
             }
         }
 
-        impl Readable for $type {
+        impl $crate::db::readable::sealed::Sealed for $type {}
+
+        impl $crate::db::readable::Readable for $type {
             fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
                 <$type>::get(self, key)
             }
@@ -393,8 +401,7 @@ macro_rules! readable {
 
 readable!(Keyspace);
 readable!(Snapshot);
-readable!(Transaction);
-readable!(TxKeyspace<'_>);
+pub(crate) use readable;
 
 impl Keyspace {
     #[inline]

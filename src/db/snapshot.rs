@@ -6,8 +6,9 @@ use std::sync::Arc;
 use terrace_base::{Error, SeqNo};
 
 use crate::db::Handle;
+use crate::db::keyspace::Keyspace;
 use crate::db::readable::Reader;
-use crate::keyspace::catalogue::{Keyspace, KeyspaceState};
+use crate::keyspace::state::KeyspaceState;
 use crate::read::context::ReadPoint;
 
 /// The whole database at one moment, looking at one keyspace. Cheap to clone; keeps the database

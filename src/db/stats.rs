@@ -1,13 +1,11 @@
 //! Figures about a database.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use terrace_base::SeqNo;
-use terrace_compaction::{LEVELS, MergeResult};
+use terrace_compaction::LEVELS;
 
 use crate::engine::Engine;
-use crate::write::write::Write;
 
 /// One level of the tree.
 #[non_exhaustive]
@@ -78,128 +76,59 @@ impl Stats {
     }
 }
 
-/// What has been done since the open.
-#[derive(Debug, Default)]
-pub(crate) struct Counters {
-    writes: AtomicU64,
-    bytes: AtomicU64,
-    flushed: AtomicU64,
-    compacted: AtomicU64,
-    stored: AtomicU64,
-    collected: AtomicU64,
-    /// `writes` when the compactor last looked, and since when it has not changed (microseconds,
-    /// from 1).
-    seen: AtomicU64,
-    quiet_since: AtomicU64,
-    /// What was visible when an idle database was last looked at.
-    looked_at: AtomicU64,
-}
-
-impl Counters {
-    #[inline]
-    pub(crate) fn written(&self, write: &Write<'_>) {
-        self.writes
-            .fetch_add(u64::from(write.count), Ordering::Relaxed);
-        self.bytes.fetch_add(write.len as u64, Ordering::Relaxed);
-    }
-
-    /// Large values were written.
-    pub(crate) fn stored(&self, bytes: u64) {
-        self.stored.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    /// Large values were copied.
-    pub(crate) fn collected(&self, bytes: u64) {
-        self.collected.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    pub(crate) fn has_written(&self) -> bool {
-        self.writes.load(Ordering::Relaxed) > 0
-    }
-
-    pub(crate) fn flushed(&self, result: &MergeResult) {
-        self.flushed
-            .fetch_add(result.bytes_written, Ordering::Relaxed);
-    }
-
-    pub(crate) fn compacted(&self, result: &MergeResult) {
-        self.compacted
-            .fetch_add(result.bytes_written, Ordering::Relaxed);
-    }
-
-    /// True, once for each sequence number.
-    pub(crate) fn is_new(&self, visible: SeqNo) -> bool {
-        self.looked_at.swap(visible.get(), Ordering::Relaxed) != visible.get()
-    }
-
-    /// True if nothing was written for `time`, as far as the calls of this method can tell: the
-    /// write path itself reads no clock.
-    pub(crate) fn quiet_for(&self, now: Duration, time: Duration) -> bool {
-        let writes = self.writes.load(Ordering::Relaxed) + 1;
-        let now = now.as_micros() as u64 + 1;
-        if self.seen.swap(writes, Ordering::Relaxed) != writes {
-            self.quiet_since.store(now, Ordering::Relaxed);
-            return false;
-        }
-        now.saturating_sub(self.quiet_since.load(Ordering::Relaxed)) >= time.as_micros() as u64
-    }
-}
-
-impl Engine {
-    pub(crate) fn stats(&self) -> Stats {
-        let view = self.views.cell.load();
-        let level = |n: usize| {
-            let mut stats = LevelStats {
-                runs: view.version.level(n).runs.len(),
-                ..Default::default()
-            };
-            for table in view
-                .version
-                .level(n)
-                .runs
-                .iter()
-                .flat_map(|run| run.tables().iter())
-            {
-                let info = &table.meta().info;
-                stats.tables += 1;
-                stats.bytes += info.size;
-                stats.entries += info.entries;
-                stats.tombstones += info.tombstones;
-            }
-            stats
+pub(crate) fn stats(engine: &Engine) -> Stats {
+    let view = engine.views.cell.load();
+    let level = |n: usize| {
+        let mut stats = LevelStats {
+            runs: view.version.level(n).runs.len(),
+            ..Default::default()
         };
-        let levels: Vec<LevelStats> = (0..LEVELS).map(level).collect();
-        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let blob_live_bytes: u64 = view.version.blob_bytes().values().sum();
-        let blob_bytes: u64 = view.version.blobs().values().map(|blob| blob.size()).sum();
-        Stats {
-            visible: self.committer.visible(),
-            memtable_entries: view.active.len() as u64
-                + view.sealed.iter().map(|run| run.entries).sum::<u64>(),
-            memtable_bytes: view.sealed_bytes(),
-            memtable_pieces: 1 + view.sealed.len(),
-            range_deletes: view.range_deletes(),
-            log_bytes: self
-                .versions
-                .lock()
-                .state
-                .segments
-                .values()
-                .map(|s| s.size)
-                .sum(),
-            table_bytes: levels.iter().map(|level| level.bytes).sum(),
-            blob_files: view.version.blobs().len(),
-            blob_live_bytes,
-            blob_other_bytes: blob_bytes.saturating_sub(blob_live_bytes),
-            bytes_stored: load(&self.counters.stored),
-            bytes_collected: load(&self.counters.collected),
-            cache_bytes: self.files.cache.used(),
-            open_table_bytes: self.files.cache.charged(),
-            writes: load(&self.counters.writes),
-            bytes_written: load(&self.counters.bytes),
-            bytes_flushed: load(&self.counters.flushed),
-            bytes_compacted: load(&self.counters.compacted),
-            levels,
+        for table in view
+            .version
+            .level(n)
+            .runs
+            .iter()
+            .flat_map(|run| run.tables().iter())
+        {
+            let info = &table.meta().info;
+            stats.tables += 1;
+            stats.bytes += info.size;
+            stats.entries += info.entries;
+            stats.tombstones += info.tombstones;
         }
+        stats
+    };
+    let levels: Vec<LevelStats> = (0..LEVELS).map(level).collect();
+    let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let blob_live_bytes: u64 = view.version.blob_bytes().values().sum();
+    let blob_bytes: u64 = view.version.blobs().values().map(|blob| blob.size()).sum();
+    Stats {
+        visible: engine.committer.visible(),
+        memtable_entries: view.active.len() as u64
+            + view.sealed.iter().map(|run| run.entries).sum::<u64>(),
+        memtable_bytes: view.sealed_bytes(),
+        memtable_pieces: 1 + view.sealed.len(),
+        range_deletes: view.range_deletes(),
+        log_bytes: engine
+            .versions
+            .lock()
+            .state
+            .segments
+            .values()
+            .map(|s| s.size)
+            .sum(),
+        table_bytes: levels.iter().map(|level| level.bytes).sum(),
+        blob_files: view.version.blobs().len(),
+        blob_live_bytes,
+        blob_other_bytes: blob_bytes.saturating_sub(blob_live_bytes),
+        bytes_stored: load(&engine.counters.stored),
+        bytes_collected: load(&engine.counters.collected),
+        cache_bytes: engine.files.cache.used(),
+        open_table_bytes: engine.files.cache.charged(),
+        writes: load(&engine.counters.writes),
+        bytes_written: load(&engine.counters.bytes),
+        bytes_flushed: load(&engine.counters.flushed),
+        bytes_compacted: load(&engine.counters.compacted),
+        levels,
     }
 }

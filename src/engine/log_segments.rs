@@ -4,17 +4,15 @@
 //! blocks need not be taken from the disk again. A link to it keeps its bytes: then a
 //! new file is made.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use terrace_base::{Error, ErrorKind, FileKind, FileNumber, Result, mutant};
 use terrace_compaction::{SegmentRecord, VersionEdit};
-use terrace_wal::{Lsn, SegmentMeta, create_segment};
+use terrace_wal::{SegmentMeta, create_segment};
 
 use crate::background::signals::{Background, Task};
 use crate::commit::committer::CommitEnv;
-use crate::engine::Engine;
 use crate::engine::space::Space;
 use crate::options::Options;
 use crate::storage::blob_files::Blobs;
@@ -23,7 +21,7 @@ use crate::storage::version_set::VersionSet;
 
 /// Released segments kept for another use: as much log as may lie above the tables, and one. More
 /// are deleted, and all of them once the database is idle.
-fn most_reusable(options: &Options) -> usize {
+pub(crate) fn most_reusable(options: &Options) -> usize {
     1 + usize::try_from(options.log_bytes() / options.largest_segment()).unwrap_or(0)
 }
 
@@ -172,57 +170,9 @@ impl Env {
     }
 }
 
-impl Engine {
-    /// After a flush: segments below `flushed` become reusable, and more of them than wanted are
-    /// deleted.
-    pub(crate) fn release_log(&self, flushed: Lsn) -> Result<()> {
-        let released = self.committer.with_log(|log| log.release(flushed));
-        let reusable = released
-            .iter()
-            .map(|segment| (segment.number, segment.size));
-        self.versions.lock().reusable.extend(reusable);
-        self.trim_log(most_reusable(&self.options))
-    }
-
-    /// Deletes reusable segments down to `kept` of them, and to as many bytes as `kept` of the
-    /// largest that this database makes have. The smallest go first, as segments grow until they
-    /// have their final size; but in front of them those that are larger than that: one was made
-    /// for a large batch, or with more memory, and may never be needed again.
-    pub(crate) fn trim_log(&self, kept: usize) -> Result<()> {
-        let surplus = {
-            let mut versions = self.versions.lock();
-            let segments = versions.reusable.make_contiguous();
-            segments.sort_by_key(|(_, size)| *size);
-            let most = self.options.largest_segment().saturating_mul(kept as u64);
-            surplus(&mut versions.reusable, kept, most)
-        };
-        self.heed(drop_segments(&self.files, &self.versions, surplus))
-    }
-}
-
-/// Takes out of `segments`, which rise in size, those beyond a count and a sum of bytes.
-fn surplus(
-    segments: &mut VecDeque<(FileNumber, u64)>,
-    count: usize,
-    bytes: u64,
-) -> Vec<(FileNumber, u64)> {
-    let mut surplus = Vec::new();
-    let mut sum: u64 = segments.iter().map(|(_, size)| size).sum();
-    while sum > bytes && !mutant("keep-largest-segments") {
-        let Some(largest) = segments.pop_back() else {
-            break;
-        };
-        sum -= largest.1;
-        surplus.push(largest);
-    }
-    let beyond = segments.len().saturating_sub(count);
-    surplus.extend(segments.drain(..beyond));
-    surplus
-}
-
 /// Takes segments out of the list, and removes their names. If that cannot be listed they wait for
 /// another use.
-fn drop_segments(
+pub(crate) fn drop_segments(
     files: &Files,
     versions: &VersionSet,
     surplus: Vec<(FileNumber, u64)>,

@@ -21,7 +21,8 @@
 //! next. The log's thread tries to end this state, at first after 50 ms and every 5 s at most.
 //! ENOSPC, EDQUOT and EFBIG are one to it: see `Error::io`.
 //!
-//! The write path pays nothing for this: a full disk is a price of the [pacer](crate::background::pacer).
+//! The write path pays nothing for this: a full disk is a price of the
+//! [pacer](crate::background::pacer).
 //!
 //! What this cannot do: where writing over a block needs space (copy-on-write, thin volumes),
 //! taking it ahead helps little, and a frame that fails for want of it ends all writes like any
@@ -34,12 +35,10 @@ use terrace_base::{Error, ErrorKind, FileKind, Result, mutant};
 
 use crate::background::signals::{Background, Task};
 use crate::commit::committer::closed;
-use crate::engine::Engine;
 use crate::read::view::Views;
 use crate::storage::files::Files;
 use crate::storage::version_set::VersionSet;
 use crate::sync::{Mutex, Rank, lock};
-use crate::write::write::Write;
 
 /// Bytes of edits that find their space zeroed: dozens, as long as keys are not huge.
 const EDITS_AHEAD: u64 = 32 << 10;
@@ -121,7 +120,8 @@ impl Space {
             let part = zeroes.get(..rest).unwrap_or(&zeroes);
             if let Err(error) = file.write_all_at(part, state.held) {
                 if state.held == 0 {
-                    self.files.remove(FileKind::Reserve)?; // Less than what is counted would be lost sight of.
+                    // Less than what is counted would be lost sight of.
+                    self.files.remove(FileKind::Reserve)?;
                 }
                 return Err(error);
             }
@@ -129,7 +129,8 @@ impl Space {
         }
         // Its name need not last: what a power cut takes is made again.
         if let Err(error) = file.sync() {
-            state.held = 0; // Another file next time: a second sync of this one would prove nothing.
+            // Another file next time: a second sync of this one would prove nothing.
+            state.held = 0;
             return self.files.remove(FileKind::Reserve).and(Err(error));
         }
         Ok(())
@@ -174,12 +175,12 @@ impl Space {
         }
     }
 
-    fn is_lent(&self) -> bool {
+    pub(crate) fn is_lent(&self) -> bool {
         lock(&self.state).borrowers > 0
     }
 
     /// Writes are taken again.
-    fn end(&self) {
+    pub(crate) fn end(&self) {
         let mut state = lock(&self.state);
         if !mutant("full-without-end") && state.full.take().is_some() {
             self.views.refuse(false);
@@ -188,10 +189,10 @@ impl Space {
 }
 
 /// Keeps anything from being taken ahead.
-struct Borrower<'a>(&'a Space);
+pub(crate) struct Borrower<'a>(&'a Space);
 
 impl Borrower<'_> {
-    fn new(space: &Space) -> Borrower<'_> {
+    pub(crate) fn new(space: &Space) -> Borrower<'_> {
         lock(&space.state).borrowers += 1;
         Borrower(space)
     }
@@ -200,73 +201,5 @@ impl Borrower<'_> {
 impl Drop for Borrower<'_> {
     fn drop(&mut self) {
         lock(&self.0.state).borrowers -= 1;
-    }
-}
-
-impl Engine {
-    /// Runs `job`, which makes tables. If the disk is full, the reserve makes room for a second
-    /// try.
-    pub(crate) fn with_reserve<T>(&self, mut job: impl FnMut() -> Result<T>) -> Result<T> {
-        let result = job();
-        if result.as_ref().err().map(Error::kind) != Some(ErrorKind::NoSpace) {
-            return result;
-        }
-        let _borrower = Borrower::new(&self.space);
-        let result = self.space.note(result);
-        match self.space.give_up()? {
-            true => self.space.note(job()),
-            false => result,
-        }
-    }
-
-    /// `NoSpace` for a write that the full disk has no room for.
-    #[cold]
-    pub(crate) fn check_space(&self, write: &Write<'_>) -> Result<()> {
-        self.check_writable()?;
-        let room = match self.options.tuning.manual {
-            true => self.find_space(), // There is no thread that would.
-            false => self.space.full().map_or(Ok(()), Err),
-        };
-        match write.only_deletes() {
-            true if !mutant("full-refuses-deletes") => Ok(()),
-            _ => room,
-        }
-    }
-
-    /// Has segments of the log freed by a flush, if none is left for deletes.
-    fn free_log(&self) -> Result<()> {
-        let starved = !self.committer.with_log(|log| log.has_spare());
-        if starved {
-            self.committer.seal();
-        }
-        if self.options.tuning.manual {
-            return self.flush_once(starved).map(|_| ());
-        }
-        let view = self.views.cell.load();
-        if let (true, Some(newest)) = (starved, view.sealed.first()) {
-            self.background.request_flush(newest.last_seq);
-        }
-        Ok(())
-    }
-
-    /// Ends the state of a full disk if there is room again.
-    pub(crate) fn find_space(&self) -> Result<()> {
-        let Some(cause) = self.space.full() else {
-            return Ok(());
-        };
-        if self.space.is_lent() || self.background.lacks_space() {
-            return Err(cause); // Before anything else, what could not be flushed or merged must be.
-        }
-        self.free_log()?;
-        let taken = self.space.take_ahead(0);
-        let spare = taken.and_then(|()| self.committer.ensure_spare());
-        match spare {
-            Ok(()) => {
-                self.space.end();
-                Ok(())
-            }
-            Err(error) if error.kind() == ErrorKind::NoSpace => Err(cause),
-            Err(error) => Err(error),
-        }
     }
 }

@@ -1,4 +1,5 @@
-//! Blob files that jobs write: merges, which copy live values out of files that are collected, and bulk loads.
+//! Blob files that jobs write: merges, which copy live values out of files that are collected, and
+//! bulk loads.
 //!
 //! A job's file is written by it alone, and listed by the edit that lists its tables. Copying keeps
 //! to a rate, so that readers and writers find the disk free, unless a call waits for it or
@@ -15,7 +16,8 @@ use terrace_compaction::BlobMeta;
 use terrace_sstable::{BlobRef, BlobWriter};
 
 use crate::engine::Engine;
-use crate::storage::blob_files::{Want, read};
+use crate::jobs::blob_gc::blobs_pile_up;
+use crate::read::blob::{Want, read};
 use crate::sync::lock;
 
 /// Bytes that collection copies in a second.
@@ -45,7 +47,7 @@ impl NewBlobs {
         let victims = lock(&engine.blobs.victims).clone();
         NewBlobs {
             separates,
-            piled_up: !victims.is_empty() && engine.blobs_pile_up(),
+            piled_up: !victims.is_empty() && blobs_pile_up(engine),
             victims,
             open: None,
             done: Vec::new(),

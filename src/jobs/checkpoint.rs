@@ -24,46 +24,45 @@ use terrace_base::vfs::{Fs, LockGuard};
 use terrace_base::{Error, ErrorKind, FileKind, FileNumber, PersistentMap, Result};
 
 use crate::engine::Engine;
-use crate::open::opening::sync_ancestors;
+use crate::jobs::flush::flush;
+use crate::storage::files::sync_ancestors;
 use crate::storage::manifest::Manifest;
 use crate::sync::lock;
 
-impl Engine {
-    pub(crate) fn checkpoint(&self, dir: &Path) -> Result<()> {
-        self.check_writable()?;
-        let fs = self.fs();
-        let dir = &fs.absolute(dir)?;
-        let _lock = claim(fs, dir)?;
-        let made = self.flush().and_then(|()| self.copy_into(dir));
-        if made.is_err() {
-            give_up(fs, dir);
-        }
-        made
+pub(crate) fn checkpoint(engine: &Engine, dir: &Path) -> Result<()> {
+    engine.check_writable()?;
+    let fs = engine.fs();
+    let dir = &fs.absolute(dir)?;
+    let _lock = claim(fs, dir)?;
+    let made = flush(engine).and_then(|()| copy_into(engine, dir));
+    if made.is_err() {
+        give_up(fs, dir);
     }
+    made
+}
 
-    /// Gives the files of the newest state a second name, and writes a manifest for them.
-    fn copy_into(&self, dir: &Path) -> Result<()> {
-        // Once this is closed, another process may open it and remove what only this one still
-        // needs.
-        let _closing = lock(&self.closing);
-        self.check_open()?;
-        let mut state = self.versions.lock().state.clone();
-        state.segments = PersistentMap::new();
-        let number = FileNumber(state.file_ceiling);
-        state.file_ceiling += 1;
-        let tables = state.version.tables();
-        let tables = tables.map(|(_, _, table)| FileKind::Table(table.meta().number));
-        let blobs = state.version.blobs().keys().copied().map(FileKind::Blob);
-        let fs = self.fs();
-        for file in tables.chain(blobs) {
-            fs.link_or_copy(&file.path(&self.files.dir), &file.path(dir))?;
-        }
-        let database = fs.random();
-        let mut manifest = Manifest::create(fs, dir, number, database, 1, &state.as_edit())?;
-        manifest.stage(fs, dir)?;
-        sync_ancestors(fs, dir)?;
-        manifest.publish(fs, dir)
+/// Gives the files of the newest state a second name, and writes a manifest for them.
+fn copy_into(engine: &Engine, dir: &Path) -> Result<()> {
+    // Once this is closed, another process may open it and remove what only this one still
+    // needs.
+    let _closing = lock(&engine.closing);
+    engine.check_open()?;
+    let mut state = engine.versions.lock().state.clone();
+    state.segments = PersistentMap::new();
+    let number = FileNumber(state.file_ceiling);
+    state.file_ceiling += 1;
+    let tables = state.version.tables();
+    let tables = tables.map(|(_, _, table)| FileKind::Table(table.meta().number));
+    let blobs = state.version.blobs().keys().copied().map(FileKind::Blob);
+    let fs = engine.fs();
+    for file in tables.chain(blobs) {
+        fs.link_or_copy(&file.path(&engine.files.dir), &file.path(dir))?;
     }
+    let database = fs.random();
+    let mut manifest = Manifest::create(fs, dir, number, database, 1, &state.as_edit())?;
+    manifest.stage(fs, dir)?;
+    sync_ancestors(fs, dir)?;
+    manifest.publish(fs, dir)
 }
 
 /// Makes the folder, which must be new or empty, and locks it, so that nobody opens it half-way.

@@ -16,15 +16,22 @@ use std::time::Duration;
 use terrace_base::{FileNumber, RangeSet, Result, SeqNo, UserKey, mutant};
 use terrace_compaction::{
     BlobFiles, Compaction, CompactionKind, Keeps, KeyRange, LEVELS, MergeOptions, MergeResult,
-    OlderRuns, Rules, Version, VersionEdit, damaged_table, pick, pick_range, rewrite_in_place,
+    OlderRuns, PickOptions, Rules, Version, VersionEdit, damaged_table, pick, pick_newest,
+    pick_range, rewrite_in_place,
 };
 
 use crate::background::signals::Task;
 use crate::engine::Engine;
+use crate::engine::forgetting::MANY_DELETES;
+use crate::jobs::blob_gc::{blobs_due, blobs_pile_up, tend_blobs};
+use crate::jobs::flush::{combine_for_good, complete, horizon};
+use crate::jobs::space::with_reserve;
 use crate::jobs::table_outputs::NewTables;
 use crate::logging::{Plain, event};
-use crate::storage::blob_files::{self, Want};
+use crate::read::blob::Want;
 
+/// A merge of level 0 that nobody asked for may rewrite so many bytes for each of its own.
+const WORTH: u64 = 16;
 /// With so many runs in level 0 callers that add one wait, and for how long at most.
 const CROWDED: usize = 32;
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
@@ -48,214 +55,235 @@ impl MergeBase {
     }
 }
 
-impl Engine {
-    /// Picks one compaction and runs it; false if none is due.
-    pub(crate) fn compact_once(&self, idle: bool) -> Result<bool> {
-        let options = self.pick_options(idle);
-        self.run_claimed(true, |version, busy| pick(version, &options, busy))
-    }
+/// Picks one compaction and runs it; false if none is due.
+pub(crate) fn compact_once(engine: &Engine, idle: bool) -> Result<bool> {
+    let options = pick_options(engine, idle);
+    run_claimed(engine, true, |version, busy| pick(version, &options, busy))
+}
 
-    /// What the background does: a compaction that is worth it, or, where large values that are
-    /// dead pile up, a step towards giving them back; false if nothing is due.
-    pub(crate) fn compact_if_worth(&self, idle: bool) -> Result<bool> {
-        let runs = self.views.cell.load().version.level(0).runs.len();
-        let due = self.options.tuning.level0_runs;
-        if runs <= 2 * due && self.blobs_pile_up() && self.tend_blobs(idle)? {
-            return Ok(true);
-        }
-        let gives_way = runs <= 4 * due || mutant("always-gives-way");
-        self.run_claimed(gives_way, |version, busy| {
-            // Under the lock: a caller that pushes down follows the tables that it has found.
-            let options = match self.pushing.load(Ordering::SeqCst) {
-                0 => self.pick_worthy(idle),
-                _ => self.pick_options(idle),
-            };
-            pick(version, &options, busy)
-        })
+/// What the background does: a compaction that is worth it, or, where large values that are
+/// dead pile up, a step towards giving them back; false if nothing is due.
+pub(crate) fn compact_if_worth(engine: &Engine, idle: bool) -> Result<bool> {
+    let runs = engine.views.cell.load().version.level(0).runs.len();
+    let due = engine.options.tuning.level0_runs;
+    if runs <= 2 * due && blobs_pile_up(engine) && tend_blobs(engine, idle)? {
+        return Ok(true);
     }
-
-    /// Waits while level 0 is crowded and compaction can do something about it, at most two seconds:
-    /// a merge may be very long. For callers that are about to add a run.
-    pub(crate) fn wait_for_level0(&self) {
-        if self.options.tuning.manual || mutant("crowded-level") {
-            return;
-        }
-        let until = self.clock().monotonic() + LONGEST_WAIT;
-        let done = || {
-            let version = self.views.cell.load().version.clone();
-            let is_stuck = || {
-                self.background.running.load(Ordering::Acquire) == 0
-                    && pick(&version, &self.pick_options(false), &HashSet::new()).is_none()
-            };
-            version.level(0).runs.len() < CROWDED || self.clock().monotonic() >= until || is_stuck()
+    let gives_way = runs <= 4 * due || mutant("always-gives-way");
+    run_claimed(engine, gives_way, |version, busy| {
+        // Under the lock: a caller that pushes down follows the tables that it has found.
+        let options = match engine.pushing.load(Ordering::SeqCst) {
+            0 => pick_worthy(engine, idle),
+            _ => pick_options(engine, idle),
         };
-        // Where compaction fails, its error is no reason not to add a run.
-        drop(self.background.wait_for(Task::Compaction, done));
-    }
+        pick(version, &options, busy)
+    })
+}
 
-    /// Takes the tables that hold keys of `range` now down to the last level, level by level. Those
-    /// that others add later are left alone, so that this ends beside any load.
-    pub(crate) fn push_down(&self, range: &KeyRange<'_>) -> Result<()> {
-        let _pushing = Pushing::new(self);
-        let upto = newest_at(&self.views.cell.load().version, 0);
-        for level in 0..LEVELS {
-            let version = self.views.cell.load().version.clone();
-            let mut left = wanted_at(&version, level, range);
-            let mut waiting = None;
-            while !left.is_empty() {
-                self.check_writable()?;
-                let options = self.pick_options(true);
-                let among = |n: usize, table: FileNumber| n == level && left.contains(&table);
-                let pick = |version: &Version, busy: &HashSet<FileNumber>| {
-                    pick_range(version, range, &among, &options, busy)
-                };
-                if self.run_claimed(false, pick)? {
-                    waiting = None;
-                } else {
-                    let version = self.views.cell.load().version.clone();
-                    // What a running job keeps from being picked waits until that has ended.
-                    if pick(&version, &HashSet::new()).is_none() {
-                        break;
-                    }
-                    waiting.get_or_insert_with(|| self.claims.wait());
-                    self.claims.wait_for_release();
+/// Waits while level 0 is crowded and compaction can do something about it, at most two seconds:
+/// a merge may be very long. For callers that are about to add a run.
+pub(crate) fn wait_for_level0(engine: &Engine) {
+    if engine.options.tuning.manual || mutant("crowded-level") {
+        return;
+    }
+    let until = engine.clock().monotonic() + LONGEST_WAIT;
+    let done = || {
+        let version = engine.views.cell.load().version.clone();
+        let is_stuck = || {
+            engine.background.running.load(Ordering::Acquire) == 0
+                && pick(&version, &pick_options(engine, false), &HashSet::new()).is_none()
+        };
+        version.level(0).runs.len() < CROWDED || engine.clock().monotonic() >= until || is_stuck()
+    };
+    // Where compaction fails, its error is no reason not to add a run.
+    drop(engine.background.wait_for(Task::Compaction, done));
+}
+
+/// Takes the tables that hold keys of `range` now down to the last level, level by level. Those
+/// that others add later are left alone, so that this ends beside any load.
+pub(crate) fn push_down(engine: &Engine, range: &KeyRange<'_>) -> Result<()> {
+    let _pushing = Pushing::new(engine);
+    let upto = newest_at(&engine.views.cell.load().version, 0);
+    for level in 0..LEVELS {
+        let version = engine.views.cell.load().version.clone();
+        let mut left = wanted_at(&version, level, range);
+        let mut waiting = None;
+        while !left.is_empty() {
+            engine.check_writable()?;
+            let options = pick_options(engine, true);
+            let among = |n: usize, table: FileNumber| n == level && left.contains(&table);
+            let pick = |version: &Version, busy: &HashSet<FileNumber>| {
+                pick_range(version, range, &among, &options, busy)
+            };
+            if run_claimed(engine, false, pick)? {
+                waiting = None;
+            } else {
+                let version = engine.views.cell.load().version.clone();
+                // What a running job keeps from being picked waits until that has ended.
+                if pick(&version, &HashSet::new()).is_none() {
+                    break;
                 }
-                let version = self.views.cell.load().version.clone();
-                let now = wanted_at(&version, level, range);
-                left.retain(|table| now.contains(table));
-                if level == 0 {
-                    // A merge within level 0 that ran at the call has left its output there.
-                    left.extend(
-                        now.into_iter()
-                            .filter(|table| is_upto(&version, *table, upto)),
-                    );
-                }
+                waiting.get_or_insert_with(|| engine.claims.wait());
+                engine.claims.wait_for_release();
+            }
+            let version = engine.views.cell.load().version.clone();
+            let now = wanted_at(&version, level, range);
+            left.retain(|table| now.contains(table));
+            if level == 0 {
+                // A merge within level 0 that ran at the call has left its output there.
+                left.extend(
+                    now.into_iter()
+                        .filter(|table| is_upto(&version, *table, upto)),
+                );
             }
         }
-        Ok(())
     }
+    Ok(())
+}
 
-    /// Claims the tables of what `choose` picks, and runs it; false if it picked nothing, or if it
-    /// `gives_way` to a caller that waits.
-    fn run_claimed(
-        &self,
-        gives_way: bool,
-        choose: impl FnOnce(&Version, &HashSet<FileNumber>) -> Option<Compaction>,
-    ) -> Result<bool> {
-        let mut base = None;
-        let claimed = self.claims.claim(gives_way, |busy| {
-            // Loaded under the lock: the inputs of a job that has ended must not be in it any more.
-            let version = self.views.cell.load().version.clone();
-            let compaction = choose(&version, busy)?;
-            base = Some(MergeBase::of(&compaction, &version));
-            Some(compaction)
-        });
-        let (Some((compaction, busy)), Some(base)) = (claimed, base) else {
-            return Ok(false);
-        };
-        let result = self.run_compaction(&compaction, &base);
-        drop((busy, base, compaction));
-        self.background.wake(Task::Compaction); // Steps may be possible that the claims ruled out.
-        result.map(|()| true)
-    }
+/// Claims the tables of what `choose` picks, and runs it; false if it picked nothing, or if it
+/// `gives_way` to a caller that waits.
+fn run_claimed(
+    engine: &Engine,
+    gives_way: bool,
+    choose: impl FnOnce(&Version, &HashSet<FileNumber>) -> Option<Compaction>,
+) -> Result<bool> {
+    let mut base = None;
+    let claimed = engine.claims.claim(gives_way, |busy| {
+        // Loaded under the lock: the inputs of a job that has ended must not be in it any more.
+        let version = engine.views.cell.load().version.clone();
+        let compaction = choose(&version, busy)?;
+        base = Some(MergeBase::of(&compaction, &version));
+        Some(compaction)
+    });
+    let (Some((compaction, busy)), Some(base)) = (claimed, base) else {
+        return Ok(false);
+    };
+    let result = run_compaction(engine, &compaction, &base);
+    drop((busy, base, compaction));
+    engine.background.wake(Task::Compaction); // Steps may be possible that the claims ruled out.
+    result.map(|()| true)
+}
 
-    /// Removes the table `number`, if it goes as a `whole`, or writes it again; false if it is
-    /// being merged: then the result is to be looked at.
-    pub(crate) fn rewrite(&self, number: FileNumber, whole: bool) -> Result<bool> {
-        let options = self.pick_options(true);
-        self.run_claimed(true, |version, busy| {
-            rewrite_in_place(version, &options, busy, number, whole)
-        })
-    }
+/// Removes the table `number`, if it goes as a `whole`, or writes it again; false if it is
+/// being merged: then the result is to be looked at.
+pub(crate) fn rewrite(engine: &Engine, number: FileNumber, whole: bool) -> Result<bool> {
+    let options = pick_options(engine, true);
+    run_claimed(engine, true, |version, busy| {
+        rewrite_in_place(version, &options, busy, number, whole)
+    })
+}
 
-    fn run_compaction(&self, compaction: &Compaction, base: &MergeBase) -> Result<()> {
-        let result = match compaction.kind {
-            CompactionKind::Move | CompactionKind::Remove => compaction
-                .edit(&MergeResult::default())
-                .and_then(|edit| self.install(&edit)),
-            CompactionKind::Merge => self.with_reserve(|| {
-                let stop = || self.background.lock().stop;
-                self.merge_down(compaction, base, &stop)
-            }),
-        };
-        if let Err(error) = &result
-            && damaged_table(error).is_some()
-        {
-            // The read that found it has set it aside: it is picked no more, and reads say why.
-            event!(
-                error,
-                "a table is damaged, and is set aside: {}",
-                Plain(error)
-            );
-        }
-        self.background.progressed();
-        self.heed(result)
+fn run_compaction(engine: &Engine, compaction: &Compaction, base: &MergeBase) -> Result<()> {
+    let result = match compaction.kind {
+        CompactionKind::Move | CompactionKind::Remove => compaction
+            .edit(&MergeResult::default())
+            .and_then(|edit| engine.install(&edit)),
+        CompactionKind::Merge => with_reserve(engine, || {
+            let stop = || engine.background.lock().stop;
+            merge_down(engine, compaction, base, &stop)
+        }),
+    };
+    if let Err(error) = &result
+        && damaged_table(error).is_some()
+    {
+        // The read that found it has set it aside: it is picked no more, and reads say why.
+        event!(
+            error,
+            "a table is damaged, and is set aside: {}",
+            Plain(error)
+        );
     }
+    engine.background.progressed();
+    engine.heed(result)
+}
 
-    /// Merges what `compaction` says, unless `should_stop` meanwhile, and installs the result.
-    pub(crate) fn merge_down(
-        &self,
-        compaction: &Compaction,
-        base: &MergeBase,
-        should_stop: &dyn Fn() -> bool,
-    ) -> Result<()> {
-        let mut tables = NewTables::new(self);
-        tables.blobs.separates = true;
-        let written = self.write_merged(compaction, base, &mut tables, should_stop);
-        tables.written();
-        let installed = written.and_then(|edit| self.install(&edit));
-        if installed.is_err() {
-            tables.discard();
-        }
-        installed
+/// Merges what `compaction` says, unless `should_stop` meanwhile, and installs the result.
+pub(crate) fn merge_down(
+    engine: &Engine,
+    compaction: &Compaction,
+    base: &MergeBase,
+    should_stop: &dyn Fn() -> bool,
+) -> Result<()> {
+    let mut tables = NewTables::new(engine);
+    tables.blobs.separates = true;
+    let written = write_merged(engine, compaction, base, &mut tables, should_stop);
+    tables.written();
+    let installed = written.and_then(|edit| engine.install(&edit));
+    if installed.is_err() {
+        tables.discard();
     }
+    installed
+}
 
-    /// The merged tables, on disk and read back, and the edit that puts them in place of the
-    /// inputs.
-    fn write_merged(
-        &self,
-        compaction: &Compaction,
-        base: &MergeBase,
-        tables: &mut NewTables<'_>,
-        should_stop: &dyn Fn() -> bool,
-    ) -> Result<VersionEdit> {
-        // Only what an edit has made durable: a crash that kept this job's edit must not lose the
-        // drop.
-        let dropped = self.versions.lock().state.dropped_keyspaces();
-        let horizon = self.horizon(dropped);
-        let may_hold = |key: UserKey<'_>| base.older.may_hold(key);
-        let policies = &self.context.policies;
-        let combine = |key: UserKey<'_>, parts: &[&[u8]]| self.combine_for_good(key, parts);
-        let keeps = |key: UserKey<'_>, value: &[u8]| policies.keeps(key, value);
-        let keeps: &Keeps<'_> = &keeps;
-        let fetch = |key: UserKey<'_>, stored: &[u8]| {
-            let value = blob_files::read(&base.blobs, key, stored, Want::Whole);
-            value.ok().map(|value| value.to_vec())
-        };
-        let options = MergeOptions {
-            // The same holds for the ranges: the version has those of edits alone.
-            rules: Rules {
-                keeps: policies.has_filters().then_some(keeps),
-                fetch: Some(&fetch),
-                ..horizon.rules(&base.deleted, &may_hold, &combine)
-            },
-            target_size: self.options.tuning.table_bytes,
-            memory: self.options.job_memory(),
-            packings: &compaction.packings,
-            should_stop,
-        };
-        let result = terrace_compaction::merge(compaction.entries(), &options, tables)?;
-        self.complete(&result.tables)?;
-        self.counters.compacted(&result);
-        compaction.edit(&result)
-    }
+/// The merged tables, on disk and read back, and the edit that puts them in place of the
+/// inputs.
+fn write_merged(
+    engine: &Engine,
+    compaction: &Compaction,
+    base: &MergeBase,
+    tables: &mut NewTables<'_>,
+    should_stop: &dyn Fn() -> bool,
+) -> Result<VersionEdit> {
+    // Only what an edit has made durable: a crash that kept this job's edit must not lose the
+    // drop.
+    let dropped = engine.versions.lock().state.dropped_keyspaces();
+    let horizon = horizon(engine, dropped);
+    let may_hold = |key: UserKey<'_>| base.older.may_hold(key);
+    let policies = &engine.context.policies;
+    let combine = |key: UserKey<'_>, parts: &[&[u8]]| combine_for_good(engine, key, parts);
+    let keeps = |key: UserKey<'_>, value: &[u8]| policies.keeps(key, value);
+    let keeps: &Keeps<'_> = &keeps;
+    let fetch = |key: UserKey<'_>, stored: &[u8]| {
+        let value = crate::read::blob::read(&base.blobs, key, stored, Want::Whole);
+        value.ok().map(|value| value.to_vec())
+    };
+    let options = MergeOptions {
+        // The same holds for the ranges: the version has those of edits alone.
+        rules: Rules {
+            keeps: policies.has_filters().then_some(keeps),
+            fetch: Some(&fetch),
+            ..horizon.rules(&base.deleted, &may_hold, &combine)
+        },
+        target_size: engine.options.tuning.table_bytes,
+        memory: engine.options.job_memory(),
+        packings: &compaction.packings,
+        should_stop,
+    };
+    let result = terrace_compaction::merge(compaction.entries(), &options, tables)?;
+    complete(engine, &result.tables)?;
+    engine.views.note_forgotten(result.forgotten);
+    engine.counters.compacted(&result);
+    compaction.edit(&result)
+}
 
-    pub(crate) fn install(&self, edit: &VersionEdit) -> Result<()> {
-        self.versions.log_and_apply(edit, |_, version| {
-            self.views.install(|view| view.version = version.clone());
-        })?;
-        Ok(())
+/// How compactions are picked now.
+pub(crate) fn pick_options(engine: &Engine, idle: bool) -> PickOptions {
+    let tuning = &engine.options.tuning;
+    PickOptions {
+        level0_runs: if idle { 1 } else { tuning.level0_runs },
+        base_bytes: tuning.base_level_bytes,
+        packings: (*engine.context.policies.packings()).clone(),
+        settled: horizon(engine, Vec::new()).stripes.settled(),
+        idle,
+        ..PickOptions::default()
     }
+}
+
+/// The same for the background, whose merges must be worth what they cost.
+pub(crate) fn pick_worthy(engine: &Engine, idle: bool) -> PickOptions {
+    PickOptions {
+        worth: WORTH,
+        blob_bytes: blobs_due(engine),
+        ..pick_options(engine, idle)
+    }
+}
+
+/// True if so many range deletes or dropped keyspaces are kept that they are to be worked off
+/// before the database is idle.
+pub(crate) fn has_many_deletes(engine: &Engine) -> bool {
+    let dropped = || engine.versions.lock().state.dropped.len();
+    engine.views.cell.load().version.deleted().len() > MANY_DELETES || dropped() > MANY_DELETES
 }
 
 /// A caller takes tables down: no merge within level 0 begins.
@@ -294,6 +322,19 @@ fn wanted_at(version: &Version, level: usize, range: &KeyRange<'_>) -> HashSet<F
     let tables = runs.flat_map(|run| run.tables().iter());
     let wanted = tables.filter(|table| range.touches(table));
     wanted.map(|table| table.number()).collect()
+}
+
+/// Merges the newest runs of level 0 if there are many. REQUIRES: no job runs, nor begins.
+pub(crate) fn tidy_level0(engine: &Engine) -> Result<()> {
+    let version = engine.views.cell.load().version.clone();
+    let options = pick_options(engine, false);
+    match pick_newest(&version, &options) {
+        Some(compaction) => {
+            let base = MergeBase::of(&compaction, &version);
+            merge_down(engine, &compaction, &base, &|| false)
+        }
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]

@@ -1,10 +1,12 @@
 use std::sync::{Mutex, mpsc};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use terrace_base::vfs::MemVfs;
 use terrace_compaction::{KeyRange, pick_range};
 
+use crate::jobs::compact::{compact_if_worth, pick_options, wait_for_level0};
+use crate::jobs::flush::flush;
 use crate::options::keyspace::KeyspaceOptions;
 use crate::{Db, Keyspace, Options};
 
@@ -39,10 +41,10 @@ fn the_background_gives_way_to_callers_until_level_0_has_many_runs() {
     let db = with_runs(16);
     let engine = db.shared();
     let waiting = engine.claims.wait();
-    assert!(!engine.compact_if_worth(false).unwrap());
+    assert!(!compact_if_worth(engine, false).unwrap());
     assert_eq!(runs(&db), 16);
     add_runs(&db, 1);
-    assert!(engine.compact_if_worth(false).unwrap());
+    assert!(compact_if_worth(engine, false).unwrap());
     assert_eq!(runs(&db), 0);
     drop(waiting);
 }
@@ -52,7 +54,7 @@ fn the_background_gives_way_to_callers_until_level_0_has_many_runs() {
 fn new_runs_are_merged_with_each_other_beside_a_long_merge() {
     let db = with_runs(4);
     let engine = db.shared();
-    let options = engine.pick_options(true);
+    let options = pick_options(engine, true);
     let (_, busy) = engine
         .claims
         .claim(false, |busy| {
@@ -61,10 +63,10 @@ fn new_runs_are_merged_with_each_other_beside_a_long_merge() {
         })
         .unwrap();
     add_runs(&db, 4);
-    assert!(!engine.compact_if_worth(false).unwrap());
+    assert!(!compact_if_worth(engine, false).unwrap());
     assert_eq!(runs(&db), 8);
     add_runs(&db, 1);
-    assert!(engine.compact_if_worth(false).unwrap());
+    assert!(compact_if_worth(engine, false).unwrap());
     assert_eq!(runs(&db), 5);
     drop(busy);
     db.wait_idle().unwrap();
@@ -92,9 +94,9 @@ fn large_values_make_level_0_due_by_their_bytes() {
     db.compact_all().unwrap();
     let engine = db.shared();
     overwrite();
-    assert!(!engine.compact_if_worth(false).unwrap());
+    assert!(!compact_if_worth(engine, false).unwrap());
     overwrite();
-    assert!(engine.compact_if_worth(false).unwrap());
+    assert!(compact_if_worth(engine, false).unwrap());
     assert_eq!(runs(&db), 0);
 }
 
@@ -111,7 +113,7 @@ fn stuck(count: usize) -> (mpsc::Sender<()>, Db, Keyspace) {
     let slow = db.create_keyspace("slow", slow).unwrap();
     while runs(&db) < count {
         slow.put("k", "v").unwrap();
-        db.shared().flush().unwrap(); // Not that of the handle, which waits.
+        flush(db.shared()).unwrap(); // Not that of the handle, which waits.
     }
     (release, db, slow)
 }
@@ -120,12 +122,13 @@ fn stuck(count: usize) -> (mpsc::Sender<()>, Db, Keyspace) {
 #[test]
 fn callers_pay_for_the_runs_that_they_add() {
     let (release, db, slow) = stuck(25);
-    let begun = Instant::now();
+    let now = || db.shared().clock().monotonic();
+    let begun = now();
     slow.put("k", "v").unwrap();
     db.flush().unwrap();
-    let flushed = begun.elapsed();
+    let flushed = now() - begun;
     slow.ingest([("l", "v")]).unwrap();
-    let ingested = begun.elapsed() - flushed;
+    let ingested = now() - begun - flushed;
     drop(release);
     // The price is some 100 ms with 25 runs.
     let least = Duration::from_millis(80);
@@ -143,7 +146,7 @@ fn callers_that_add_runs_wait_while_level_0_is_crowded() {
             thread::sleep(Duration::from_millis(200));
             drop(release);
         });
-        engine.wait_for_level0();
+        wait_for_level0(engine);
         let left = runs(&db);
         assert!(left < 32, "{left} runs");
     });

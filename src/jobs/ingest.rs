@@ -28,13 +28,12 @@
 //! one given counts.
 
 use std::collections::VecDeque;
-use std::error::Error as StdError;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use terrace_base::{
-    Error, ErrorKind, InternalIterator, KeyRef, KeyspaceId, MergingIterator, RangeSet, Result,
-    SeqNo, UserKey, ValueKind, mutant,
+    Error, ErrorKind, InternalIterator, KeyRef, KeyspaceId, RangeSet, Result, SeqNo, UserKey,
+    ValueKind, mutant,
 };
 use terrace_compaction::{
     AddedTable, BlobMeta, Flushed, MergeOptions, MergeResult, Packings, Rules, RunIter, Stripes,
@@ -44,14 +43,17 @@ use terrace_compaction::{
 use crate::background::signals::Task;
 use crate::commit::committer::closed;
 use crate::engine::Engine;
-use crate::jobs::ingest_sorter::Sorter;
+use crate::jobs::compact::wait_for_level0;
+use crate::jobs::flush::{complete, flush};
+use crate::jobs::log_segments::release_log;
+use crate::jobs::pacing::pace_run;
 use crate::jobs::table_outputs::NewTables;
-use crate::keyspace::catalogue::{Keyspace, KeyspaceState};
+use crate::keyspace::state::KeyspaceState;
 use crate::options::Durability;
-use crate::sync::{Condvar, Mutex, Rank, lock};
+use crate::sync::lock;
 use crate::write::batch::check_lengths;
 use crate::write::payload::encode_clock;
-use crate::write::write::{Entries as Held, Write};
+use crate::write::prepared::{Entries as Held, Write};
 
 /// How far above the last sequence number an ingest of a small input takes its own. A look-ahead
 /// reads that much of it.
@@ -78,19 +80,19 @@ pub struct IngestProgress {
 }
 
 /// An entry: key, kind and stored value.
-pub(super) type Taken = (Vec<u8>, ValueKind, Vec<u8>);
+pub(crate) type Taken = (Vec<u8>, ValueKind, Vec<u8>);
 
 /// Entries in the order of their keys, forwards only.
-pub(super) trait Entries {
+pub(crate) trait Entries {
     /// The next entry.
     fn next(&mut self) -> Result<Option<Taken>>;
 }
 
 /// What the caller gives, checked.
-struct Checked<I> {
-    input: I,
-    last: Option<Vec<u8>>,
-    expires: Option<u64>,
+pub(crate) struct Checked<I> {
+    pub(crate) input: I,
+    pub(crate) last: Option<Vec<u8>>,
+    pub(crate) expires: Option<u64>,
 }
 
 impl<I, K, V> Entries for Checked<I>
@@ -164,9 +166,9 @@ impl Entries for Peeked<'_> {
 }
 
 /// The newest version of each key of sorted pieces.
-struct Newest<I> {
-    input: I,
-    started: bool,
+pub(crate) struct Newest<I> {
+    pub(crate) input: I,
+    pub(crate) started: bool,
 }
 
 impl<I: InternalIterator> Entries for Newest<I> {
@@ -234,393 +236,204 @@ impl InternalIterator for Numbered<'_> {
     }
 }
 
-impl Keyspace {
-    /// Writes many entries as one write, straight into tables: several times as fast as batches,
-    /// and written once. Over what is there already, if anything is. The entries come sorted by
-    /// strictly rising key. The write's sequence number, which is the version of each key.
-    ///
-    /// They get the keyspace's default expiry, counted from the call.
-    ///
-    /// Other writes go on meanwhile, but for the moment of the commit, when they wait until memory
-    /// is flushed. What the ingest returned is durable, whatever the database's durability.
-    ///
-    /// ```
-    /// # fn main() -> terrace::Result<()> {
-    /// let db = terrace::Db::in_memory()?;
-    /// db.ingest((0..1000u32).map(|n| (n.to_be_bytes(), n.to_string())))?;
-    /// assert_eq!(db.get(7u32.to_be_bytes())?.unwrap(), "7");
-    /// # Ok(()) }
-    /// ```
-    ///
-    /// An input that may fail goes to [`Keyspace::try_ingest`].
-    ///
-    /// # Errors
-    /// `Invalid` if a key does not rise, or for a key or value that is too long; those of writing
-    /// tables. Nothing is written then.
-    pub fn ingest<K, V>(&self, entries: impl IntoIterator<Item = (K, V)>) -> Result<SeqNo>
-    where
-        K: AsRef<[u8]>,
-        V: AsRef<[u8]>,
-    {
-        self.ingest_checked(entries.into_iter().map(Ok))
+/// When what an ingest that begins now writes expires.
+pub(crate) fn deadline_of_ingest(engine: &Engine, keyspace: &KeyspaceState) -> Option<u64> {
+    let expires = engine.context.deadline(keyspace.expiry());
+    if expires.is_some() {
+        keyspace.note_expiring();
     }
+    expires
+}
 
-    /// Writes many entries as one write, as [`Keyspace::ingest`] does, from an input that may fail,
-    /// as a file may. The first error ends it, and nothing is written.
-    ///
-    /// ```
-    /// # fn main() -> terrace::Result<()> {
-    /// use std::error::Error as _;
-    /// use std::io::{self, BufRead};
-    ///
-    /// let db = terrace::Db::in_memory()?;
-    /// let load = |text: &'static [u8]| {
-    ///     let lines = text.lines().map(|line| line.map(|line| (line, "")));
-    ///     db.try_ingest(lines)
-    /// };
-    /// load(b"apple\npear\n")?;
-    /// let error = load(b"quince\n\xff\n").unwrap_err();
-    /// assert_eq!(error.kind(), terrace::ErrorKind::Other);
-    /// assert!(error.source().unwrap().is::<io::Error>());
-    /// assert_eq!(db.iter().count(), 2);
-    /// # Ok(()) }
-    /// ```
-    ///
-    /// # Errors
-    /// `Other` if the input fails: its error is the [source](std::error::Error::source); else as
-    /// for [`Keyspace::ingest`].
-    pub fn try_ingest<K, V, E>(
-        &self,
-        entries: impl IntoIterator<Item = Result<(K, V), E>>,
-    ) -> Result<SeqNo>
-    where
-        K: AsRef<[u8]>,
-        V: AsRef<[u8]>,
-        E: Into<Box<dyn StdError + Send + Sync>>,
-    {
-        self.ingest_checked(entries.into_iter().map(|item| item.map_err(Error::other)))
+/// The result of a step of an ingest, `Closed` if the database was closed meanwhile: then the
+/// next opener removes its tables.
+pub(crate) fn or_closed<T>(engine: &Engine, result: Result<T>) -> Result<T> {
+    let is_closed = || engine.closed.load(Ordering::Acquire);
+    match result {
+        Err(error) if error.kind() == ErrorKind::Io && is_closed() => Err(closed()),
+        result => result,
     }
+}
 
-    fn ingest_checked<K, V>(&self, entries: impl Iterator<Item = Result<(K, V)>>) -> Result<SeqNo>
-    where
-        K: AsRef<[u8]>,
-        V: AsRef<[u8]>,
-    {
-        let engine = self.handle.writer()?;
-        let mut entries = Checked {
-            input: entries,
-            last: None,
-            expires: engine.deadline_of_ingest(&self.state),
-        };
-        engine.or_closed(engine.ingest(&self.state, &mut entries))
-    }
-
-    /// The same for entries in any order, of which the last one of each key counts. They are sorted
-    /// in pieces of up to `memory` bytes, which lie in the database's directory until it is done.
-    /// `progress` is called now and then.
-    ///
-    /// # Errors
-    /// As for [`Keyspace::ingest`], the order aside.
-    pub fn ingest_unsorted<K, V>(
-        &self,
-        entries: impl IntoIterator<Item = (K, V)>,
-        memory: usize,
-        progress: impl FnMut(IngestProgress),
-    ) -> Result<SeqNo>
-    where
-        K: AsRef<[u8]>,
-        V: AsRef<[u8]>,
-    {
-        self.sort_and_ingest(entries.into_iter().map(Ok), memory, progress)
-    }
-
-    /// Writes many entries in any order as one write, as [`Keyspace::ingest_unsorted`] does, from
-    /// an input that may fail. The first error ends it, and nothing is written.
-    ///
-    /// # Errors
-    /// As for [`Keyspace::try_ingest`], the order aside.
-    pub fn try_ingest_unsorted<K, V, E>(
-        &self,
-        entries: impl IntoIterator<Item = Result<(K, V), E>>,
-        memory: usize,
-        progress: impl FnMut(IngestProgress),
-    ) -> Result<SeqNo>
-    where
-        K: AsRef<[u8]>,
-        V: AsRef<[u8]>,
-        E: Into<Box<dyn StdError + Send + Sync>>,
-    {
-        let entries = entries.into_iter();
-        let entries = entries.map(|item| item.map_err(Error::other));
-        self.sort_and_ingest(entries, memory, progress)
-    }
-
-    fn sort_and_ingest<K, V>(
-        &self,
-        entries: impl Iterator<Item = Result<(K, V)>>,
-        memory: usize,
-        mut progress: impl FnMut(IngestProgress),
-    ) -> Result<SeqNo>
-    where
-        K: AsRef<[u8]>,
-        V: AsRef<[u8]>,
-    {
-        let engine = self.handle.writer()?;
-        let expires = engine.deadline_of_ingest(&self.state);
-        let mut sorter = Sorter::new(engine, self.state.id, memory, expires);
-        for item in entries {
-            let (key, value) = item?;
-            engine.or_closed(sorter.add(key.as_ref(), value.as_ref(), &mut progress))?;
+pub(crate) fn ingest(
+    engine: &Engine,
+    keyspace: &KeyspaceState,
+    entries: &mut dyn Entries,
+) -> Result<SeqNo> {
+    engine.check_writable()?;
+    keyspace.check_alive()?;
+    let packings = engine.context.policies.packings();
+    let mut entries = Peeked::new(entries)?;
+    let small = entries.small;
+    let mut ahead = match small {
+        true => AHEAD_IF_SMALL,
+        false => AHEAD,
+    };
+    let mut seq = engine.committer.end().1.plus(ahead);
+    let entries: &mut dyn Entries = &mut entries;
+    let mut written = write_ingested(engine, keyspace.id, seq, entries, &packings, true)?;
+    let blobs = std::mem::take(&mut written.blobs);
+    let (mut tries, mut kept) = (0, None);
+    pace_run(engine); // Before the turn, for which others wait.
+    loop {
+        if written.tables.is_empty() {
+            return Ok(engine.committer.visible());
         }
-        let pieces = engine.or_closed(sorter.finish(&mut progress))?.into_iter();
-        let pieces: Vec<RunIter> = pieces.map(|piece| RunIter::over(piece, true)).collect();
-        let mut merged = Newest {
-            input: MergingIterator::new(pieces),
+        let metas = written.tables.clone();
+        let held = kept.is_some();
+        let turn = kept.take().unwrap_or_else(|| engine.ingests.take());
+        tries += 1;
+        match engine.heed(publish_ingested(engine, keyspace, seq, &metas, &blobs)) {
+            Ok(true) => {
+                note_in_log(engine);
+                engine.counters.flushed(&written);
+                engine.background.wake(Task::Compaction);
+                return Ok(seq);
+            }
+            Ok(false) => {}
+            Err(error) => {
+                discard(engine, &metas, &blobs);
+                return Err(error);
+            }
+        }
+        // Overtaken: the same once more under a higher number.
+        if small || tries > 1 {
+            kept = Some(turn).filter(|_| !mutant("ingests-outbid"));
+        }
+        if held || kept.is_none() {
+            ahead = ahead.saturating_mul(FARTHER);
+        }
+        seq = engine.committer.end().1.plus(ahead);
+        let store: Arc<dyn TableStore> = engine.files.clone();
+        let open = |meta: &TableMeta| TableFile::new(meta.clone(), store.clone());
+        let mut again = Newest {
+            input: RunIter::over(metas.iter().map(open).collect(), true),
             started: false,
         };
-        let result = engine.ingest(&self.state, &mut merged);
-        drop(merged); // The pieces become obsolete.
-        engine.files.remove_obsolete().ok(); // What cannot be removed now, the next open removes.
-        engine.or_closed(result)
+        let result = write_ingested(engine, keyspace.id, seq, &mut again, &packings, false);
+        drop(again);
+        discard(engine, &metas, if result.is_err() { &blobs } else { &[] });
+        written = result?;
     }
 }
 
-/// Whose turn it is to publish an ingest, and to write its tables again if that comes too late.
-///
-/// It is no lock: merge operators may run meanwhile, which are the caller's code.
-#[derive(Debug)]
-pub(crate) struct Turns {
-    /// Turns given out, and turns that have ended: first come, first served.
-    state: Mutex<(u64, u64)>,
-    ended: Condvar,
+/// Has the log go on above the number of an ingest. A manifest of before it, put back, is then
+/// told by the numbers that are missing, or by the log's end, which names a later edit.
+fn note_in_log(engine: &Engine) {
+    let clock = encode_clock(engine.context.now());
+    let parts = [clock.as_slice()];
+    let write = Write::new(&parts, 1, Held::None);
+    // The ingest is in, also without.
+    let durability = Durability::Buffered;
+    engine
+        .committer
+        .append(&write, durability, &[], &mut |_| ())
+        .ok();
 }
 
-impl Default for Turns {
-    fn default() -> Turns {
-        Turns {
-            state: Mutex::new(Rank::Leaf, (0, 0)),
-            ended: Condvar::new(),
-        }
-    }
+/// Removes tables and blob files that no edit lists. What cannot be removed now, the next open
+/// removes.
+fn discard(engine: &Engine, metas: &[TableMeta], blobs: &[BlobMeta]) {
+    let numbers = metas.iter().map(|meta| meta.number).collect();
+    let mut made = NewTables::made(engine, numbers);
+    made.blobs.numbers = blobs.iter().map(|blob| blob.number).collect();
+    made.discard();
 }
 
-impl Turns {
-    /// Waits for a turn, which ends with what is returned.
-    fn take(&self) -> Turn<'_> {
-        let mut state = lock(&self.state);
-        let mine = state.0;
-        state.0 += 1;
-        while state.1 != mine {
-            state = self.ended.wait(state);
+/// Writes entries into new tables, which are on disk and read back then; large values into blob
+/// files, if they are to be taken apart.
+pub(super) fn write_ingested(
+    engine: &Engine,
+    keyspace: KeyspaceId,
+    seq: SeqNo,
+    entries: &mut dyn Entries,
+    packings: &Packings,
+    separate: bool,
+) -> Result<MergeResult> {
+    let input = Numbered {
+        entries,
+        keyspace,
+        seq: if mutant("ingest-too-old") {
+            SeqNo::new(1)
+        } else {
+            seq
+        },
+        here: None,
+    };
+    let options = MergeOptions {
+        rules: Rules {
+            stripes: &Stripes::default(),
+            dropped_keyspaces: &[],
+            deleted: &RangeSet::default(),
+            oldest_snapshot: None,
+            may_exist_below: &|_| true,
+            folding: None,
+            keeps: None,
+            fetch: None,
+        },
+        target_size: engine.options.tuning.table_bytes,
+        memory: engine.options.job_memory(),
+        packings,
+        should_stop: &|| engine.background.lock().stop,
+    };
+    let mut tables = NewTables::new(engine);
+    tables.blobs.separates = separate;
+    let written = terrace_compaction::merge(input, &options, &mut tables).and_then(|result| {
+        if !mutant("ingest-without-sync") {
+            complete(engine, &result.tables)?;
         }
-        Turn(self)
+        Ok(result)
+    });
+    tables.written();
+    if written.is_err() {
+        tables.discard();
     }
+    written
 }
 
-struct Turn<'a>(&'a Turns);
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        lock(&self.0.state).1 += 1;
-        self.0.ended.notify_all();
+/// Makes the tables a part of the database; false if their number was overtaken.
+fn publish_ingested(
+    engine: &Engine,
+    keyspace: &KeyspaceState,
+    seq: SeqNo,
+    metas: &[TableMeta],
+    blobs: &[BlobMeta],
+) -> Result<bool> {
+    wait_for_level0(engine);
+    flush(engine)?; // So that little is left to do while writers wait.
+    let _gate = engine.committer.shut_gate()?;
+    flush(engine)?;
+    let _flushing = lock(&engine.flushing);
+    let Some((lsn, appended)) = engine.committer.boundary(None) else {
+        return Err(Error::corruption("something was written behind the gate"));
+    };
+    keyspace.check_alive()?;
+    if appended >= seq {
+        return Ok(false);
     }
-}
-
-impl Engine {
-    /// When what an ingest that begins now writes expires.
-    fn deadline_of_ingest(&self, keyspace: &KeyspaceState) -> Option<u64> {
-        let expires = self.context.deadline(keyspace.expiry());
-        if expires.is_some() {
-            keyspace.note_expiring();
-        }
-        expires
-    }
-
-    /// The result of a step of an ingest, `Closed` if the database was closed meanwhile: then the
-    /// next opener removes its tables.
-    fn or_closed<T>(&self, result: Result<T>) -> Result<T> {
-        let is_closed = || self.closed.load(Ordering::Acquire);
-        match result {
-            Err(error) if error.kind() == ErrorKind::Io && is_closed() => Err(closed()),
-            result => result,
-        }
-    }
-
-    fn ingest(&self, keyspace: &KeyspaceState, entries: &mut dyn Entries) -> Result<SeqNo> {
-        self.check_writable()?;
-        keyspace.check_alive()?;
-        let packings = self.context.policies.packings();
-        let mut entries = Peeked::new(entries)?;
-        let small = entries.small;
-        let mut ahead = match small {
-            true => AHEAD_IF_SMALL,
-            false => AHEAD,
-        };
-        let mut seq = self.committer.end().1.plus(ahead);
-        let entries: &mut dyn Entries = &mut entries;
-        let mut written = self.write_ingested(keyspace.id, seq, entries, &packings, true)?;
-        let blobs = std::mem::take(&mut written.blobs);
-        let (mut tries, mut kept) = (0, None);
-        self.views.pacer.pace_run(self); // Before the turn, for which others wait.
-        loop {
-            if written.tables.is_empty() {
-                return Ok(self.committer.visible());
-            }
-            let metas = written.tables.clone();
-            let held = kept.is_some();
-            let turn = kept.take().unwrap_or_else(|| self.ingests.take());
-            tries += 1;
-            match self.heed(self.publish_ingested(keyspace, seq, &metas, &blobs)) {
-                Ok(true) => {
-                    self.note_in_log();
-                    self.counters.flushed(&written);
-                    self.background.wake(Task::Compaction);
-                    return Ok(seq);
-                }
-                Ok(false) => {}
-                Err(error) => {
-                    self.discard(&metas, &blobs);
-                    return Err(error);
-                }
-            }
-            // Overtaken: the same once more under a higher number.
-            if small || tries > 1 {
-                kept = Some(turn).filter(|_| !mutant("ingests-outbid"));
-            }
-            if held || kept.is_none() {
-                ahead = ahead.saturating_mul(FARTHER);
-            }
-            seq = self.committer.end().1.plus(ahead);
-            let store: Arc<dyn TableStore> = self.files.clone();
-            let open = |meta: &TableMeta| TableFile::new(meta.clone(), store.clone());
-            let mut again = Newest {
-                input: RunIter::over(metas.iter().map(open).collect(), true),
-                started: false,
-            };
-            let result = self.write_ingested(keyspace.id, seq, &mut again, &packings, false);
-            drop(again);
-            self.discard(&metas, if result.is_err() { &blobs } else { &[] });
-            written = result?;
-        }
-    }
-
-    /// Has the log go on above the number of an ingest. A manifest of before it, put back, is then
-    /// told by the numbers that are missing, or by the log's end, which names a later edit.
-    fn note_in_log(&self) {
-        let clock = encode_clock(self.context.now());
-        let parts = [clock.as_slice()];
-        let write = Write::new(&parts, 1, Held::None);
-        // The ingest is in, also without.
-        let durability = Durability::Buffered;
-        self.committer
-            .append(&write, durability, &[], &mut |_| ())
-            .ok();
-    }
-
-    /// Removes tables and blob files that no edit lists. What cannot be removed now, the next open
-    /// removes.
-    fn discard(&self, metas: &[TableMeta], blobs: &[BlobMeta]) {
-        let numbers = metas.iter().map(|meta| meta.number).collect();
-        let mut made = NewTables::made(self, numbers);
-        made.blobs.numbers = blobs.iter().map(|blob| blob.number).collect();
-        made.discard();
-    }
-
-    /// Writes entries into new tables, which are on disk and read back then; large values into blob
-    /// files, if they are to be taken apart.
-    pub(super) fn write_ingested(
-        &self,
-        keyspace: KeyspaceId,
-        seq: SeqNo,
-        entries: &mut dyn Entries,
-        packings: &Packings,
-        separate: bool,
-    ) -> Result<MergeResult> {
-        let input = Numbered {
-            entries,
-            keyspace,
-            seq: if mutant("ingest-too-old") {
-                SeqNo::new(1)
-            } else {
-                seq
-            },
-            here: None,
-        };
-        let options = MergeOptions {
-            rules: Rules {
-                stripes: &Stripes::default(),
-                dropped_keyspaces: &[],
-                deleted: &RangeSet::default(),
-                oldest_snapshot: None,
-                may_exist_below: &|_| true,
-                folding: None,
-                keeps: None,
-                fetch: None,
-            },
-            target_size: self.options.tuning.table_bytes,
-            memory: self.options.job_memory(),
-            packings,
-            should_stop: &|| self.background.lock().stop,
-        };
-        let mut tables = NewTables::new(self);
-        tables.blobs.separates = separate;
-        let written = terrace_compaction::merge(input, &options, &mut tables).and_then(|result| {
-            if !mutant("ingest-without-sync") {
-                self.complete(&result.tables)?;
-            }
-            Ok(result)
+    // Newer than the runs that were flushed while the tables were written.
+    let run = engine.versions.new_file_number()?.0;
+    let added = |meta: &TableMeta| AddedTable {
+        level: 0,
+        run,
+        meta: meta.clone(),
+    };
+    let edit = VersionEdit {
+        added: metas.iter().map(added).collect(),
+        blobs_added: blobs.to_vec(),
+        flushed: Some(Flushed { lsn: lsn.0, seq }),
+        last_seq: Some(seq),
+        clock: Some(engine.context.now()),
+        ..VersionEdit::default()
+    };
+    engine.versions.log_and_apply(&edit, |_, version| {
+        engine.views.install(|view| {
+            view.version = version.clone();
+            view.tables_upto = seq;
         });
-        tables.written();
-        if written.is_err() {
-            tables.discard();
-        }
-        written
-    }
-
-    /// Makes the tables a part of the database; false if their number was overtaken.
-    fn publish_ingested(
-        &self,
-        keyspace: &KeyspaceState,
-        seq: SeqNo,
-        metas: &[TableMeta],
-        blobs: &[BlobMeta],
-    ) -> Result<bool> {
-        self.wait_for_level0();
-        self.flush()?; // So that little is left to do while writers wait.
-        let _gate = self.committer.shut_gate()?;
-        self.flush()?;
-        let _flushing = lock(&self.flushing);
-        let Some((lsn, appended)) = self.committer.boundary(None) else {
-            return Err(Error::corruption("something was written behind the gate"));
-        };
-        keyspace.check_alive()?;
-        if appended >= seq {
-            return Ok(false);
-        }
-        // Newer than the runs that were flushed while the tables were written.
-        let run = self.versions.new_file_number()?.0;
-        let added = |meta: &TableMeta| AddedTable {
-            level: 0,
-            run,
-            meta: meta.clone(),
-        };
-        let edit = VersionEdit {
-            added: metas.iter().map(added).collect(),
-            blobs_added: blobs.to_vec(),
-            flushed: Some(Flushed { lsn: lsn.0, seq }),
-            last_seq: Some(seq),
-            clock: Some(self.context.now()),
-            ..VersionEdit::default()
-        };
-        self.versions.log_and_apply(&edit, |_, version| {
-            self.views.install(|view| {
-                view.version = version.clone();
-                view.tables_upto = seq;
-            });
-        })?;
-        self.committer.advance(seq);
-        // It is done, whatever becomes of the log: the next flush releases it.
-        self.release_log(lsn).ok();
-        Ok(true)
-    }
+    })?;
+    engine.committer.advance(seq);
+    // It is done, whatever becomes of the log: the next flush releases it.
+    release_log(engine, lsn).ok();
+    Ok(true)
 }

@@ -1,4 +1,5 @@
-//! Sorting the input of an ingest: pieces that fit into memory, each written to tables that no edit lists.
+//! Sorting the input of an ingest: pieces that fit into memory, each written to tables that no edit
+//! lists.
 
 use std::sync::Arc;
 
@@ -6,7 +7,7 @@ use terrace_base::{KeyspaceId, Result, SeqNo};
 use terrace_compaction::{TableFile, TableMeta, TableStore};
 
 use crate::engine::Engine;
-use crate::jobs::ingest::{Entries, IngestProgress, Taken, put};
+use crate::jobs::ingest::{Entries, IngestProgress, Taken, put, write_ingested};
 use crate::write::batch::check_lengths;
 
 /// What an entry in memory costs beside its bytes.
@@ -113,7 +114,8 @@ impl<'e> Sorter<'e> {
             entries: self.entries.drain(..).peekable(),
             expires: self.expires,
         };
-        let written = self.engine.write_ingested(
+        let written = write_ingested(
+            self.engine,
             self.keyspace,
             seq,
             &mut sorted,

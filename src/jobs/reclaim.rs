@@ -1,5 +1,5 @@
-//! What is left of dropped keyspaces and deleted ranges: the tables that hold it are written again or removed, and what
-//! holds nothing any more is forgotten.
+//! What is left of dropped keyspaces and deleted ranges: the tables that hold it are written again
+//! or removed, and what holds nothing any more is forgotten.
 //!
 //! A merge leaves out what a drop or a range delete hides anyway; this file sees to the tables that
 //! no merge is due for. Range deletes that hide nothing leave the version many at a time, in one
@@ -11,29 +11,21 @@ use std::sync::Arc;
 use terrace_base::{
     DeletedRange, FileNumber, InternalIterator, KeyRef, KeyspaceId, Result, SeqNo, UserKey, mutant,
 };
-use terrace_compaction::{TableFile, Version, VersionEdit};
+use terrace_compaction::{Version, VersionEdit};
 use terrace_sstable::Table;
 
 use crate::engine::Engine;
+use crate::engine::forgetting::MANY_DELETES;
+use crate::jobs::compact::rewrite;
+use crate::jobs::flush::horizon;
+use crate::storage::touched::{touched, whole_keyspace};
 use crate::sync::lock;
 
 /// Range deletes that one edit forgets, at most.
 const FORGOTTEN_AT_ONCE: usize = 16 << 10;
-/// More range deletes than this, or dropped keyspaces, are not left to an idle database.
-pub(crate) const MANY_DELETES: usize = 256;
+
 /// Tables to be written again after which a look ends.
 const ENOUGH: usize = 4;
-
-/// What is about to be forgotten.
-#[derive(Debug, Default)]
-pub(crate) struct Forgetting {
-    /// Dropped keyspaces of which no entry is left, and how many views had been installed when that
-    /// was found. A reader of an older view may have begun before the drop, and still need the
-    /// keyspace's merge operator.
-    keyspaces: Option<(u64, Arc<Vec<KeyspaceId>>)>,
-    /// What the last look left, of range deletes and dropped keyspaces together.
-    left: usize,
-}
 
 /// Whether tables that hold what is deleted are written again, or only what nothing is left of is
 /// forgotten.
@@ -43,200 +35,169 @@ enum Effort {
     Forget,
 }
 
-impl Engine {
-    /// Takes a table that holds entries of a dropped keyspace or a deleted range, and removes it or
-    /// writes it again without them; false if there is none. Tables of level 0 are left to the
-    /// merge that they wait for anyway.
-    pub(crate) fn reclaim_once(&self) -> Result<bool> {
-        Ok(self.reclaim_keyspace(Effort::Rewrite)? || self.reclaim_range(Effort::Rewrite)?)
-    }
-
-    /// Forgets what nothing is left of, if range deletes and dropped keyspaces are many, and twice
-    /// as many as the last look left. Under load merges are due all the time, and come before
-    /// [`Engine::reclaim_once`].
-    pub(crate) fn forget_if_many(&self) -> Result<()> {
-        let kept = || {
-            let dropped = self.versions.lock().state.dropped.len();
-            dropped + self.views.cell.load().version.deleted().len()
-        };
-        let many = MANY_DELETES.max(2 * lock(&self.forgetting).left);
-        if kept() <= many || mutant("forget-when-idle") {
-            return Ok(());
-        }
-        while self.reclaim_keyspace(Effort::Forget)? || self.reclaim_range(Effort::Forget)? {}
-        lock(&self.forgetting).left = kept();
-        Ok(())
-    }
-
-    /// Forgets dropped keyspaces that no table holds an entry of, or takes a table that holds
-    /// entries of one that no reader sees.
-    fn reclaim_keyspace(&self, effort: Effort) -> Result<bool> {
-        if self.forget_unread()? {
-            return Ok(true);
-        }
-        let dropped = self.versions.lock().state.dropped_keyspaces();
-        if dropped.is_empty() {
-            return Ok(false);
-        }
-        let waiting = lock(&self.forgetting).keyspaces.clone();
-        let waits =
-            |id: &KeyspaceId| matches!(&waiting, Some((_, ids)) if ids.binary_search(id).is_ok());
-        let horizon = self.horizon(dropped);
-        let seen = |at: SeqNo| {
-            horizon
-                .oldest_snapshot
-                .is_some_and(|snapshot| snapshot < at)
-        };
-        let version = self.views.cell.load().version.clone();
-        let (mut gone, mut holders) = (Vec::new(), Vec::new());
-        let unseen = horizon.dropped.iter().copied();
-        for (id, at) in unseen.filter(|(id, at)| !seen(*at) && !waits(id)) {
-            match hidden_in(&version, &whole_keyspace(id, at))? {
-                None => gone.push(id),
-                Some((level, number, whole)) if level > 0 && effort == Effort::Rewrite => {
-                    holders.push((number, whole));
-                }
-                Some(_) => {}
-            }
-            if holders.len() >= ENOUGH || gone.len() >= FORGOTTEN_AT_ONCE {
-                break;
-            }
-        }
-        if !gone.is_empty() {
-            let found = (self.views.installed(), Arc::new(gone));
-            lock(&self.forgetting).keyspaces.get_or_insert(found);
-            if self.forget_unread()? {
-                return Ok(true);
-            }
-        }
-        self.rewrite_one(holders)
-    }
-
-    /// Forgets the keyspaces that wait for it, if there are any that no reader can need.
-    fn forget_unread(&self) -> Result<bool> {
-        let mut forgetting = lock(&self.forgetting);
-        let Some((installed, _)) = &forgetting.keyspaces else {
-            return Ok(false);
-        };
-        let installed = match mutant("forgets-only-without-readers") {
-            true => u64::MAX,
-            false => *installed,
-        };
-        if self.views.is_pinned(installed) {
-            return Ok(false);
-        }
-        let ids = forgetting.keyspaces.take().map(|(_, ids)| ids);
-        drop(forgetting);
-        self.forget_keyspaces(ids.as_deref().cloned().unwrap_or_default())
-    }
-
-    /// No entry of the keyspaces `ids` is left, nor can one come back.
-    fn forget_keyspaces(&self, mut ids: Vec<KeyspaceId>) -> Result<bool> {
-        let _forgetting = lock(&self.forgetting);
-        let state = self.versions.lock().state.clone();
-        // Another job may have come to the same conclusion, and been first.
-        ids.retain(|id| state.dropped.contains_key(id));
-        if ids.is_empty() {
-            return Ok(true);
-        }
-        let edit = VersionEdit {
-            keyspaces_forgotten: ids,
-            ..VersionEdit::default()
-        };
-        self.heed(self.install(&edit))?;
-        self.catalogue.forget_dropped(&edit.keyspaces_forgotten);
-        Ok(true)
-    }
-
-    /// Has the first of some tables written again that is not being merged.
-    fn rewrite_one(&self, holders: Vec<(FileNumber, bool)>) -> Result<bool> {
-        for (number, whole) in holders {
-            if self.rewrite(number, whole)? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// Forgets range deletes that hide nothing any more, or takes a table that holds entries which
-    /// one hides from everybody.
-    fn reclaim_range(&self, effort: Effort) -> Result<bool> {
-        let settled = self.horizon(Vec::new()).stripes.settled();
-        let version = self.views.cell.load().version.clone();
-        let deleted = version.deleted();
-        let (mut gone, mut holders) = (Vec::new(), Vec::new());
-        for range in deleted.ranges().take_while(|range| range.seq <= settled) {
-            // All that it hides a later one may hide too.
-            let superseded = || deleted.is_superseded(range, settled);
-            if mutant("forget-range-early") || superseded() {
-                gone.push(range.seq);
-                continue;
-            }
-            match hidden_in(&version, range)? {
-                None => gone.push(range.seq),
-                Some((level, number, whole)) if level > 0 && effort == Effort::Rewrite => {
-                    holders.push((number, whole));
-                }
-                Some(_) => {}
-            }
-            if holders.len() >= ENOUGH || gone.len() >= FORGOTTEN_AT_ONCE {
-                break;
-            }
-        }
-        if !gone.is_empty() {
-            return self.forget(gone);
-        }
-        self.rewrite_one(holders)
-    }
-
-    /// No entry that the range deletes at `seqs` hide is left, nor can one come back: whatever a
-    /// running job writes, it read from the tables that were looked at.
-    fn forget(&self, mut seqs: Vec<SeqNo>) -> Result<bool> {
-        let _forgetting = lock(&self.forgetting);
-        let version = self.views.cell.load().version.clone();
-        // Another job may have come to the same conclusion, and been first.
-        seqs.retain(|seq| version.deleted().get(*seq).is_some());
-        if seqs.is_empty() {
-            return Ok(true);
-        }
-        let edit = VersionEdit {
-            ranges_forgotten: seqs,
-            ..VersionEdit::default()
-        };
-        self.heed(self.install(&edit))?;
-        Ok(true)
-    }
+/// Takes a table that holds entries of a dropped keyspace or a deleted range, and removes it or
+/// writes it again without them; false if there is none. Tables of level 0 are left to the
+/// merge that they wait for anyway.
+pub(crate) fn reclaim_once(engine: &Engine) -> Result<bool> {
+    Ok(reclaim_keyspace(engine, Effort::Rewrite)? || reclaim_range(engine, Effort::Rewrite)?)
 }
 
-/// Dropping a keyspace at `at` hides what a delete of all its keys would.
-pub(crate) fn whole_keyspace(keyspace: KeyspaceId, at: SeqNo) -> DeletedRange {
-    DeletedRange {
-        keyspace,
-        lower: Box::default(),
-        upper: None,
-        seq: at,
-    }
-}
-
-/// The tables that can hold an entry which `range` hides, each with its level.
-pub(crate) fn touched<'v>(
-    version: &'v Version,
-    range: &'v DeletedRange,
-) -> impl Iterator<Item = (usize, &'v Arc<TableFile>)> {
-    let first = UserKey::new(range.keyspace, &range.lower);
-    let last = match &range.upper {
-        Some(upper) => UserKey::new(range.keyspace, upper),
-        None => UserKey::new(KeyspaceId(range.keyspace.0.saturating_add(1)), &[]),
+/// Forgets what nothing is left of, if range deletes and dropped keyspaces are many, and twice
+/// as many as the last look left. Under load merges are due all the time, and come before
+/// [`Engine::reclaim_once`].
+pub(crate) fn forget_if_many(engine: &Engine) -> Result<()> {
+    let kept = || {
+        let dropped = engine.versions.lock().state.dropped.len();
+        dropped + engine.views.cell.load().version.deleted().len()
     };
-    let tables = version.runs_newest_first().flat_map(move |(level, run)| {
-        let tables = run.tables().part(run.overlapping(first, last));
-        let tables = tables.into_iter().flat_map(|tables| tables.iter());
-        tables.map(move |table| (level, table))
-    });
-    tables.filter(move |(_, table)| {
-        let info = table.info();
-        info.min_seq <= range.seq && range.touches(info.smallest.as_ref(), info.largest.as_ref())
-    })
+    let many = MANY_DELETES.max(2 * lock(&engine.forgetting).left);
+    if kept() <= many || mutant("forget-when-idle") {
+        return Ok(());
+    }
+    while reclaim_keyspace(engine, Effort::Forget)? || reclaim_range(engine, Effort::Forget)? {}
+    lock(&engine.forgetting).left = kept();
+    Ok(())
+}
+
+/// Forgets dropped keyspaces that no table holds an entry of, or takes a table that holds
+/// entries of one that no reader sees.
+fn reclaim_keyspace(engine: &Engine, effort: Effort) -> Result<bool> {
+    if forget_unread(engine)? {
+        return Ok(true);
+    }
+    let dropped = engine.versions.lock().state.dropped_keyspaces();
+    if dropped.is_empty() {
+        return Ok(false);
+    }
+    let waiting = lock(&engine.forgetting).keyspaces.clone();
+    let waits =
+        |id: &KeyspaceId| matches!(&waiting, Some((_, ids)) if ids.binary_search(id).is_ok());
+    let horizon = horizon(engine, dropped);
+    let seen = |at: SeqNo| {
+        horizon
+            .oldest_snapshot
+            .is_some_and(|snapshot| snapshot < at)
+    };
+    let version = engine.views.cell.load().version.clone();
+    let (mut gone, mut holders) = (Vec::new(), Vec::new());
+    let unseen = horizon.dropped.iter().copied();
+    for (id, at) in unseen.filter(|(id, at)| !seen(*at) && !waits(id)) {
+        match hidden_in(&version, &whole_keyspace(id, at))? {
+            None => gone.push(id),
+            Some((level, number, whole)) if level > 0 && effort == Effort::Rewrite => {
+                holders.push((number, whole));
+            }
+            Some(_) => {}
+        }
+        if holders.len() >= ENOUGH || gone.len() >= FORGOTTEN_AT_ONCE {
+            break;
+        }
+    }
+    if !gone.is_empty() {
+        let found = (engine.views.installed(), Arc::new(gone));
+        lock(&engine.forgetting).keyspaces.get_or_insert(found);
+        if forget_unread(engine)? {
+            return Ok(true);
+        }
+    }
+    rewrite_one(engine, holders)
+}
+
+/// Forgets the keyspaces that wait for it, if there are any that no reader can need.
+fn forget_unread(engine: &Engine) -> Result<bool> {
+    let mut forgetting = lock(&engine.forgetting);
+    let Some((installed, _)) = &forgetting.keyspaces else {
+        return Ok(false);
+    };
+    let installed = match mutant("forgets-only-without-readers") {
+        true => u64::MAX,
+        false => *installed,
+    };
+    if engine.views.is_pinned(installed) {
+        return Ok(false);
+    }
+    let ids = forgetting.keyspaces.take().map(|(_, ids)| ids);
+    drop(forgetting);
+    forget_keyspaces(engine, ids.as_deref().cloned().unwrap_or_default())
+}
+
+/// No entry of the keyspaces `ids` is left, nor can one come back.
+fn forget_keyspaces(engine: &Engine, mut ids: Vec<KeyspaceId>) -> Result<bool> {
+    let _forgetting = lock(&engine.forgetting);
+    let state = engine.versions.lock().state.clone();
+    // Another job may have come to the same conclusion, and been first.
+    ids.retain(|id| state.dropped.contains_key(id));
+    if ids.is_empty() {
+        return Ok(true);
+    }
+    let edit = VersionEdit {
+        keyspaces_forgotten: ids,
+        ..VersionEdit::default()
+    };
+    engine.heed(engine.install(&edit))?;
+    engine.catalogue.forget_dropped(&edit.keyspaces_forgotten);
+    Ok(true)
+}
+
+/// Has the first of some tables written again that is not being merged.
+fn rewrite_one(engine: &Engine, holders: Vec<(FileNumber, bool)>) -> Result<bool> {
+    for (number, whole) in holders {
+        if rewrite(engine, number, whole)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Forgets range deletes that hide nothing any more, or takes a table that holds entries which
+/// one hides from everybody.
+fn reclaim_range(engine: &Engine, effort: Effort) -> Result<bool> {
+    let settled = horizon(engine, Vec::new()).stripes.settled();
+    let version = engine.views.cell.load().version.clone();
+    let deleted = version.deleted();
+    let (mut gone, mut holders) = (Vec::new(), Vec::new());
+    for range in deleted.ranges().take_while(|range| range.seq <= settled) {
+        // All that it hides a later one may hide too.
+        let superseded = || deleted.is_superseded(range, settled);
+        if mutant("forget-range-early") || superseded() {
+            gone.push(range.seq);
+            continue;
+        }
+        match hidden_in(&version, range)? {
+            None => gone.push(range.seq),
+            Some((level, number, whole)) if level > 0 && effort == Effort::Rewrite => {
+                holders.push((number, whole));
+            }
+            Some(_) => {}
+        }
+        if holders.len() >= ENOUGH || gone.len() >= FORGOTTEN_AT_ONCE {
+            break;
+        }
+    }
+    if !gone.is_empty() {
+        return forget(engine, gone);
+    }
+    rewrite_one(engine, holders)
+}
+
+/// No entry that the range deletes at `seqs` hide is left, nor can one come back: whatever a
+/// running job writes, it read from the tables that were looked at.
+fn forget(engine: &Engine, mut seqs: Vec<SeqNo>) -> Result<bool> {
+    let _forgetting = lock(&engine.forgetting);
+    let version = engine.views.cell.load().version.clone();
+    // Another job may have come to the same conclusion, and been first.
+    seqs.retain(|seq| version.deleted().get(*seq).is_some());
+    if seqs.is_empty() {
+        return Ok(true);
+    }
+    let newest = seqs.iter().copied().max();
+    engine.views.note_forgotten(newest.unwrap_or(SeqNo::ZERO));
+    let edit = VersionEdit {
+        ranges_forgotten: seqs,
+        ..VersionEdit::default()
+    };
+    engine.heed(engine.install(&edit))?;
+    Ok(true)
 }
 
 /// A table that holds an entry which `range` hides, with its level and whether all its entries are

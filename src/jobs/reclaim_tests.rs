@@ -1,7 +1,8 @@
 use terrace_base::vfs::MemVfs;
 
 use super::MANY_DELETES;
-
+use crate::jobs::flush::tend_memtable;
+use crate::jobs::reclaim::forget_if_many;
 use crate::options::keyspace::KeyspaceOptions;
 use crate::{Compression, Db, Options};
 
@@ -127,7 +128,7 @@ fn many_dropped_keyspaces_do_not_wait_for_an_idle_database() {
             db.drop_keyspace(&name).unwrap();
         }
         db.flush().unwrap();
-        db.shared().forget_if_many().unwrap();
+        forget_if_many(db.shared()).unwrap();
         known(&db).0
     };
     assert_eq!(drop_some(0, MANY_DELETES), MANY_DELETES);
@@ -151,9 +152,9 @@ fn many_changes_of_the_catalogue_make_a_flush_due() {
             .unwrap();
     };
     (0..1000).for_each(change);
-    engine.tend_memtable().unwrap();
+    tend_memtable(engine).unwrap();
     assert_eq!(engine.catalogue.unflushed(), 1000);
     (1000..1400).for_each(change);
-    engine.tend_memtable().unwrap();
+    tend_memtable(engine).unwrap();
     assert_eq!(engine.catalogue.unflushed(), 0);
 }

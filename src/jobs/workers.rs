@@ -21,6 +21,14 @@ use terrace_base::{Error, ErrorKind, Result, SeqNo, mutant};
 
 use crate::background::signals::{Background, Task, WakeFlush};
 use crate::engine::Engine;
+use crate::jobs::blob_gc::{flush_large, tend_blobs};
+use crate::jobs::compact::{compact_if_worth, compact_once, has_many_deletes};
+use crate::jobs::expire::{awaits_expiry, expire_once, flush_expired};
+use crate::jobs::flush::{became_visible, tend_memtable};
+use crate::jobs::idle::{become_idle, flush_deleted};
+use crate::jobs::reclaim::{forget_if_many, reclaim_once};
+use crate::jobs::space::tend_space;
+use crate::options::compactors;
 use crate::sync::thread;
 
 /// How long a database is quiet before it counts as idle, and how often that is checked.
@@ -79,19 +87,6 @@ pub(crate) fn start(engine: &Arc<Engine>) -> Result<()> {
     (state.unstarted, state.started) = (None, true);
     engine.working.store(true, Ordering::Relaxed);
     Ok(())
-}
-
-fn compactors() -> usize {
-    let cores = match cfg!(terrace_shuttle) {
-        true => 2, // The same schedules on every machine.
-        false => std::thread::available_parallelism().map_or(1, usize::from),
-    };
-    cores.saturating_sub(1).clamp(1, 4)
-}
-
-/// How many jobs that write tables run at once: flushes are one at a time.
-pub(crate) fn jobs() -> u64 {
-    1 + compactors() as u64
 }
 
 /// The task of each thread.
@@ -213,7 +208,7 @@ impl Worker {
     fn work(&mut self, engine: &Engine) -> Result<Option<Duration>> {
         match self.task {
             Task::Log => Ok(sync_log(engine)),
-            Task::Space => engine.tend_space().map(|()| None),
+            Task::Space => tend_space(engine).map(|()| None),
             Task::Flush => flush(engine, &self.waker).map(|()| None),
             Task::Compaction => self.compact(engine).map(|()| self.tick()),
         }
@@ -226,7 +221,7 @@ impl Worker {
         }
         self.settled = None;
         let idle = compact(engine)?;
-        if idle && !engine.awaits_expiry() && Activity::of(engine) == before {
+        if idle && !awaits_expiry(engine) && Activity::of(engine) == before {
             self.settled = Some(before);
         }
         Ok(())
@@ -244,13 +239,13 @@ fn sync_log(engine: &Engine) -> Option<Duration> {
 fn flush(engine: &Engine, waker: &Waker) -> Result<()> {
     loop {
         let seen = engine.committer.visible();
-        while engine.tend_memtable()? {
+        while tend_memtable(engine)? {
             engine.background.progressed();
             if stops(&engine.background) {
                 return Ok(());
             }
         }
-        if !engine.became_visible(seen, waker) {
+        if !became_visible(engine, seen, waker) {
             return Ok(());
         }
     }
@@ -271,25 +266,25 @@ fn compact(engine: &Engine) -> Result<bool> {
             return Ok(false);
         }
         let idle = hurrying || engine.counters.quiet_for(engine.clock().monotonic(), IDLE);
-        engine.forget_if_many()?;
+        forget_if_many(engine)?;
         // Whoever waits for the tree to settle wants it whatever it costs.
         let compacted = match hurrying {
-            true => engine.compact_once(true)?,
-            false => engine.compact_if_worth(idle)?,
+            true => compact_once(engine, true)?,
+            false => compact_if_worth(engine, idle)?,
         };
         if compacted {
             continue;
         }
         if idle {
-            engine.flush_expired();
-            engine.flush_large();
-            engine.flush_deleted()?;
-            engine.become_idle()?;
+            flush_expired(engine);
+            flush_large(engine);
+            flush_deleted(engine)?;
+            become_idle(engine)?;
         }
-        if (idle || engine.has_many_deletes()) && engine.reclaim_once()? {
+        if (idle || has_many_deletes(engine)) && reclaim_once(engine)? {
             continue;
         }
-        if engine.expire_once()? || engine.tend_blobs(idle)? {
+        if expire_once(engine)? || tend_blobs(engine, idle)? {
             continue;
         }
         return Ok(idle && !hurrying);

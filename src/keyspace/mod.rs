@@ -2,3 +2,4 @@
 
 pub(crate) mod catalogue;
 pub(crate) mod policies;
+pub(crate) mod state;

@@ -1,5 +1,5 @@
-//! What keyspaces decide about their entries: by the caller's code, merge operators and compaction filters, and by
-//! thresholds and packings.
+//! What keyspaces decide about their entries: by the caller's code, merge operators and compaction
+//! filters, and by thresholds and packings.
 //!
 //! [`Options`](crate::Options) bring them along under names; a keyspace stores the names. Here the
 //! two meet: what a keyspace's operands mean, and which of its entries compactions leave out.
@@ -20,46 +20,8 @@ use terrace_compaction::{Packing, Packings};
 use crate::logging::{Plain, event};
 use crate::options::Options;
 use crate::options::keyspace::KeyspaceOptions;
+use crate::options::registry::{FilterFn, MergeFn, Registered};
 use crate::sync::{ArcCell, Mutex, Rank, lock};
-
-/// Key, older and newer: what the two are together.
-pub(crate) type MergeFn = dyn Fn(&[u8], &[u8], &[u8]) -> Vec<u8> + Send + Sync;
-/// Key and value: whether the entry stays.
-pub(crate) type FilterFn = dyn Fn(&[u8], &[u8]) -> bool + Send + Sync;
-
-/// What options bring along, by name.
-#[derive(Clone, Default)]
-pub(crate) struct Registered {
-    pub(crate) operators: BTreeMap<String, Arc<MergeFn>>,
-    pub(crate) filters: BTreeMap<String, Arc<FilterFn>>,
-}
-
-impl fmt::Debug for Registered {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = self.operators.keys().chain(self.filters.keys());
-        f.debug_list().entries(names).finish()
-    }
-}
-
-impl Registered {
-    /// `Unsupported` if `options` name what is not there; `Invalid` if they say what cannot be.
-    pub(crate) fn check(&self, options: &KeyspaceOptions) -> Result<()> {
-        options.check()?;
-        let operator = options.merge_operator.as_ref();
-        if let Some(name) = operator.filter(|name| !self.operators.contains_key(*name)) {
-            return Err(Error::unsupported(format!(
-                "a keyspace needs the merge operator `{name}`, which Options::merge_operator does not have"
-            )));
-        }
-        let filter = options.compaction_filter.as_ref();
-        if let Some(name) = filter.filter(|name| !self.filters.contains_key(*name)) {
-            return Err(Error::unsupported(format!(
-                "a keyspace needs the compaction filter `{name}`, which Options::compaction_filter does not have"
-            )));
-        }
-        Ok(())
-    }
-}
 
 #[derive(Clone)]
 struct Policy {
@@ -203,7 +165,7 @@ impl Policies {
         self.all.load().by_keyspace.get(&id)?.filter.clone()
     }
 
-    /// Every value that is to go into a blob file has so many bytes at least.
+    /// The smallest threshold of all keyspaces, in bytes: smaller values go into no blob file.
     #[inline]
     pub(crate) fn large_from(&self) -> usize {
         self.large_from.load(Ordering::Relaxed)

@@ -12,20 +12,16 @@
 //! Skiplists: crossbeam-skiplist, after Fraser, "Practical lock-freedom" (2004).
 
 mod bloom;
+pub(crate) mod iter;
 mod skiplist;
+pub(crate) mod tx_buffer;
 
 use std::sync::Arc;
 
+pub(crate) use skiplist::{List, ListCursor, ListWriter, pin};
 use terrace_base::{RangeSet, SeqNo};
 use terrace_sstable::Table;
 use terrace_wal::Lsn;
-
-pub(crate) use skiplist::{List, ListCursor, ListWriter, pin};
-
-/// Entries at which a list is sealed.
-pub(crate) const LIST_ENTRIES: usize = 16 * 1024;
-/// Bytes at which a list is sealed.
-pub(crate) const LIST_BYTES: usize = 2 << 20;
 
 /// How a sealed piece is held.
 #[derive(Clone, Debug)]

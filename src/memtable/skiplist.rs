@@ -32,9 +32,8 @@ use terrace_base::{
 };
 
 use super::bloom::Filter;
-use crate::sync::ArcCell;
-use crate::sync::AtomicU64;
 use crate::sync::Ordering::{Acquire, Relaxed, Release};
+use crate::sync::{ArcCell, AtomicU64};
 
 /// Bytes of an arena chunk: an eighth of the list, so that the chunk that is begun last is a small
 /// part of it.

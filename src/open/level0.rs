@@ -12,8 +12,6 @@ use terrace_compaction::{
     Folding, MergeOptions, PickOptions, Rules, Stripes, VersionEdit, pick_newest,
 };
 
-use crate::engine::Engine;
-use crate::jobs::compact::MergeBase;
 use crate::open::opening::Opening;
 use crate::open::rebuild::RecoveredTables;
 use crate::storage::version_set::ManifestState;
@@ -75,20 +73,5 @@ impl Opening<'_> {
             ..merged.unwrap_or_default()
         };
         state.apply(&edit, &self.store)
-    }
-}
-
-impl Engine {
-    /// Merges the newest runs of level 0 if there are many. REQUIRES: no job runs, nor begins.
-    pub(crate) fn tidy_level0(&self) -> Result<()> {
-        let version = self.views.cell.load().version.clone();
-        let options = self.pick_options(false);
-        match pick_newest(&version, &options) {
-            Some(compaction) => {
-                let base = MergeBase::of(&compaction, &version);
-                self.merge_down(&compaction, &base, &|| false)
-            }
-            None => Ok(()),
-        }
     }
 }

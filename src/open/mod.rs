@@ -8,3 +8,4 @@ pub(crate) mod replay;
 pub(crate) mod replay_blobs;
 pub(crate) mod salvage;
 pub(crate) mod spill;
+pub(crate) mod start;

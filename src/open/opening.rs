@@ -12,8 +12,9 @@
 //! written: what the log holds above the tables, at most 1 MiB unless the disk was full, is read
 //! into an image in memory.
 //!
-//! After any other end nothing that was found is appended to: see [`crate::open::rebuild`]. A log that is
-//! too long to be held in memory goes into tables while it is read: see [`crate::open::spill`].
+//! After any other end nothing that was found is appended to: see [`crate::open::rebuild`]. A log
+//! that is too long to be held in memory goes into tables while it is read: see
+//! [`crate::open::spill`].
 //!
 //! On a full disk the reserve of the killed process makes room for this. It holds nothing, so that
 //! it may go first.
@@ -25,25 +26,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use terrace_base::vfs::{Fs, LockGuard, parent_of};
+use terrace_base::vfs::Fs;
 use terrace_base::{Error, ErrorKind, FileKind, FileNumber, RangeSet, Result, SeqNo, mutant};
 use terrace_compaction::TableStore;
 use terrace_sstable::{BlockCache, Compression, Table, TableWriter, WriterOptions};
 use terrace_wal::{Lsn, SegmentMeta, Start};
 
-use crate::engine::Engine;
 use crate::keyspace::catalogue::Change;
 use crate::keyspace::policies::Policies;
 use crate::logging::event;
 use crate::memtable::{Form, ListWriter, MemRun};
-use crate::open::assemble::assemble;
 use crate::open::rebuild::Basis;
 use crate::open::replay::Replay;
 use crate::open::spill::Spill;
 use crate::options::Options;
 use crate::options::keyspace::KeyspaceOptions;
 use crate::read::context::believed;
-use crate::storage::files::Files;
+use crate::storage::files::{Files, sync_ancestors};
 use crate::storage::manifest::{self, Manifest};
 use crate::storage::version_set::{FILE_NUMBERS, ManifestState};
 
@@ -73,7 +72,7 @@ pub(crate) struct LogHad {
     /// How often some of them were put into tables before the log was read to its end.
     pub(crate) pieces: usize,
     /// Frames behind its end; none was promised.
-    dropped_frames: u64,
+    pub(super) dropped_frames: u64,
 }
 
 /// The directory that is being opened.
@@ -86,104 +85,6 @@ pub(crate) struct Opening<'a> {
     pub(crate) names: Vec<FileKind>,
     /// `CURRENT` may have been replaced.
     publishing: Cell<bool>,
-}
-
-/// Opens the database in `dir`.
-pub(crate) fn open(options: Options, dir: &Path) -> Result<Arc<Engine>> {
-    options.check()?;
-    let options = options.resolved();
-    let started = options.clock.monotonic();
-    let fs = Fs::new(options.vfs.clone());
-    let dir = &fs.absolute(dir)?;
-    let fs = prepare_directory(&fs, dir, &options)?;
-    let lock = lock_directory(&fs, dir, &options)?;
-    let mut opening = Opening::new(&options, &fs, dir)?;
-    let found = match opening.find() {
-        Err(error) if error.kind() == ErrorKind::NoSpace && opening.give_up_reserve()? => {
-            opening.find()?
-        }
-        found => found.inspect_err(|_| opening.discard())?,
-    };
-    if !options.read_only {
-        opening.remove_unlisted(&found)?;
-    }
-    let took = options.clock.monotonic().saturating_sub(started);
-    tell(dir, &found, took);
-    let Opening {
-        files, policies, ..
-    } = opening;
-    assemble(options, files, policies, found, lock)
-}
-
-/// Logs how the database was found.
-fn tell(dir: &Path, found: &Found, took: Duration) {
-    let (dir, had) = (dir.display(), found.log_had);
-    if found.published {
-        event!(
-            info,
-            "{dir} is new or did not end well: {} log entries went into tables in {} pieces and {took:?}",
-            had.entries,
-            had.pieces + 1
-        );
-    } else {
-        event!(
-            debug,
-            "{dir} was opened in {took:?}, with {} log entries",
-            had.entries
-        );
-    }
-    if had.dropped_frames > 0 {
-        event!(
-            warn,
-            "{dir}: {} log frames that were not promised were dropped",
-            had.dropped_frames
-        );
-    }
-}
-
-/// Creates the directory if it may and must; the file system that holds it.
-fn prepare_directory(fs: &Fs, dir: &Path, options: &Options) -> Result<Fs> {
-    let absent = || {
-        let text = "there is no database here, and none is to be created";
-        Error::new(ErrorKind::NotFound, text).in_file(dir, 0)
-    };
-    let create = options.create && !options.read_only;
-    match fs.metadata(dir)? {
-        Some(found) if !found.is_dir => {
-            return Err(Error::invalid("the path is not a directory").in_file(dir, 0));
-        }
-        Some(_) => {}
-        None if create => fs.create_dir_all(dir)?,
-        None => return Err(absent()),
-    }
-    let fs = fs.hold(dir)?;
-    let found = create || fs.metadata(&FileKind::Current.path(dir))?.is_some();
-    if found { Ok(fs) } else { Err(absent()) }
-}
-
-/// Takes the lock. It lies in the directory that `fs` holds, as all other files do: who has it is
-/// alone with them.
-fn lock_directory(fs: &Fs, dir: &Path, options: &Options) -> Result<Box<dyn LockGuard>> {
-    let lock = FileKind::Lock.path(dir);
-    if options.read_only && fs.metadata(&lock)?.is_none() {
-        let text = "a reader must hold the file LOCK, which is missing; create it, empty, or open the database for writing once";
-        return Err(Error::new(ErrorKind::NotFound, text).in_file(&lock, 0));
-    }
-    fs.lock(&lock, !options.read_only)
-}
-
-/// A process that was killed while it created the directory may have left a name that is not
-/// durable: a power cut would take the directory with all that is acknowledged in it.
-pub(crate) fn sync_ancestors(fs: &Fs, dir: &Path) -> Result<()> {
-    let mut parent = parent_of(dir);
-    fs.sync_dir(parent)?;
-    while parent_of(parent) != parent && parent != Path::new(".") {
-        parent = parent_of(parent);
-        if fs.sync_dir(parent).is_err() {
-            break; // Not ours to read, so not ours to have created.
-        }
-    }
-    Ok(())
 }
 
 impl<'a> Opening<'a> {
@@ -213,7 +114,7 @@ impl<'a> Opening<'a> {
         &self.files.dir
     }
 
-    fn find(&self) -> Result<Found> {
+    pub(super) fn find(&self) -> Result<Found> {
         match self.names.contains(&FileKind::Current) {
             true => self.existing(),
             false => self.created(),
@@ -222,7 +123,7 @@ impl<'a> Opening<'a> {
 
     /// Makes room on a full disk: removes what this open has made so far, of which nothing is in
     /// force, and the reserve that a killed process left for this. False if there is none.
-    fn give_up_reserve(&mut self) -> Result<bool> {
+    pub(super) fn give_up_reserve(&mut self) -> Result<bool> {
         if self.publishing.get() || !self.names.contains(&FileKind::Reserve) {
             return Ok(false);
         }
@@ -234,7 +135,7 @@ impl<'a> Opening<'a> {
 
     /// After an error: removes what this open has made, unless it may be in force. What cannot be
     /// removed now, the next open removes.
-    fn discard(&self) {
+    pub(super) fn discard(&self) {
         if !self.options.read_only && !self.publishing.get() && !mutant("leave-spilled-tables") {
             self.remove_made().ok();
         }

@@ -15,7 +15,7 @@ use terrace_sstable::{BlobRef, BlobWriter};
 use terrace_wal::Lsn;
 
 use crate::open::replay::Replay;
-use crate::storage::blob_files::{Want, file_of, read};
+use crate::read::blob::{Want, file_of, read};
 
 /// What there was of a replay in front of a frame that refers to blob files.
 #[derive(Clone, Copy, Debug)]

@@ -7,8 +7,8 @@
 //! fails later they are removed; what a crash leaves of them the next open removes.
 //!
 //! A clean end needs no tables, but that it was one is only known when the log has been read. A log
-//! of more than one piece is therefore always treated as after an unclean end ([`crate::open::rebuild`]),
-//! which is right for every log.
+//! of more than one piece is therefore always treated as after an unclean end
+//! ([`crate::open::rebuild`]), which is right for every log.
 //!
 //! How the log ends can still change what was read: it ends in front of the first frame above the
 //! last promise with a large value that does not verify. The last promise is not known yet, but it

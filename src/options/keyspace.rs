@@ -24,12 +24,12 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use terrace_base::clock::millis;
 use terrace_base::coding::{put_slice, put_varint};
 use terrace_base::{Decoder, Error, ErrorKind, Result};
 use terrace_compaction::Packing;
 
 use crate::options::Compression;
-use crate::read::context::millis;
 
 const EXPIRY: u64 = 1;
 const MERGE_OPERATOR: u64 = 2;
@@ -318,7 +318,8 @@ mod tests {
             let bytes = options.encode();
             assert_eq!(KeyspaceOptions::decode(&bytes).unwrap(), options);
             for len in 0..bytes.len() {
-                drop(KeyspaceOptions::decode(&bytes[..len])); // An answer or an error, whatever it is.
+                // An answer or an error, whatever it is.
+                drop(KeyspaceOptions::decode(&bytes[..len]));
             }
         }
         for newer in [&[9, 0][..], &[5, 1, 3], &[5, 1, 255]] {

@@ -1,10 +1,10 @@
 //! How a database is opened.
 
 pub(crate) mod keyspace;
+pub(crate) mod registry;
 #[cfg(feature = "serde")]
 mod serde;
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
@@ -13,10 +13,7 @@ use terrace_base::vfs::{OsVfs, Vfs};
 use terrace_base::{Clock, Error, Result, SystemClock, mutant};
 pub use terrace_sstable::{Compression, IoMode};
 
-use crate::db::Db;
-use crate::keyspace::policies::Registered;
-use crate::memtable::LIST_BYTES;
-use crate::open::salvage::Salvage;
+use crate::options::registry::Registered;
 
 /// When a write counts as done.
 #[non_exhaustive]
@@ -30,7 +27,7 @@ pub enum Durability {
     /// writers wait while it is older.
     Interval(Duration),
     /// When the log has been written: it survives the death of the process, and a power cut only
-    /// after the next [`Db::sync`] or write under `Sync`.
+    /// after the next [`Db::sync`](crate::Db::sync) or write under `Sync`.
     Buffered,
 }
 
@@ -105,7 +102,7 @@ impl Default for Tuning {
             write_budget: None,
             log_bytes: None,
             replay_bytes: None,
-            list_entries: crate::memtable::LIST_ENTRIES,
+            list_entries: LIST_ENTRIES,
             segment_bytes: (64 << 10, None),
             table_bytes: 32 << 20,
             base_level_bytes: 256 << 20,
@@ -120,6 +117,10 @@ impl Default for Tuning {
     }
 }
 
+/// Entries at which a list is sealed.
+pub(crate) const LIST_ENTRIES: usize = 16 * 1024;
+/// Bytes at which a list is sealed.
+pub(crate) const LIST_BYTES: usize = 2 << 20;
 /// Values from this length on go into blob files by default.
 const DEFAULT_THRESHOLD: usize = 4096;
 
@@ -176,9 +177,9 @@ impl Options {
 
     /// Compression of the last level, where most data lies; LZ4 by default, and a keyspace may have
     /// its own ([`KeyspaceOptions::compression`](crate::KeyspaceOptions::compression)). Levels
-    /// above are not compressed. It may differ from one opening to the next; [`Db::compact_all`]
-    /// packs anew what lies there otherwise. [`Compression::Zstd`] needs feature `zstd`, or opening
-    /// fails with `Unsupported`.
+    /// above are not compressed. It may differ from one opening to the next;
+    /// [`Db::compact_all`](crate::Db::compact_all) packs anew what lies there otherwise.
+    /// [`Compression::Zstd`] needs feature `zstd`, or opening fails with `Unsupported`.
     pub fn compression(mut self, compression: Compression) -> Options {
         self.compression = compression;
         self
@@ -213,7 +214,7 @@ impl Options {
     ///
     /// `f` runs in reads and in the background, under no lock; it may read, and must not write. If
     /// it panics, reads of that key are `Other`, what was written stays as it was, and
-    /// [`Db::health`] tells of it.
+    /// [`Db::health`](crate::Db::health) tells of it.
     ///
     /// Operators are not stored: every opening has to bring along those that keyspaces name, or
     /// fails with `Unsupported`.
@@ -245,8 +246,9 @@ impl Options {
     /// no reader needs any more. A snapshot that is taken while a compaction runs may see an entry
     /// go. Values that expire are not shown to it.
     ///
-    /// If `keep` panics, the entry stays, and [`Db::health`] tells of it. Filters are not stored:
-    /// every opening has to bring along those that keyspaces name, or fails with `Unsupported`.
+    /// If `keep` panics, the entry stays, and [`Db::health`](crate::Db::health) tells of it.
+    /// Filters are not stored: every opening has to bring along those that keyspaces name, or fails
+    /// with `Unsupported`.
     pub fn compaction_filter(
         mut self,
         name: &str,
@@ -276,58 +278,6 @@ impl Options {
     pub fn tune(mut self, change: impl FnOnce(&mut Tuning)) -> Options {
         change(&mut self.tuning);
         self
-    }
-
-    /// Opens the database in `dir`, creating it if need be.
-    ///
-    /// # Errors
-    /// `Locked` while another handle or process has it open, `Corruption` with file and offset if
-    /// stored bytes that were promised are damaged or missing, `Invalid` for options out of range,
-    /// `Unsupported` for what this build has no feature for. A failed open changes no file that
-    /// existed.
-    pub fn open(&self, dir: impl AsRef<Path>) -> Result<Db> {
-        Db::open_with(self.clone(), dir.as_ref())
-    }
-
-    /// Opens what is left of a damaged database, and reports what is lost: for when
-    /// [`Options::open`] answers `Corruption` and there is no backup. A database that is not
-    /// damaged is opened as it is.
-    ///
-    /// Every block of a table and every batch of the log stands alone: those that verify are kept,
-    /// also after damage. For each key the newest of the versions kept is there. What a
-    /// [`Loss`](crate::Loss) covers may be gone, or older, or, if it had been deleted, back; what
-    /// none covers is as it was. With a hole in the log the result may be a state that the database
-    /// never had, since what came after is kept: see [`Salvage`].
-    ///
-    /// No file is deleted: what is no part of the database any more lies in a new directory
-    /// `salvaged-NNNNNN` in `dir`, which is yours to remove. A crash on the way leaves what was
-    /// there, and salvage can be run again. Damaged tables are written anew; if the manifest is
-    /// lost, all are. That takes as much space again.
-    ///
-    /// ```no_run
-    /// # fn main() -> terrace::Result<()> {
-    /// let (db, report) = terrace::Options::new().salvage("my.db")?;
-    /// println!("{report}");
-    /// # Ok(()) }
-    /// ```
-    ///
-    /// # Errors
-    /// `NotFound` where there is no file of a database, `Locked` while it is open, `Invalid` if
-    /// read-only, `Unsupported` for files of a newer version, and those of writing files.
-    pub fn salvage(&self, dir: impl AsRef<Path>) -> Result<(Db, Salvage)> {
-        let (engine, report) = crate::open::salvage::salvage(self.clone(), dir.as_ref())?;
-        Ok((Db::of_engine(engine), report))
-    }
-
-    /// A database in memory, gone with its last handle.
-    pub fn open_in_memory(&self) -> Result<Db> {
-        let vfs = terrace_base::vfs::MemVfs::new(self.vfs.random());
-        let mut options = Options {
-            vfs,
-            ..self.clone()
-        };
-        options.tuning.reserve_bytes = Some(0); // Memory has no room to spare for it.
-        Db::open_with(options, Path::new("/terrace"))
     }
 
     pub(crate) fn check(&self) -> Result<()> {
@@ -402,12 +352,26 @@ impl Options {
 
     /// What one job may hold in memory: half of the write budget is for all of them.
     pub(crate) fn job_memory(&self) -> u64 {
-        (self.write_budget() / 2 / crate::jobs::workers::jobs()).max(SMALLEST_JOB)
+        (self.write_budget() / 2 / job_threads()).max(SMALLEST_JOB)
     }
 
     pub(crate) fn largest_segment(&self) -> u64 {
         self.tuning.segment_bytes.1.unwrap_or(LARGEST_SEGMENT)
     }
+}
+
+/// Threads that compact.
+pub(crate) fn compactors() -> usize {
+    let cores = match cfg!(terrace_shuttle) {
+        true => 2, // The same schedules on every machine.
+        false => std::thread::available_parallelism().map_or(1, usize::from),
+    };
+    cores.saturating_sub(1).clamp(1, 4)
+}
+
+/// How many jobs that write tables run at once: flushes are one at a time.
+fn job_threads() -> u64 {
+    1 + compactors() as u64
 }
 
 fn write_budget(memory: u64) -> u64 {

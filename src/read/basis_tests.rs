@@ -6,9 +6,8 @@ use terrace_base::vfs::MemVfs;
 use terrace_base::{KeyspaceId, UserKey};
 
 use super::*;
-use crate::Batch;
 use crate::read::read_set::in_order;
-use crate::{Db, Options};
+use crate::{Batch, Db, Options};
 
 type Map = BTreeMap<Vec<u8>, u64>;
 

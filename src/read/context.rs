@@ -2,8 +2,8 @@
 //!
 //! A plain put is its value. An entry of another kind says how to get one: a value that holds until
 //! a time needs the clock, and operands the merge operator of their keyspace. Point reads
-//! ([`crate::read::get`]) and walks ([`crate::read::db_iter`]) meet such entries on a cold path of their own, and
-//! come here.
+//! ([`crate::read::get`]) and walks ([`crate::read::db_iter`]) meet such entries on a cold path of
+//! their own, and come here.
 //!
 //! Entries expire by the database's own time. It is the system's as long as that moves on; where
 //! the system's clock jumps forward it follows, for an old clock may have been put right. Then
@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use terrace_base::clock::millis;
 use terrace_base::{Clock, SeqNo, mutant};
 
 use crate::keyspace::policies::Policies;
@@ -192,9 +193,4 @@ pub(crate) fn time_of(time: u64) -> SystemTime {
     let since = Duration::from_millis(time);
     let latest = Duration::from_secs(1 << 38); // In the year 10,680: every system can say that.
     UNIX_EPOCH.checked_add(since).unwrap_or(UNIX_EPOCH + latest)
-}
-
-/// Whole milliseconds.
-pub(crate) fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -30,12 +30,11 @@ use terrace_base::{InternalIterator, KeyRef, KeyspaceId, Result, SeqNo, UserKey,
 use terrace_compaction::BlobFiles;
 
 use crate::bounds::OwnedBounds;
+use crate::memtable::tx_buffer::Own;
+use crate::read::blob::Want;
 use crate::read::context::{Context, ReadPoint};
 use crate::read::iter::{Overlay, Scan};
 use crate::read::read_set::Trace;
-use crate::storage::blob_files::Want;
-use crate::transaction::write_set::Own;
-
 pub(crate) use crate::read::sources::{Source, versions};
 use crate::read::sources::{Sources, sources};
 
@@ -165,7 +164,7 @@ impl Walk {
 
     fn fetch(&self, user: UserKey<'_>, stored: &[u8]) -> Result<Bytes> {
         static NONE: BlobFiles = BlobFiles::new();
-        crate::storage::blob_files::read(
+        crate::read::blob::read(
             self.blobs.as_deref().unwrap_or(&NONE),
             user,
             stored,

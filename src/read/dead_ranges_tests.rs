@@ -1,7 +1,8 @@
-use super::*;
 use std::sync::Arc;
+
 use terrace_base::SystemClock;
 
+use super::*;
 use crate::keyspace::policies::Policies;
 use crate::options::Options;
 

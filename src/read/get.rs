@@ -21,9 +21,9 @@ use terrace_compaction::TableRef;
 use terrace_sstable::{Found, Table, Value};
 
 use crate::memtable::Form;
+use crate::read::blob::Want;
 use crate::read::context::{Context, ReadPoint};
 use crate::read::view::View;
-use crate::storage::blob_files::Want;
 
 /// Candidate tables whose buckets are fetched together.
 const ROUND: usize = 12;
@@ -152,8 +152,7 @@ impl View {
                 if expires.is_some_and(|time| context.is_expired(time, *at)) {
                     return Ok(None);
                 }
-                let value =
-                    crate::storage::blob_files::read(self.version.blobs(), *key, &value, want)?;
+                let value = crate::read::blob::read(self.version.blobs(), *key, &value, want)?;
                 Ok(Some(Live {
                     seq,
                     expires,

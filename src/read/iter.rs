@@ -9,12 +9,12 @@ use terrace_base::{Error, KeyspaceId, RangeSet, Result, mutant};
 
 use crate::bounds::OwnedBounds;
 use crate::logging::damage;
+use crate::memtable::tx_buffer::Own;
 use crate::read::context::{Context, ReadPoint};
 use crate::read::db_iter::Walk;
 use crate::read::read_set::ReadSet;
 use crate::read::view::View;
 use crate::sync::Mutex;
-use crate::transaction::write_set::Own;
 
 /// What an iterator or a cursor reads from. It pins a view and keeps no database open.
 #[derive(Clone, Debug)]

@@ -1,6 +1,7 @@
 //! Point reads and scans of one pinned view.
 
 pub(crate) mod basis;
+pub(crate) mod blob;
 pub(crate) mod context;
 pub(crate) mod db_iter;
 pub(crate) mod dead_ranges;

@@ -113,7 +113,7 @@ impl Undeleted {
         Ok(())
     }
 
-    /// The same backwards.
+    /// From where the source stands, backwards to an entry that is not hidden.
     fn settle_back(&mut self) -> Result<()> {
         while let Some(delete) = self.hidden() {
             match (self.jump_back(delete), &mut self.source) {

@@ -1,4 +1,5 @@
-//! What a transaction has read: keys, and stretches of keys that iterators and cursors have gone over.
+//! What a transaction has read: keys, and stretches of keys that iterators and cursors have gone
+//! over.
 //!
 //! A stretch is noted as far as it was gone over and no further: from where a walk was placed to
 //! the entry that it shows, both included, or to the end of its range once it found no more.

@@ -1,5 +1,5 @@
-//! What a walk goes over: the pieces of the memtable and the runs that can hold its range, merged, without what range
-//! deletes hide.
+//! What a walk goes over: the pieces of the memtable and the runs that can hold its range, merged,
+//! without what range deletes hide.
 
 use std::sync::Arc;
 
@@ -8,12 +8,12 @@ use terrace_base::{InternalIterator, KeyRef, KeyspaceId, MergingIterator, Result
 use terrace_compaction::{Run, RunIter};
 use terrace_sstable::TableIter;
 
-use crate::jobs::flush::MemIter;
+use crate::memtable::iter::MemIter;
+use crate::memtable::tx_buffer::{Own, OwnIter};
 use crate::memtable::{List, MemRun};
 use crate::read::iter::Scan;
 use crate::read::range_delete_iter::Undeleted;
 use crate::read::range_deletes::Deleted;
-use crate::transaction::write_set::{Own, OwnIter};
 
 /// One sorted source.
 #[derive(Debug)]
@@ -208,6 +208,7 @@ mod tests {
 
     use super::*;
     use crate::bounds::{KeyBounds, OwnedBounds};
+    use crate::jobs::flush::tend_memtable;
     use crate::read::context::ReadPoint;
     use crate::read::db_iter::Walk;
     use crate::{Db, Options};
@@ -237,7 +238,7 @@ mod tests {
             for n in 0..4 {
                 db.put(format!("{letter}{n}"), "").unwrap();
             }
-            assert!(db.shared().tend_memtable().unwrap(), "an image");
+            assert!(tend_memtable(db.shared()).unwrap(), "an image");
         }
         db.put("z", "").unwrap();
         // Whether the list alone is gone over.
@@ -278,7 +279,7 @@ mod tests {
             }
             db.write(batch).unwrap();
             engine.committer.seal();
-            while engine.tend_memtable().unwrap() {}
+            while tend_memtable(engine).unwrap() {}
         }
         let stats = db.stats();
         assert!(stats.memtable_pieces < 20, "{}", stats.memtable_pieces);

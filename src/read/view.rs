@@ -14,7 +14,7 @@ use terrace_base::SeqNo;
 use terrace_compaction::Version;
 use terrace_sstable::BlobReader;
 
-use crate::background::pacer::Pacer;
+use crate::background::pacer::{Debt, Pacer};
 use crate::memtable::{Form, List, MemRun};
 use crate::sync::{ArcCell, AtomicU64, Mutex, Ordering, Rank, lock};
 
@@ -45,6 +45,15 @@ impl View {
         let sealed = self.sealed.iter().map(|run| run.ranges.len());
         self.active.ranges().len() + sealed.sum::<usize>() + self.version.deleted().len()
     }
+
+    /// What it leaves to do.
+    fn debt(&self) -> Debt {
+        Debt {
+            level0_runs: self.version.level(0).runs.len() as u64,
+            sealed_bytes: self.sealed_bytes(),
+            range_deletes: self.range_deletes(),
+        }
+    }
 }
 
 /// The present view.
@@ -54,6 +63,8 @@ pub(crate) struct Views {
     pub(crate) pacer: Pacer,
     /// How many views were installed.
     installed: AtomicU64,
+    /// The newest delete that a job has dropped, because it hides nothing any more.
+    forgotten: AtomicU64,
     /// Views replaced that readers may still pin, each with how many had been installed before it
     /// was replaced. Held for the moment of replacing one.
     replaced: Mutex<Vec<(u64, Weak<View>)>>,
@@ -65,6 +76,7 @@ impl Views {
             cell: ArcCell::new(Arc::new(view)),
             pacer,
             installed: AtomicU64::new(0),
+            forgotten: AtomicU64::new(0),
             replaced: Mutex::new(Rank::Views, Vec::new()),
         }
     }
@@ -75,11 +87,22 @@ impl Views {
         let before = self.cell.load_full();
         let mut view = View::clone(&before);
         change(&mut view);
-        self.pacer.note(&view);
+        self.pacer.note(view.debt());
         replaced.retain(|(_, view)| view.strong_count() > 0);
         replaced.push((self.installed(), Arc::downgrade(&before)));
         self.cell.store(Arc::new(view));
         self.installed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Notes that a job drops deletes up to `seq`. Before its view is installed: a reader of that
+    /// view finds the number.
+    pub(crate) fn note_forgotten(&self, seq: SeqNo) {
+        self.forgotten.fetch_max(seq.get(), Ordering::AcqRel);
+    }
+
+    /// No delete above this was dropped in the views installed so far.
+    pub(crate) fn forgotten(&self) -> SeqNo {
+        SeqNo::new(self.forgotten.load(Ordering::Acquire))
     }
 
     /// How many views were installed since the open.
@@ -136,7 +159,7 @@ impl Views {
     pub(crate) fn refuse(&self, yes: bool) {
         let _replaced = lock(&self.replaced);
         self.pacer.refuse(yes);
-        self.pacer.note(&self.cell.load_full());
+        self.pacer.note(self.cell.load_full().debt());
     }
 
     /// Opens every table and blob file of a view that a reader pins. An iterator outlives its

@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicUsize;
 use super::*;
 use crate::background::pacer::TimeLine;
 use crate::background::signals::Task;
+use crate::jobs::flush::tend_memtable;
 
 /// Memory for what is written and not flushed: one list is more.
 const BUDGET: u64 = 4 << 10;
@@ -92,7 +93,7 @@ fn waiting() {
     world.thread(|hands| {
         let engine = hands.db.shared();
         while hands.writers.load(Ordering::SeqCst) > 0 {
-            engine.tend_memtable().unwrap();
+            tend_memtable(engine).unwrap();
             engine.background.progressed();
             thread::yield_now();
         }

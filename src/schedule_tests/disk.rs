@@ -1,5 +1,5 @@
-//! A file system in memory that knows which bytes of the log a sync has covered, and lets other threads run around
-//! each call on the log.
+//! A file system in memory that knows which bytes of the log a sync has covered, and lets other
+//! threads run around each call on the log.
 
 use std::collections::HashMap;
 use std::ffi::OsString;

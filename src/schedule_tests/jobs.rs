@@ -1,5 +1,5 @@
-//! Jobs against those who depend on them: snapshots, dropped keyspaces, a second compaction, segments that are used
-//! again, and tickets that nobody leads a sync for.
+//! Jobs against those who depend on them: snapshots, dropped keyspaces, a second compaction,
+//! segments that are used again, and tickets that nobody leads a sync for.
 
 use std::sync::{Arc, Mutex as StdMutex};
 use std::task::{Context, Poll, Waker};
@@ -9,6 +9,10 @@ use shuttle::thread;
 use terrace_base::{ErrorKind, SeqNo};
 
 use super::{Hands, World, check, options, value};
+use crate::jobs::compact::compact_once;
+use crate::jobs::flush::{flush_catalogue, flush_once, tend_memtable};
+use crate::jobs::log_segments::trim_log;
+use crate::jobs::reclaim::reclaim_once;
 use crate::{Batch, Durability, Expiry, KeyspaceOptions, Options};
 
 impl Hands {
@@ -16,9 +20,9 @@ impl Hands {
     fn jobs(&self) {
         let engine = self.db.shared();
         engine.committer.seal();
-        engine.tend_memtable().unwrap();
-        engine.flush_once(true).unwrap();
-        engine.compact_once(true).unwrap();
+        tend_memtable(engine).unwrap();
+        flush_once(engine, true).unwrap();
+        compact_once(engine, true).unwrap();
     }
 }
 
@@ -101,8 +105,8 @@ fn dropped_keyspace() {
             hands.jobs();
             whole_or_gone(hands);
         }
-        hands.db.shared().flush_catalogue().unwrap();
-        hands.db.shared().reclaim_once().unwrap();
+        flush_catalogue(&hands.db.shared()).unwrap();
+        reclaim_once(&hands.db.shared()).unwrap();
     });
     let keyspace = doomed.clone();
     world.thread(move |hands| {
@@ -202,7 +206,7 @@ fn two_compactions() {
         world.db.flush().unwrap();
     }
     for _ in 0..2 {
-        world.thread(|hands| while hands.db.shared().compact_once(true).unwrap() {});
+        world.thread(|hands| while compact_once(&hands.db.shared(), true).unwrap() {});
     }
     world.thread(|hands| {
         let batch = hands.pair(&value(0, 3, 1), Durability::Buffered);
@@ -246,8 +250,8 @@ fn segments_used_again() {
     world.thread(|hands| {
         for kept in [2, 0] {
             hands.db.shared().committer.seal();
-            hands.db.shared().flush_once(true).unwrap();
-            hands.db.shared().trim_log(kept).unwrap();
+            flush_once(&hands.db.shared(), true).unwrap();
+            trim_log(&hands.db.shared(), kept).unwrap();
         }
     });
     world.log_thread();

@@ -1,6 +1,6 @@
-//! The engine under chosen schedules: which thread goes on is decided at each lock, each atomic and each call on the
-//! log's files, at random and by PCT (Burckhardt et al., "A randomized scheduler with probabilistic guarantees of
-//! finding bugs", 2010).
+//! The engine under chosen schedules: which thread goes on is decided at each lock, each atomic and
+//! each call on the log's files, at random and by PCT (Burckhardt et al., "A randomized scheduler
+//! with probabilistic guarantees of finding bugs", 2010).
 //!
 //! ```text
 //! RUSTFLAGS="--cfg terrace_shuttle" cargo test --target-dir target/shuttle --lib schedule_tests
@@ -23,14 +23,18 @@ mod jobs;
 use std::sync::{Arc, Mutex as StdMutex};
 use std::time::Duration;
 
+use disk::Disk;
+use shuttle::rand::Rng;
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
-use shuttle::{Config, Runner, rand::Rng, thread};
+use shuttle::{Config, Runner, thread};
 use terrace_base::vfs::Vfs;
 use terrace_base::{Clock, ErrorKind, SeqNo};
 
+use crate::jobs::compact::compact_once;
+use crate::jobs::flush::{flush_once, tend_memtable};
+use crate::jobs::space::tend_space;
 use crate::sync::{AtomicU64, Ordering};
 use crate::{Batch, Db, Durability, Options};
-use disk::Disk;
 
 /// A number from the environment.
 fn number(name: &str) -> Option<u64> {
@@ -145,7 +149,7 @@ impl World {
             while hands.writers.load(Ordering::SeqCst) > 0 {
                 let engine = hands.db.shared();
                 engine.committer.sync_if_due();
-                if engine.tend_space().is_err() {
+                if tend_space(engine).is_err() {
                     return;
                 }
                 thread::yield_now();
@@ -224,10 +228,10 @@ fn readers_and_jobs() {
         let engine = hands.db.shared();
         for _ in 0..2 {
             engine.committer.seal();
-            engine.tend_memtable().unwrap();
+            tend_memtable(engine).unwrap();
             engine.committer.seal();
-            engine.flush_once(true).unwrap();
-            engine.compact_once(true).unwrap();
+            flush_once(engine, true).unwrap();
+            compact_once(engine, true).unwrap();
         }
     });
     world.thread(|hands| {
@@ -513,9 +517,9 @@ fn conditions() {
         let engine = hands.db.shared();
         for _ in 0..2 {
             engine.committer.seal();
-            engine.tend_memtable().unwrap();
-            engine.flush_once(true).unwrap();
-            engine.compact_once(true).unwrap();
+            tend_memtable(engine).unwrap();
+            flush_once(engine, true).unwrap();
+            compact_once(engine, true).unwrap();
         }
     });
     world.join();
@@ -578,8 +582,8 @@ fn ranges() {
     world.thread(|hands| {
         let engine = hands.db.shared();
         engine.committer.seal();
-        engine.tend_memtable().unwrap();
-        engine.flush_once(true).unwrap();
+        tend_memtable(engine).unwrap();
+        flush_once(engine, true).unwrap();
     });
     world.join();
     let (first, second) = (

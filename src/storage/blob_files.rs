@@ -30,76 +30,34 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use bytes::Bytes;
 use terrace_base::vfs::{File, OpenMode};
-use terrace_base::{Error, FileKind, FileNumber, Result, SeqNo, UserKey, mutant};
-use terrace_compaction::{BlobFile, BlobFiles, BlobMeta, VersionEdit};
-use terrace_sstable::{BLOB_HEADER_LEN, BlobHead, BlobRef, blob_header};
+use terrace_base::{Error, FileKind, FileNumber, Result, SeqNo, mutant};
+use terrace_compaction::{BlobFile, BlobMeta};
+use terrace_sstable::{BLOB_HEADER_LEN, BlobRef, blob_header};
 
-use crate::engine::Engine;
 use crate::storage::files::Files;
 use crate::sync::{Mutex, MutexGuard, Rank, lock};
 
-/// Values up to this length are written together with their heads.
-const JOINED: usize = 1 << 20;
 /// How many full files may be unsynced, and so open, before they are synced for that alone.
 const UNSYNCED: usize = 16;
 /// A file is full at no less than this, unless the options say so.
 const SMALLEST_FULL: u64 = 16 << 20;
-/// So many full files may wait for a flush to tell what in them is dead.
-const FILES_AHEAD: u64 = 4;
-
-/// How much of a value a reader wants.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Want {
-    /// All of it.
-    Whole,
-    /// These bytes of it, as far as it has them.
-    Part(u64, u64),
-    /// Only whether there is one.
-    Nothing,
-}
-
-/// What of the value of `user` is wanted, whose stored value ends with a reference.
-pub(crate) fn read(
-    blobs: &BlobFiles,
-    user: UserKey<'_>,
-    stored: &[u8],
-    want: Want,
-) -> Result<Bytes> {
-    let at = BlobRef::decode(stored)?;
-    let file = file_of(blobs, &at)?;
-    match want {
-        Want::Whole => file.reader()?.read(user, &at),
-        Want::Part(start, end) => file.reader()?.read_part(user, &at, start..end),
-        Want::Nothing => Ok(Bytes::new()),
-    }
-}
-
-pub(crate) fn file_of<'b>(blobs: &'b BlobFiles, at: &BlobRef) -> Result<&'b Arc<BlobFile>> {
-    blobs.get(&at.file).ok_or_else(|| {
-        Error::corruption(format!(
-            "an entry refers to blob file {}, which the manifest does not list",
-            at.file
-        ))
-    })
-}
 
 /// A blob file that the commit path writes to, or has.
 #[derive(Debug)]
 pub(crate) struct Open {
     pub(crate) meta: BlobMeta,
     /// Closed once it is full, synced, and without a writer.
-    file: Mutex<Option<File>>,
-    listed: Arc<BlobFile>,
+    pub(crate) file: Mutex<Option<File>>,
+    pub(crate) listed: Arc<BlobFile>,
     /// Has been written to since it was last synced.
-    dirty: AtomicBool,
+    pub(crate) dirty: AtomicBool,
     /// Who writes a value to it, or commits the reference to one.
     pub(crate) writers: AtomicU64,
 }
 
 impl Open {
-    fn file(&self) -> Result<File> {
+    pub(crate) fn file(&self) -> Result<File> {
         let file = lock(&self.file).clone();
         file.ok_or_else(|| Error::invalid("a full blob file was to be written to"))
     }
@@ -129,7 +87,7 @@ pub(crate) struct Blobs {
     live: AtomicU64,
     pub(crate) active: Mutex<Option<Active>>,
     /// Held while a file is made, so that one is made and not one a writer.
-    making: Mutex<()>,
+    pub(crate) making: Mutex<()>,
     /// Those that are dirty.
     unsynced: Mutex<Vec<Arc<Open>>>,
     is_dirty: AtomicBool,
@@ -151,7 +109,7 @@ pub(crate) struct Blobs {
 #[derive(Debug)]
 pub(crate) struct Placed {
     pub(crate) at: BlobRef,
-    file: Arc<Open>,
+    pub(crate) file: Arc<Open>,
 }
 
 impl Drop for Placed {
@@ -200,7 +158,8 @@ impl Blobs {
             let file = open.file(); // Before it looks as if it could be closed.
             open.dirty.store(false, Ordering::Release);
             if let Err(error) = file.and_then(|file| file.sync()) {
-                return Err(failed.insert(error).clone()); // Still dirty, so that everybody meets the failure.
+                // Still dirty, so that everybody meets the failure.
+                return Err(failed.insert(error).clone());
             }
         }
         // Only now: who finds nothing dirty relies on it, and does not wait for a sync in flight.
@@ -213,7 +172,7 @@ impl Blobs {
         self.live.store(bytes, Ordering::Relaxed);
     }
 
-    fn note_written(&self, open: &Arc<Open>) {
+    pub(crate) fn note_written(&self, open: &Arc<Open>) {
         // Under the lock: nobody who finds it dirty already goes on before it is in the list.
         let mut unsynced = lock(&self.unsynced);
         if !open.dirty.swap(true, Ordering::AcqRel) {
@@ -223,7 +182,7 @@ impl Blobs {
     }
 
     /// A place of `len` bytes in the active file, if it has one.
-    fn reserve(&self, len: u64) -> Option<(Arc<Open>, u64)> {
+    pub(crate) fn reserve(&self, len: u64) -> Option<(Arc<Open>, u64)> {
         let mut active = lock(&self.active);
         let active = active.as_mut()?;
         let end = active.end.checked_add(len)?;
@@ -238,7 +197,7 @@ impl Blobs {
 
     /// Closes the files that are not written to again, and syncs them first where they are many:
     /// a file that is not synced must stay open, or an error of writing it back may go unnoticed.
-    fn close_full(&self) {
+    pub(crate) fn close_full(&self) {
         if lock(&self.unsynced).len() > UNSYNCED && self.sync().is_err() {
             return; // The next sync of the log says so.
         }
@@ -270,148 +229,11 @@ impl Blobs {
         lock(&self.making)
     }
 
-    fn create(&self, number: FileNumber, id: u64) -> Result<File> {
+    pub(crate) fn create(&self, number: FileNumber, id: u64) -> Result<File> {
         let path = FileKind::Blob(number).path(&self.files.dir);
         let file = self.files.fs.open(&path, OpenMode::CreateNew)?;
         file.write_all_at(&blob_header(id), 0)?;
         file.sync()?;
         Ok(file)
-    }
-}
-
-impl Engine {
-    /// Stores a value; its reference is to be committed while the answer lives.
-    pub(crate) fn store_large(&self, user: UserKey<'_>, value: &[u8]) -> Result<Placed> {
-        let mut head = BlobHead::new(user, value);
-        let (file, offset) = loop {
-            if let Some(place) = self.blobs.reserve(head.record_len()) {
-                break place;
-            }
-            self.wait_for_blobs();
-            self.begin_blob_file(head.record_len())?;
-        };
-        let meta = file.meta;
-        let placed = Placed {
-            at: head.at(meta.number, meta.id, offset),
-            file,
-        };
-        let open = &placed.file;
-        let mut at = offset;
-        let mut written = Ok(());
-        let rest = match value.len() <= JOINED {
-            true => {
-                head.bytes.extend_from_slice(value);
-                &[]
-            }
-            false => value,
-        };
-        for part in [&head.bytes, rest] {
-            let file = written.and_then(|()| open.file());
-            written = file.and_then(|file| file.write_all_at(part, at));
-            at += part.len() as u64;
-        }
-        if let Err(error) = written {
-            self.blobs.retire(meta.number);
-            return self.space.note(Err(error));
-        }
-        self.blobs.note_written(open);
-        self.blobs
-            .unflushed
-            .fetch_add(at - offset, Ordering::Relaxed);
-        self.counters.stored(at - offset);
-        Ok(placed)
-    }
-
-    /// Has a new file to write to, which the manifest lists, and which every view knows that may
-    /// come to hold a reference to it.
-    fn begin_blob_file(&self, len: u64) -> Result<()> {
-        let _making = lock(&self.blobs.making);
-        let has_room = |active: &Active| {
-            let end = active.end.saturating_add(len);
-            end <= self.blobs.target() || active.end == BLOB_HEADER_LEN
-        };
-        if lock(&self.blobs.active).as_ref().is_some_and(has_room) {
-            return Ok(()); // Another writer has made it meanwhile.
-        }
-        self.check_writable()?;
-        let number = self.versions.new_file_number()?;
-        let id = self.fs().random();
-        let created = self.space.note(self.blobs.create(number, id));
-        let file = match created {
-            Ok(file) => file,
-            Err(error) => {
-                // Not listed yet; what cannot be removed now, the next open removes.
-                self.files.remove(FileKind::Blob(number)).ok();
-                return Err(error);
-            }
-        };
-        let synced = self.fs().sync_dir(&self.files.dir);
-        synced.map_err(|error| {
-            self.committer.poison(error.clone());
-            self.versions.directory_failed(error)
-        })?;
-        let meta = BlobMeta {
-            number,
-            id,
-            size: 0,
-        };
-        let edit = VersionEdit {
-            blobs_added: vec![meta],
-            ..VersionEdit::default()
-        };
-        let listed = self.space.note(self.heed(self.install(&edit)));
-        if let Err(error) = listed {
-            let is_listed = self
-                .versions
-                .lock()
-                .state
-                .version
-                .blobs()
-                .contains_key(&number);
-            if !is_listed && !self.files.frozen() {
-                self.files.remove(FileKind::Blob(number)).ok();
-            }
-            return Err(error);
-        }
-        let version = self.views.cell.load().version.clone();
-        let listed = file_of(
-            version.blobs(),
-            &BlobRef {
-                file: number,
-                offset: 0,
-                len: 0,
-                crc: 0,
-            },
-        )?;
-        let open = Arc::new(Open {
-            meta,
-            file: Mutex::new(Rank::Leaf, Some(file)),
-            listed: listed.clone(),
-            dirty: AtomicBool::new(false),
-            writers: AtomicU64::new(0),
-        });
-        self.committer.begin_list();
-        lock(&self.blobs.made).push(Made {
-            file: open.clone(),
-            last_seq: None,
-        });
-        *lock(&self.blobs.active) = Some(Active {
-            file: open,
-            end: BLOB_HEADER_LEN,
-        });
-        self.blobs.close_full();
-        if self.blobs.unflushed.load(Ordering::Relaxed) > FILES_AHEAD * self.blobs.target() {
-            self.flush_soon();
-        }
-        Ok(())
-    }
-
-    /// Asks for a flush of what is in memory.
-    pub(crate) fn flush_soon(&self) {
-        self.committer.seal();
-        let newest = self.views.cell.load().newest_sealed();
-        if let Some(newest) = newest.filter(|_| !self.options.tuning.manual) {
-            self.background.request_flush(newest);
-        }
     }
 }

@@ -1,22 +1,22 @@
-//! The files of tables and large values: opening them lazily, making new ones, and removing those that nothing refers to.
+//! The files of tables and large values: opening them lazily, making new ones, and removing those
+//! that nothing refers to.
 //!
 //! A table leaves in two steps. The edit that removes it from the tree is synced; then, once the
 //! last reader that pinned it is gone, its number lands in the list of the obsolete, and a worker
 //! unlinks it. A running database deletes by edits only, never by listing the directory, and
 //! nothing after a failure of the log or manifest: the edit may not be what the disk has.
 
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
-use crate::background::signals::{Background, Task};
 use terrace_base::error::is_missing;
-use terrace_base::vfs::{File, Fs, OpenFiles, OpenMode};
+use terrace_base::vfs::{File, Fs, OpenFiles, OpenMode, parent_of};
 use terrace_base::{Error, ErrorKind, FileKind, FileNumber, Result, mutant};
 use terrace_compaction::{BlobFile, BlobMeta, Opened, TableMeta, TableStore};
 use terrace_sstable::{BLOB_HEADER_LEN, BlobReader, BlockCache, IoMode, Table};
 
+use crate::background::signals::{Background, Task};
 use crate::storage::lent::Lent;
 
 /// The files of one database's tables.
@@ -247,4 +247,18 @@ impl TableStore for Files {
     fn obsolete_blob(&self, number: FileNumber) {
         self.push_obsolete(FileKind::Blob(number));
     }
+}
+
+/// A process that was killed while it created the directory may have left a name that is not
+/// durable: a power cut would take the directory with all that is acknowledged in it.
+pub(crate) fn sync_ancestors(fs: &Fs, dir: &Path) -> Result<()> {
+    let mut parent = parent_of(dir);
+    fs.sync_dir(parent)?;
+    while parent_of(parent) != parent && parent != Path::new(".") {
+        parent = parent_of(parent);
+        if fs.sync_dir(parent).is_err() {
+            break; // Not ours to read, so not ours to have created.
+        }
+    }
+    Ok(())
 }

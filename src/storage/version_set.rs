@@ -17,11 +17,11 @@ use terrace_compaction::{
 };
 use terrace_wal::SegmentMeta;
 
-use crate::jobs::reclaim::{touched, whole_keyspace};
-use crate::keyspace::catalogue::DEFAULT_NAME;
+use crate::keyspace::state::DEFAULT_NAME;
 use crate::read::context::remembered;
 use crate::storage::files::Files;
 use crate::storage::manifest::Manifest;
+use crate::storage::touched::{touched, whole_keyspace};
 use crate::sync::{Mutex, MutexGuard, Rank, lock};
 
 /// File numbers lie below this: far more than can be used, and far from where sums overflow.

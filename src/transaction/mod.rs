@@ -1,4 +1,5 @@
-//! Transactions: reads and writes across keyspaces that take effect together, as if alone, or not at all.
+//! Transactions: reads and writes across keyspaces that take effect together, as if alone, or not
+//! at all.
 //!
 //! They are optimistic (Kung and Robinson, "On optimistic methods for concurrency control", 1981).
 //! A transaction reads a snapshot and what it wrote itself, keeps its writes in memory, and locks
@@ -12,14 +13,15 @@
 //! ```
 //!
 //! The question is put twice: at length and outside of every lock, tables included; then under the
-//! commit lock only about what was appended since ([`crate::commit::checks`]). It is about the newest
-//! appended state, published or not; a `Conflict` is answered once what it is about is published,
-//! so that the next attempt sees it.
+//! commit lock only about what was appended since ([`crate::commit::checks`]). It is about the
+//! newest appended state, published or not; a `Conflict` is answered once what it is about is
+//! published, so that the next attempt sees it.
 //!
 //! A transaction that wrote nothing has nothing to ask: it saw the state after some commit and
 //! before the next. Under [`Isolation::Snapshot`] only the keys written are asked about: lost
 //! updates cannot be, write skew can.
 
+pub(crate) mod readable;
 pub(crate) mod write_set;
 
 use std::fmt;
@@ -30,24 +32,27 @@ use bytes::Bytes;
 use terrace_base::key::split_expiry;
 use terrace_base::{Error, ErrorKind, KeyspaceId, Result, SeqNo, UserKey, mutant};
 use terrace_sstable::Value;
+use write_set::Writes;
 
 use crate::bounds::{KeyBounds, OwnedBounds, half_open};
 use crate::commit::checks::{Checks, conflict};
 use crate::db::Db;
+use crate::db::append::{append_if, check_batch, date};
+use crate::db::keyspace::Keyspace;
 use crate::db::readable::{Reader, count};
 use crate::db::snapshot::Snapshot;
-use crate::keyspace::catalogue::{Keyspace, KeyspaceState};
+use crate::keyspace::state::KeyspaceState;
+use crate::memtable::tx_buffer::OwnWrite;
 use crate::read::basis::{Basis, CheckedKey, Stretch};
+use crate::read::blob::Want;
 use crate::read::context::ReadPoint;
 use crate::read::get::Live;
 use crate::read::iter::{Overlay, Scan};
 use crate::read::read_set::{ReadSet, in_order};
-use crate::storage::blob_files::Want;
 use crate::sync::{Mutex, Rank, lock, yield_now};
 use crate::write::batch::{Batch, MAX_BATCH_LEN, check_lengths};
 use crate::write::expiry::{Deadline, Expiry};
-use crate::write::write::Write;
-use write_set::{OwnWrite, Writes};
+use crate::write::prepared::Write;
 
 /// How often [`Db::transact`] tries.
 const ATTEMPTS: u32 = 64;
@@ -421,8 +426,8 @@ impl Transaction {
     ) -> Result<SeqNo> {
         let engine = self.snapshot.handle().writer()?;
         engine.check_open()?;
-        engine.check_batch(batch)?;
-        let clock = engine.date(batch);
+        check_batch(engine, batch)?;
+        let clock = date(engine, batch);
         let parts = [clock.as_deref().unwrap_or_default(), &batch.payload];
         let write = Write::of_batch(batch, &parts);
         let basis = Basis { keys, ranges };
@@ -441,9 +446,10 @@ impl Transaction {
             let checks = Checks {
                 ranges,
                 attempt,
+                pinned: true, // By its snapshot, which sees each key before its delete.
                 ..Checks::keys(upto, keys)
             };
-            let receipt = engine.append_if(&write, None, &batch.keyspaces, &checks)?;
+            let receipt = append_if(engine, &write, None, &batch.keyspaces, &checks)?;
             if let Some(receipt) = receipt {
                 engine.committer.wait_visible(receipt.last)?;
                 return Ok(receipt.last);

@@ -70,7 +70,8 @@ typed_bounds! {
     RangeTo<B>, |r| Bound::Unbounded, Bound::Excluded(r.end.key_bytes());
     RangeToInclusive<B>, |r| Bound::Unbounded, Bound::Included(r.end.key_bytes());
     Range<B>, |r| Bound::Included(r.start.key_bytes()), Bound::Excluded(r.end.key_bytes());
-    RangeInclusive<B>, |r| Bound::Included(r.start().key_bytes()), Bound::Included(r.end().key_bytes());
+    RangeInclusive<B>, |r|
+        Bound::Included(r.start().key_bytes()), Bound::Included(r.end().key_bytes());
 }
 
 impl<K: Key, A: AsKey<K>, B: AsKey<K>> TypedBounds<K> for (Bound<A>, Bound<B>) {

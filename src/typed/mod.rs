@@ -24,17 +24,16 @@ use std::fmt;
 use std::iter::FusedIterator;
 use std::marker::PhantomData;
 
-use terrace_base::{Result, SeqNo};
-
-use crate::Bytes;
-use crate::keyspace::catalogue::Keyspace;
-use crate::read::iter::Iter;
-
 pub use bounds::{AsKey, TypedBounds};
 pub use key::{Key, Place};
+use terrace_base::{Result, SeqNo};
 #[cfg(feature = "json")]
 pub use value::Json;
 pub use value::{AsValue, Value};
+
+use crate::Bytes;
+use crate::db::keyspace::Keyspace;
+use crate::read::iter::Iter;
 
 /// A keyspace seen as a map from `K` to `V`; made by [`Keyspace::typed`]. Cheap to clone; keeps the
 /// database open.

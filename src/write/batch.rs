@@ -7,7 +7,7 @@ use terrace_base::key::{EXPIRY_LEN, MAX_KEY_LEN, MAX_VALUE_LEN};
 use terrace_base::{Error, KeyspaceId, Result, SeqNo, UserKey, ValueKind};
 
 use crate::bounds::{KeyBounds, half_open};
-use crate::keyspace::catalogue::{Keyspace, KeyspaceState};
+use crate::keyspace::state::KeyspaceState;
 use crate::options::Durability;
 use crate::write::deferred::Deferred;
 use crate::write::expiry::{Deadline, Expiry};
@@ -101,18 +101,6 @@ impl Batch {
         self.len() == 0
     }
 
-    /// The same operations on another keyspace.
-    pub fn keyspace(&mut self, keyspace: &Keyspace) -> BatchKeyspace<'_> {
-        let state = keyspace.state();
-        if !self.keyspaces.iter().any(|known| Arc::ptr_eq(known, state)) {
-            self.keyspaces.push(state.clone());
-        }
-        BatchKeyspace {
-            id: state.id,
-            batch: self,
-        }
-    }
-
     /// Sets `key` to `value` in the default keyspace.
     pub fn put(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> &mut Self {
         self.add_put(KeyspaceId(0), key.as_ref(), value.as_ref());
@@ -130,7 +118,8 @@ impl Batch {
         self
     }
 
-    /// Combines the value of `key` in the default keyspace with `operand`; see [`Keyspace::merge`].
+    /// Combines the value of `key` in the default keyspace with `operand`; see
+    /// [`Keyspace::merge`](crate::Keyspace::merge).
     pub fn merge(&mut self, key: impl AsRef<[u8]>, operand: impl AsRef<[u8]>) -> &mut Self {
         self.add_merge(KeyspaceId(0), key.as_ref(), operand.as_ref());
         self
@@ -149,8 +138,9 @@ impl Batch {
         self
     }
 
-    /// Adds `delta` to the counter `key` of the default keyspace, as [`Keyspace::add_i64`] does. It
-    /// counts on from what stands before it in the batch.
+    /// Adds `delta` to the counter `key` of the default keyspace, as
+    /// [`Keyspace::add_i64`](crate::Keyspace::add_i64) does. It counts on from what stands before
+    /// it in the batch.
     ///
     /// ```
     /// # fn main() -> terrace::Result<()> {
@@ -166,8 +156,9 @@ impl Batch {
         self
     }
 
-    /// Appends `bytes` to the value of `key` in the default keyspace, as [`Keyspace::append`] does,
-    /// after what stands before it in the batch.
+    /// Appends `bytes` to the value of `key` in the default keyspace, as
+    /// [`Keyspace::append`](crate::Keyspace::append) does, after what stands before it in the
+    /// batch.
     pub fn append(&mut self, key: impl AsRef<[u8]>, bytes: impl AsRef<[u8]>) -> &mut Self {
         self.add_append(KeyspaceId(0), key.as_ref(), bytes.as_ref());
         self
@@ -363,8 +354,8 @@ impl Batch {
 /// A [`Batch`] looking at one keyspace.
 #[derive(Debug)]
 pub struct BatchKeyspace<'a> {
-    id: KeyspaceId,
-    batch: &'a mut Batch,
+    pub(crate) id: KeyspaceId,
+    pub(crate) batch: &'a mut Batch,
 }
 
 impl BatchKeyspace<'_> {
@@ -386,7 +377,7 @@ impl BatchKeyspace<'_> {
         self
     }
 
-    /// Combines the value of `key` with `operand`; see [`Keyspace::merge`].
+    /// Combines the value of `key` with `operand`; see [`Keyspace::merge`](crate::Keyspace::merge).
     pub fn merge(&mut self, key: impl AsRef<[u8]>, operand: impl AsRef<[u8]>) -> &mut Self {
         self.batch
             .add_merge(self.id, key.as_ref(), operand.as_ref());

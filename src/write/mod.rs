@@ -4,4 +4,5 @@ pub(crate) mod batch;
 pub(crate) mod deferred;
 pub(crate) mod expiry;
 pub(crate) mod payload;
-pub(crate) mod write;
+pub(crate) mod prepared;
+pub(crate) mod values;

@@ -201,7 +201,8 @@ impl BlockCache {
             }
             match table.and_then(|table| table.take(entry.block)) {
                 Some(_) => self.give_back(entry.size),
-                None => ring.dead = ring.dead.saturating_sub(1), // Its bytes were given back already.
+                // Its bytes were given back already.
+                None => ring.dead = ring.dead.saturating_sub(1),
             }
             ring.entries.swap_remove(ring.hand);
         }

@@ -2,19 +2,17 @@
 #![allow(clippy::let_underscore_must_use)] // Any answer is good where only panics count.
 
 use terrace_base::ErrorKind;
+use terrace_base::checksum::checksum;
 use terrace_base::coding::Decoder;
 use terrace_base::hash::key_hash;
 use terrace_base::iterator::InternalIterator;
 use terrace_base::key::{KeyRef, ValueKind};
-
 use terrace_base::vfs::{Fault, FaultVfs, Fs, MemVfs, OpenMode};
 
 use super::*;
-use crate::Compression;
 use crate::format::{POINT_INDEX, Section, decode_footer, encode_footer, seal_section};
 use crate::testing::*;
-use crate::{FileSink, TableWriter, WriterOptions};
-use terrace_base::checksum::checksum;
+use crate::{Compression, FileSink, TableWriter, WriterOptions};
 
 fn small_model() -> Model {
     let mut model: Model = (0..14u64)

@@ -9,9 +9,8 @@ use terrace_base::iterator::InternalIterator;
 use terrace_base::key::{KeyRef, KeyspaceId, UserKey, ValueKind};
 
 use super::*;
-use crate::Compression;
 use crate::testing::{Random, fs};
-use crate::{FileSink, TableWriter, WriterOptions};
+use crate::{Compression, FileSink, TableWriter, WriterOptions};
 
 const KEYS: u64 = 2_000_000;
 const TABLES: u64 = 9;

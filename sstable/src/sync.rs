@@ -9,16 +9,14 @@
 #[cfg(not(all(test, terrace_shuttle)))]
 use std::sync as system;
 
-#[cfg(all(test, terrace_shuttle))]
-use shuttle::sync as system;
-
-pub(crate) use system::atomic::{AtomicBool, AtomicU64, Ordering};
-pub(crate) use system::{Mutex, MutexGuard};
-
 #[cfg(not(all(test, terrace_shuttle)))]
 pub(crate) use arc_swap::{ArcSwapOption as Slot, Guard};
 #[cfg(all(test, terrace_shuttle))]
 pub(crate) use mutex_slot::{Guard, Slot};
+#[cfg(all(test, terrace_shuttle))]
+use shuttle::sync as system;
+pub(crate) use system::atomic::{AtomicBool, AtomicU64, Ordering};
+pub(crate) use system::{Mutex, MutexGuard};
 
 /// Lets another thread go on, under the schedule checker alone: where threads can meet without a
 /// lock or an atomic.

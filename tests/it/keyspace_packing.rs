@@ -4,10 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use Compression::{Lz4, None as Raw};
 use terrace::vfs::{CrashPolicy, ImageKind, MemVfs, Vfs};
 use terrace::{Compression, Db, Durability, ErrorKind, Keyspace, KeyspaceOptions, Options};
-
-use Compression::{Lz4, None as Raw};
 
 const DIR: &str = "/db";
 

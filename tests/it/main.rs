@@ -43,5 +43,6 @@ mod regressions;
 mod salvage;
 mod set_aside;
 mod stretches;
+mod tidy;
 mod transactions;
 mod typed;

@@ -77,6 +77,7 @@ fn what_is_of_another_type_is_invalid_once() {
 #[test]
 fn json_values() {
     use std::collections::BTreeMap;
+
     use terrace::Json;
     let db = Db::in_memory().unwrap();
     type Ages = BTreeMap<String, u32>;

@@ -1,4 +1,5 @@
-//! Opens the listed segments and checks that their links agree: what [`recover`](crate::recover) begins with.
+//! Opens the listed segments and checks that their links agree: what [`recover`](crate::recover)
+//! begins with.
 //!
 //! Each file must be there with its size; no number and no salt is listed twice; a first frame that
 //! verifies is a link of this use; a segment begins where its predecessor ended; no use has two

@@ -1,6 +1,6 @@
-//! Random lives of a log against a model: appends, syncs, marks, flushes, and then a power cut that keeps any
-//! subset of the unsynced sectors, a kill that keeps everything, a failing call, or a clean end; again and
-//! again over the same files.
+//! Random lives of a log against a model: appends, syncs, marks, flushes, and then a power cut that
+//! keeps any subset of the unsynced sectors, a kill that keeps everything, a failing call, or a
+//! clean end; again and again over the same files.
 
 use proptest::prelude::*;
 

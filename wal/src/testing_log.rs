@@ -1,4 +1,5 @@
-//! A model engine around a [`Log`]: a manifest that is always durable, and a record of what was written.
+//! A model engine around a [`Log`]: a manifest that is always durable, and a record of what was
+//! written.
 
 use std::path::{Path, PathBuf};
 

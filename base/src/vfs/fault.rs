@@ -11,13 +11,12 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::fmt;
-use std::io;
 use std::panic::Location;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use std::{fmt, io};
 
 use bytes::Bytes;
 

@@ -22,21 +22,19 @@ mod random;
 
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::fmt;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::{fmt, io};
 
 use bytes::Bytes;
-use twox_hash::XxHash3_64;
-
-use super::{LockGuard, Metadata, OpenMode, Vfs, VfsFile};
+pub use crash::{CrashPolicy, ImageKind};
 use names::{Entry, Names};
 use node::{Node, Tracked, lock};
 use random::{Random, SharedRandom, mix};
+use twox_hash::XxHash3_64;
 
-pub use crash::{CrashPolicy, ImageKind};
+use super::{LockGuard, Metadata, OpenMode, Vfs, VfsFile};
 
 /// Called with the file system and the number of the changing call that is about to take effect.
 pub type MutationHook = Arc<dyn Fn(&MemVfs, u64) + Send + Sync>;

@@ -1,12 +1,12 @@
-//! An obviously right twin of the persistence state: whole copies of contents and name maps, and all
-//! closed subsets of the unsynced name changes by enumeration.
+//! An obviously right twin of the persistence state: whole copies of contents and name maps, and
+//! all closed subsets of the unsynced name changes by enumeration.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use CrashPolicy::*;
 use proptest::prelude::*;
 
 use super::*;
-use CrashPolicy::*;
 
 const CUT: ImageKind = ImageKind::Cut;
 const KILL: ImageKind = ImageKind::Kill;
@@ -598,7 +598,8 @@ fn an_image_is_one_moment_of_all_files() {
     let mem = MemVfs::crashable(1);
     let (a, b) = (create(&mem, "/a", &[0; 8]), create(&mem, "/b", &[0; 8]));
     for i in 0..300 {
-        create(&mem, &format!("/aa{i}"), b"between"); // An image takes its time from one to the other.
+        // An image takes its time from one to the other.
+        create(&mem, &format!("/aa{i}"), b"between");
     }
     sync_root(&mem);
     let number = |mem: &MemVfs, name| {

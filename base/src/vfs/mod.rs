@@ -26,14 +26,12 @@ mod mem;
 mod os;
 
 use std::ffi::OsString;
-use std::fmt;
-use std::io;
 use std::panic::Location;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::{fmt, io};
 
 use bytes::Bytes;
-
 pub use fault::{Call, Fault, FaultVfs, Op, Site};
 pub use handles::OpenFiles;
 pub use mem::{CrashPolicy, ImageKind, MemVfs, MutationHook};

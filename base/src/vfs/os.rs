@@ -1,13 +1,13 @@
 //! The operating system's file system.
-#![allow(unsafe_code, clippy::disallowed_methods)] // Memory maps, forks; and this is what the bans point to.
+// Memory maps, forks; and this is what the bans point to.
+#![allow(unsafe_code, clippy::disallowed_methods)]
 
 use std::ffi::OsString;
-use std::fs;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::{fs, io};
 
 use bytes::Bytes;
 

@@ -30,8 +30,13 @@ use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
+pub use leveled::pick;
+pub use older::OlderRuns;
+pub use range::{Among, KeyRange, pick_range};
+pub use shape::{Targets, debt, targets};
 use terrace_base::{Error, FileNumber, MergingIterator, Result, SeqNo, UserKey, mutant};
 use terrace_sstable::TableInfo;
+pub use tidy::pick_newest;
 
 use crate::edit::{AddedTable, MovedTable, RemovedTable, VersionEdit};
 use crate::job::MergeResult;
@@ -41,12 +46,6 @@ use crate::run_iter::RunIter;
 use crate::table_file::TableFile;
 use crate::text::compression_name;
 use crate::version::{LEVELS, Version};
-
-pub use leveled::pick;
-pub use older::OlderRuns;
-pub use range::{Among, KeyRange, pick_range};
-pub use shape::{Targets, debt, targets};
-pub use tidy::pick_newest;
 
 /// The last level: whatever lies below it is nothing.
 pub(crate) const LAST: usize = LEVELS - 1;

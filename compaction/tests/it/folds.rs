@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use terrace_base::{
-    DeletedRange, KeyspaceId, OwnedKey, RangeSet, SeqNo, UserKey, ValueKind, key::split_expiry,
-};
+use terrace_base::key::split_expiry;
+use terrace_base::{DeletedRange, KeyspaceId, OwnedKey, RangeSet, SeqNo, UserKey, ValueKind};
 use terrace_compaction::*;
 
 use crate::store::Sorted;

@@ -1,7 +1,8 @@
 //! Runs, tables as files, and reading a run in order.
 
-use proptest::prelude::*;
 use std::sync::Arc;
+
+use proptest::prelude::*;
 use terrace_base::{
     Error, ErrorKind, FileNumber, InternalIterator, KeyRef, KeyspaceId, OwnedKey, SeqNo, UserKey,
     ValueKind,

@@ -13,7 +13,7 @@ use super::hints::is_damage;
 use super::report::LossKind;
 use super::{Lost, Survey};
 use crate::open::replay::Replay;
-use crate::storage::blob_files::file_of;
+use crate::read::blob::file_of;
 
 /// False if the value that an entry refers to cannot be had.
 pub(super) fn is_there(blobs: &BlobFiles, key: KeyRef<'_>, stored: &[u8]) -> Result<bool> {

@@ -1,5 +1,5 @@
-//! A salvage without a manifest to go by: every table that verifies and is not known to have left, and the log, are merged
-//! into one run.
+//! A salvage without a manifest to go by: every table that verifies and is not known to have left,
+//! and the log, are merged into one run.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,18 +14,16 @@ use terrace_compaction::{
 use terrace_sstable::{Table, TableIter};
 use terrace_wal::Lsn;
 
+use super::hints::{Hints, gather};
+use super::log::SegmentFile;
+use super::report::LossKind;
+use super::tables::Verdict;
+use super::{Lost, Survey, lenient};
 use crate::keyspace::catalogue::Change;
 use crate::memtable::Form;
 use crate::open::opening::Found;
 use crate::open::rebuild::Basis;
 use crate::open::replay::Replay;
-
-use super::hints::{Hints, gather};
-use super::lenient;
-use super::log::SegmentFile;
-use super::report::LossKind;
-use super::tables::Verdict;
-use super::{Lost, Survey};
 
 impl Survey<'_> {
     /// What was in force is not known: everything that verifies is merged.

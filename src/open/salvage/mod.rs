@@ -52,6 +52,11 @@ use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use hints::{candidates, is_damage};
+use lenient::put_aside;
+use log::SegmentFile;
+pub use report::{Kept, Loss, LossKind, LostKeys, Salvage};
+use tables::Verdict;
 use terrace_base::vfs::Fs;
 use terrace_base::{
     Error, ErrorKind, FileKind, FileNumber, KeyspaceId, OwnedUserKey, Result, SeqNo,
@@ -60,7 +65,7 @@ use terrace_compaction::{AddedTable, BlobFiles, BlobMeta, RemovedTable, TableFil
 use terrace_wal::Lsn;
 
 use crate::engine::Engine;
-use crate::keyspace::catalogue::DEFAULT_NAME;
+use crate::keyspace::state::DEFAULT_NAME;
 use crate::open::assemble::assemble;
 use crate::open::opening::{Found, Opening};
 use crate::open::rebuild::{Basis, RecoveredTables};
@@ -68,12 +73,6 @@ use crate::open::replay::Replay;
 use crate::options::Options;
 use crate::storage::manifest;
 use crate::storage::version_set::ManifestState;
-
-use hints::{candidates, is_damage};
-use lenient::put_aside;
-use log::SegmentFile;
-pub use report::{Kept, Loss, LossKind, LostKeys, Salvage};
-use tables::Verdict;
 
 /// Opens what is left of the database in `dir`.
 pub(crate) fn salvage(options: Options, dir: &Path) -> Result<(Arc<Engine>, Salvage)> {

@@ -111,8 +111,8 @@ impl Walk {
         }
     }
 
-    /// The same backwards: the saved key is dead, and the source stands in front of it. True if a
-    /// live one was saved.
+    /// Steps backwards over dead keys, from a saved key that is dead and a source before it. True
+    /// if a live key was saved.
     #[inline(never)]
     pub(crate) fn pass_dead_back(&mut self) -> Result<bool> {
         let mut passed = 1_usize;

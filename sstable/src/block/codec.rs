@@ -65,7 +65,8 @@ impl Codec {
             Codec::Lz4(table) if plain.len() < usize::from(u16::MAX) => {
                 compress_into_with_table(plain, out, table).ok()
             }
-            Codec::Lz4(_) => compress_into(plain, out).ok(), // A larger table, which is not worth keeping.
+            // A larger table, which is not worth keeping.
+            Codec::Lz4(_) => compress_into(plain, out).ok(),
             #[cfg(feature = "zstd")]
             Codec::Zstd(context) => context.compress_to_buffer(plain, out).ok(),
         }

@@ -1,5 +1,6 @@
-//! A block packed with LZ4 or zstd (see `codec`). Heads, offsets and padding are left out; unpacking rebuilds the raw block byte
-//! by byte (but for the checksum, which is 0), so that a place in it means the same in both.
+//! A block packed with LZ4 or zstd (see `codec`). Heads, offsets and padding are left out;
+//! unpacking rebuilds the raw block byte by byte (but for the checksum, which is 0), so that a
+//! place in it means the same in both.
 //!
 //! ```text
 //! packed := length:u32 seq_width:u8 key_width:u8 value_width:u8 0:u8 lowest:u64 body:[u8; length] seq{count}

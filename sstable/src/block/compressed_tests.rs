@@ -1,4 +1,5 @@
-#![allow(clippy::indexing_slicing, clippy::disallowed_methods)] // Tests: a wrong index fails one, and one needs a thread.
+// Tests: a wrong index fails one, and one needs a thread.
+#![allow(clippy::indexing_slicing, clippy::disallowed_methods)]
 use terrace_base::ErrorKind;
 use terrace_base::key::{KeyRef, KeyspaceId, UserKey};
 

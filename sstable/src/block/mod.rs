@@ -42,6 +42,8 @@ mod compressed;
 
 use std::cmp::Ordering;
 
+pub(crate) use builder::BlockBuilder;
+pub(crate) use compressed::{Packer, unpack};
 use terrace_base::checksum::checksum;
 use terrace_base::coding::{Decoder, align8, put_u32, put_u64};
 use terrace_base::error::{Error, Result};
@@ -49,9 +51,6 @@ use terrace_base::key::{KeyRef, KeyspaceId, SeqNo, UserKey, ValueKind, split_tra
 use terrace_base::mutant;
 
 use crate::options::no_zstd;
-
-pub(crate) use builder::BlockBuilder;
-pub(crate) use compressed::{Packer, unpack};
 
 const CRC_LEN: usize = 4;
 const COUNT_AT: usize = CRC_LEN;

@@ -39,9 +39,8 @@ pub use oracle::{Contents, Oracle};
 pub use progress::Progress;
 pub use runner::Runner;
 pub use scenario::{Mode, Scenario};
-pub use trouble::{Outcome, Trouble};
-
 use terrace::Options;
+pub use trouble::{Outcome, Trouble};
 
 /// The merge operator that every keyspace gets before its first operand: the newer follows the
 /// older.

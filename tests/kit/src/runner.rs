@@ -7,18 +7,17 @@ use std::sync::Arc;
 use terrace::vfs::{OsVfs, Vfs};
 use terrace::{Batch, Db, Durability, ErrorKind, Keyspace, Options, SeqNo, Ticket};
 
-use crate::KEYSPACES;
 use crate::crash::Allowed;
 use crate::model::{Change, Commit, Expires, Model};
 use crate::op::{Action, How, Op, Write, expiry};
 use crate::oracle::Oracle;
 use crate::pins::Pins;
 use crate::progress::Progress;
-use crate::reads;
 use crate::scenario::{Mode, Scenario};
 use crate::spaces::{default_of, with_operator};
 use crate::ticket::block_on;
 use crate::trouble::{Outcome, Trouble, failed};
+use crate::{KEYSPACES, reads};
 
 /// A database and its model side by side.
 pub struct Runner {

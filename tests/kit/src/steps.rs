@@ -6,13 +6,12 @@ use std::sync::Arc;
 
 use terrace::{Batch, Bytes, ErrorKind, SeqNo, Swap};
 
-use crate::KEYSPACES;
 use crate::model::{Change, Expires};
 use crate::op::{Action, End, Read, Step, Write, expiry};
-use crate::reads;
 use crate::runner::{Runner, change, name_of};
 use crate::spaces::default_of;
 use crate::trouble::{Outcome, failed};
+use crate::{KEYSPACES, reads};
 
 /// What a step must do: the new values of keys, in order; and what it answers.
 struct Due {

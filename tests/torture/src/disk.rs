@@ -5,11 +5,10 @@
 //! has ended, even by SIGKILL.
 
 use std::fs::File;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::thread;
 use std::time::Duration;
+use std::{io, thread};
 
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 

@@ -25,9 +25,8 @@ use terrace_kit::{
 
 use crate::faults::writes_from;
 use crate::parallel::{all_of, caught};
-use crate::skip;
 use crate::tmpfs::Tmpfs;
-use crate::{Counts, Failure, Plan};
+use crate::{Counts, Failure, Plan, skip};
 
 /// How long a database with threads may take to notice that there is room again.
 const PATIENCE: Duration = Duration::from_secs(30);

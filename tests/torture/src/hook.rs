@@ -3,11 +3,10 @@
 //! changing call of a workload can be the one at which the process dies or the power goes.
 
 use std::ffi::OsString;
-use std::fmt;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::{fmt, io};
 
 use terrace::Bytes;
 use terrace::vfs::{LockGuard, Metadata, OpenMode, OsVfs, Vfs, VfsFile};

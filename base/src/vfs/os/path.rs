@@ -1,10 +1,9 @@
 //! Calls by path, where the system has none that take a directory's descriptor.
 
 use std::ffi::OsString;
-use std::fs;
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::{fs, io};
 
 use super::{OsFile, locked};
 use crate::vfs::{LockGuard, Metadata, OpenMode, Vfs, VfsFile};

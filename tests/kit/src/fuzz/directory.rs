@@ -12,11 +12,10 @@ use std::sync::Arc;
 use terrace::vfs::MemVfs;
 use terrace::{Error, ErrorKind, IoMode};
 
-use super::Outcome;
 use super::disk::{BASES, Base, Disk, base, change, contents, disk_of, options, vfs_of};
 use super::input::Input;
 use super::log::DIR;
-use super::{REPAIR, expect};
+use super::{Outcome, REPAIR, expect};
 use crate::oracle::{Contents, brief};
 
 /// Tables are mapped instead of read.

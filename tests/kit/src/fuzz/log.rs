@@ -12,9 +12,8 @@ use terrace_sstable::Table;
 use terrace_wal::internals::{decode, encode, recode};
 use terrace_wal::{Known, Lsn, SegmentMeta, read_frames, recover};
 
-use super::Outcome;
 use super::input::Input;
-use super::{REPAIR, expect, repair};
+use super::{Outcome, REPAIR, expect, repair};
 
 /// Where the files of a target lie.
 pub(super) const DIR: &str = "/db";

@@ -9,10 +9,9 @@ use terrace_base::key::{KeyRef, KeyspaceId, OwnedKey, SeqNo, UserKey, ValueKind}
 use terrace_base::{InternalIterator, Result};
 use terrace_sstable::{BlockCache, Compression, Table, TableIter, TableWriter, WriterOptions};
 
-use super::Outcome;
 use super::log::typed;
 use super::repair::{self, u32_at, u64_at};
-use super::{REPAIR, expect};
+use super::{Outcome, REPAIR, expect};
 
 /// So many entries are looked for.
 const MOST: usize = 64;

@@ -5,12 +5,11 @@ use terrace_base::hash::seeded;
 use terrace_base::key::{KeyspaceId, SeqNo, UserKey};
 use terrace_sstable::internals::{Block, FenceKeys, Index, recode_footer};
 
-use super::Outcome;
 use super::input::Input;
 use super::log::typed;
 use super::repair::{self, put, u32_at, u64_at};
 use super::table::{check_answers, sample};
-use super::{REPAIR, expect};
+use super::{Outcome, REPAIR, expect};
 
 /// So many fences or entries are compared with each other.
 const MOST: usize = 48;

@@ -4,8 +4,7 @@
 //! `endure` takes a sample each second and checks every bound. A value over its bound in one sample
 //! is a failure.
 
-use std::fmt;
-use std::thread;
+use std::{fmt, thread};
 
 use terrace::Stats;
 

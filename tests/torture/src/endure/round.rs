@@ -13,13 +13,12 @@ use terrace::{Db, Options, internals};
 use terrace_kit::Random;
 
 use super::bounds::{Checked, KIB, MIB, Measured, Share, Sizes, THREAD, Unit};
-use super::disk;
-use super::idle;
 use super::sample::{self, Load, Sampler};
 use super::scenario::{Scenario, Speed};
 use super::side::{APPENDS, LONGEST_LIST, SUM, sum};
 use super::watch::{Reach, Slot, Watch};
 use super::worker::{LARGE, Shared, Site, Worker, durability, keys_of};
+use super::{disk, idle};
 use crate::rounds::locked;
 
 /// The panic of a load that means it.

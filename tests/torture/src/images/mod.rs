@@ -31,10 +31,11 @@ mod workload;
 use std::collections::HashSet;
 use std::sync::Mutex;
 
+use workload::{Everywhere, Wrong};
+
 use crate::place::Place;
 use crate::rounds::{self, Tally};
 use crate::{Counts, Failure, Outcome, Plan, shrink};
-use workload::{Everywhere, Wrong};
 
 /// Operations of a workload.
 const OPERATIONS: usize = 50;
