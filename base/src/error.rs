@@ -29,6 +29,8 @@ pub enum ErrorKind {
     Conflict,
     /// Stored bytes are damaged, missing or from elsewhere: restore or salvage.
     Corruption,
+    /// A mistake in this crate: please report it with the text. The files are not damaged.
+    Bug,
     /// The operating system failed a call.
     Io,
     /// There is no room: free some; writes then go on by themselves.
@@ -83,6 +85,19 @@ impl Error {
         Error::new(ErrorKind::Corruption, message)
     }
 
+    /// A broken invariant, which only our own mistake can cause. Panics in a debug build, so that
+    /// tests notice.
+    #[cold]
+    #[track_caller]
+    pub fn bug(message: impl Into<String>) -> Error {
+        let message = message.into();
+        debug_assert!(false, "{message}");
+        Error::new(
+            ErrorKind::Bug,
+            format!("a bug in terrace, please report it: {message}"),
+        )
+    }
+
     /// Something that this build does not know.
     #[cold]
     pub fn unsupported(message: impl Into<String>) -> Error {
@@ -114,18 +129,18 @@ impl Error {
         Error::new(ErrorKind::Other, "the caller's code failed").with_source(error.into())
     }
 
-    /// The same error, of another kind and with `message` in front; the first becomes its source.
+    /// Wraps the error in one of `kind` with `message`; this one becomes its source.
     pub fn wrap(self, kind: ErrorKind, message: impl Into<String>) -> Error {
         Error::new(kind, message).with_source(Box::new(self))
     }
 
-    /// The same error with `message` in front, its kind kept.
+    /// Wraps the error in one of its own kind with `message`.
     pub fn wrap_as(self, message: impl Into<String>) -> Error {
         let kind = self.kind();
         self.wrap(kind, message)
     }
 
-    /// The same error, saying that it is about `file` at byte `offset`, unless it says so already.
+    /// Adds the file and the byte offset that the error is about, unless it has them already.
     pub fn in_file(mut self, path: &Path, offset: u64) -> Error {
         if self.0.file.is_none() {
             self.inner().file = Some((path.to_path_buf(), offset));
@@ -133,13 +148,13 @@ impl Error {
         self
     }
 
-    /// The same error, about `key`.
+    /// Adds the key that the error is about.
     pub fn about_key(mut self, key: &[u8]) -> Error {
         self.inner().key = Some(key.to_vec());
         self
     }
 
-    /// The same error, with the time after which a retry makes sense.
+    /// Adds the time after which a retry makes sense.
     pub fn ready_after(mut self, wait: Duration) -> Error {
         self.inner().ready_in = Some(wait);
         self

@@ -94,7 +94,7 @@ pub enum ValueKind {
     PutExpiring = 4,
     /// The key has the value that lies at this place of a blob file.
     Blob = 5,
-    /// The same until a time.
+    /// A reference to a value in a blob file, after the time at which it expires.
     BlobExpiring = 6,
     // 7 is reserved: a range of keys is deleted by the log and the manifest, not by entries.
 }

@@ -148,7 +148,7 @@ fn check_counts(result: &MergeResult, kept: u64) -> Result<()> {
     if result.written == kept && result.read == kept + dropped {
         return Ok(());
     }
-    Err(Error::corruption(format!(
+    Err(Error::bug(format!(
         "a merge read {} entries, dropped {dropped}, kept {kept} and wrote {}",
         result.read, result.written
     )))
@@ -182,7 +182,7 @@ impl RunWriter<'_, '_> {
         }
     }
 
-    /// The same for an entry whose value may go into a blob file.
+    /// Adds an entry whose value may go into a blob file.
     #[cold]
     fn add_large(&mut self, key: KeyRef<'_>, value: &[u8]) -> Result<()> {
         match self.outputs.place(key, value)? {

@@ -64,7 +64,7 @@ impl Packings {
         };
     }
 
-    /// The same without compression.
+    /// These block sizes, without compression.
     pub fn plain(&self) -> Packings {
         Packings {
             plain: true,

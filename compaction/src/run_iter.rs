@@ -50,7 +50,7 @@ impl RunIter {
         self.current.as_ref().map(|(_, table)| table)
     }
 
-    /// The same, to move within the table. It must not be moved off its entries.
+    /// The iterator of the current table, to be moved within its entries only.
     #[inline]
     pub fn inner_mut(&mut self) -> Option<&mut TableIter> {
         self.current.as_mut().map(|(_, table)| table)

@@ -36,8 +36,8 @@ impl Stripes {
         Stripes::at(&snapshots, visible, 0)
     }
 
-    /// The same with the time of each snapshot, and that of readers at `visible` from now on,
-    /// in milliseconds since 1970.
+    /// Cuts at `snapshots`, each with its time, and at `visible`, whose readers have the time `now`
+    /// or a later one. Times are milliseconds since 1970.
     pub fn at(snapshots: &[(SeqNo, u64)], visible: SeqNo, now: u64) -> Stripes {
         let mut all = snapshots.to_vec();
         all.push((visible, now));

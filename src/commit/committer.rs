@@ -94,7 +94,7 @@ struct State {
     last_group: usize,
     /// When the oldest write under `Interval` that no sync has begun to cover was appended.
     oldest_unsynced: Option<Duration>,
-    /// The same of the writes that the sync in flight covers.
+    /// Append time of the oldest write that the sync in flight covers.
     oldest_syncing: Option<Duration>,
     /// When such writes are due to be synced: the first that is half its interval old.
     sync_at: Option<Duration>,
@@ -256,10 +256,10 @@ impl Committer {
         appended: &mut dyn FnMut(SeqNo),
     ) -> Result<Receipt> {
         let receipt = self.append_if(write, durability, keyspaces, None, appended)?;
-        receipt.ok_or_else(|| Error::new(ErrorKind::Conflict, "a condition that nobody made"))
+        receipt.ok_or_else(|| Error::bug("a write without checks was refused by one"))
     }
 
-    /// The same on condition that `checks` hold; `None` if they do not, with nothing written.
+    /// Appends a write if `checks` hold; `None` if they do not, and nothing is written then.
     pub(crate) fn append_if(
         &self,
         write: &Write<'_>,
@@ -324,6 +324,11 @@ impl Committer {
             Err(error) if mutant("go-on-after-append") => return Err(error),
             Err(error) => return Err(self.fail_and_unlock(state, error)),
         };
+        debug_assert!(last >= first, "a write without operations");
+        debug_assert!(
+            state.log.end() == end,
+            "the log ends elsewhere than it said"
+        );
         state.appended = last;
         if mutant("seal-mid-frame") && state.list.list().len() > 2 {
             self.seal_locked(&mut state);
@@ -398,6 +403,7 @@ impl Committer {
             Some(first) => SeqNo::new(first.first.get() - 1),
             None => state.appended,
         };
+        debug_assert!(upto <= state.appended, "visible before it is appended");
         if upto.get() > self.visible.load(Ordering::Relaxed) {
             self.visible.store(upto.get(), Ordering::Release);
         }
@@ -448,6 +454,7 @@ impl Committer {
     /// appended is visible, and a durable edit says that tables hold it.
     pub(crate) fn advance(&self, seq: SeqNo) {
         let mut state = lock(&self.state);
+        debug_assert!(state.gate_shut, "numbers advance while writers may append");
         state.appended = state.appended.max(seq);
         state.ends = Ends::default(); // What came alive did not pass here.
         self.stretches.forget();

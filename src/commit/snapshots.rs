@@ -68,6 +68,8 @@ impl SnapshotList {
     pub(crate) fn release(&self, seq: SeqNo) {
         self.released.fetch_add(1, Ordering::Relaxed);
         let mut counts = lock(&self.counts);
+        let known = counts.contains_key(&seq) || mutant("forget-snapshot");
+        debug_assert!(known, "snapshot {seq} is released and not registered");
         if let Some(registered) = counts.get_mut(&seq) {
             registered.snapshots -= 1;
             if registered.snapshots == 0 {

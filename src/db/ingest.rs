@@ -91,7 +91,7 @@ impl Keyspace {
         or_closed(engine, ingest(engine, &self.state, &mut entries))
     }
 
-    /// The same for entries in any order, of which the last one of each key counts. They are sorted
+    /// Ingests entries in any order, of which the last one of each key counts. They are sorted
     /// in pieces of up to `memory` bytes, which lie in the database's directory until it is done.
     /// `progress` is called now and then.
     ///

@@ -217,7 +217,7 @@ impl Keyspace {
 }
 
 impl Batch {
-    /// The same operations on another keyspace.
+    /// Operations of this batch on another keyspace.
     pub fn keyspace(&mut self, keyspace: &Keyspace) -> BatchKeyspace<'_> {
         let state = keyspace.state();
         if !self.keyspaces.iter().any(|known| Arc::ptr_eq(known, state)) {

@@ -76,8 +76,8 @@ impl Snapshot {
         }
     }
 
-    /// The same moment, looking at `keyspace`. If that is of another database, every read is
-    /// `Invalid`.
+    /// A snapshot of `keyspace` at the moment of this one. If `keyspace` belongs to another
+    /// database, every read is `Invalid`.
     pub fn keyspace(&self, keyspace: &Keyspace) -> Snapshot {
         let engine = self.moment.handle.engine();
         let wrong = (keyspace.state().owner != engine.id).then(|| {

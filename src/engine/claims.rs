@@ -70,6 +70,8 @@ impl Claims {
         }
         let compaction = choose(&state.busy)?;
         let numbers: Vec<FileNumber> = compaction.numbers().collect();
+        let free = numbers.iter().all(|number| !state.busy.contains(number));
+        debug_assert!(free, "a table is claimed twice");
         if !mutant("share-inputs") {
             state.busy.extend(numbers.iter().copied());
         }
@@ -102,7 +104,9 @@ impl Claims {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        lock(&self.0.state).waiting -= 1;
+        let mut state = lock(&self.0.state);
+        debug_assert!(state.waiting > 0, "a caller that does not wait has ended");
+        state.waiting -= 1;
     }
 }
 
@@ -110,7 +114,8 @@ impl Drop for Busy<'_> {
     fn drop(&mut self) {
         let mut state = lock(&self.claims.state);
         for number in &self.numbers {
-            state.busy.remove(number);
+            let was_claimed = state.busy.remove(number) || mutant("share-inputs");
+            debug_assert!(was_claimed, "table {number} was released twice");
         }
         drop(state);
         self.claims.released.notify_all();

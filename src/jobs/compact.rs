@@ -270,7 +270,7 @@ pub(crate) fn pick_options(engine: &Engine, idle: bool) -> PickOptions {
     }
 }
 
-/// The same for the background, whose merges must be worth what they cost.
+/// Options of compactions that the background picks: each must be worth what it rewrites.
 pub(crate) fn pick_worthy(engine: &Engine, idle: bool) -> PickOptions {
     PickOptions {
         worth: WORTH,

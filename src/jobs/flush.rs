@@ -421,7 +421,7 @@ fn write_level0(
     let result = terrace_compaction::merge(input, &options, tables)?;
     let held: u64 = runs.iter().map(|run| run.entries).sum();
     if result.read != held {
-        return Err(Error::corruption(format!(
+        return Err(Error::bug(format!(
             "a flush read {} entries of pieces that hold {held}",
             result.read
         )));

@@ -405,7 +405,7 @@ fn publish_ingested(
     flush(engine)?;
     let _flushing = lock(&engine.flushing);
     let Some((lsn, appended)) = engine.committer.boundary(None) else {
-        return Err(Error::corruption("something was written behind the gate"));
+        return Err(Error::bug("a write passed the gate of an ingest"));
     };
     keyspace.check_alive()?;
     if appended >= seq {

@@ -244,7 +244,7 @@ impl List {
         }
     }
 
-    /// The same, whatever the filter says.
+    /// Looks up the newest entry of a key at `at`, without asking the filter.
     fn look(&self, key: &UserKey<'_>, at: SeqNo) -> Result<Option<(SeqNo, ValueKind, &[u8])>> {
         let guard = epoch::pin();
         let probe = Node::probe(KeyRef::lookup(*key, at));

@@ -412,7 +412,7 @@ impl Walk {
         self.step_ahead_further()
     }
 
-    /// The same where the next entry is not just the next of the block.
+    /// Moves to the next live entry where that is not the next one of the block.
     fn step_ahead_further(&mut self) -> Result<()> {
         let position = std::mem::replace(&mut self.position, Position::Nowhere);
         match position {
@@ -467,7 +467,7 @@ impl Walk {
         self.step_back_further()
     }
 
-    /// The same where the entry before is not just the one before in the block.
+    /// Moves to the previous live entry where that is not the previous one of the block.
     fn step_back_further(&mut self) -> Result<()> {
         let position = std::mem::replace(&mut self.position, Position::Nowhere);
         match position {

@@ -83,8 +83,8 @@ impl View {
         }
     }
 
-    /// The same, after the sequence number of the key's newest entry, whatever that did; zero if
-    /// there is none.
+    /// Reads a value together with the sequence number of the key's newest entry of any kind; zero
+    /// if the key has none.
     pub(crate) fn look(
         &self,
         key: &UserKey<'_>,
@@ -160,9 +160,9 @@ impl View {
                     partial: matches!(want, Want::Part(..)),
                 }))
             }
-            ValueKind::Put | ValueKind::Tombstone => Err(Error::corruption(
-                "a plain entry came where others are resolved",
-            )),
+            ValueKind::Put | ValueKind::Tombstone => {
+                Err(Error::bug("a plain value was to be resolved"))
+            }
         }
     }
 
@@ -302,7 +302,8 @@ impl View {
         self.first_found(round.get(..count).unwrap_or(&[]), key, hash, at)
     }
 
-    /// The same where tables are not open yet, or lent: those may be closed on return.
+    /// Looks for the newest entry in tables that are not open yet, or lent: those may be closed on
+    /// return.
     #[cold]
     fn newest_in_closed(
         &self,

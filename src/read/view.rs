@@ -10,7 +10,7 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Weak};
 
-use terrace_base::SeqNo;
+use terrace_base::{SeqNo, mutant};
 use terrace_compaction::Version;
 use terrace_sstable::BlobReader;
 
@@ -44,6 +44,22 @@ impl View {
     pub(crate) fn range_deletes(&self) -> usize {
         let sealed = self.sealed.iter().map(|run| run.ranges.len());
         self.active.ranges().len() + sealed.sum::<usize>() + self.version.deleted().len()
+    }
+
+    /// Asserts what holds for each view and the one before it, in a debug build.
+    fn check(&self, before: &View) {
+        if cfg!(not(debug_assertions)) || mutant("wrong-run-order") {
+            return;
+        }
+        let newest_first = |runs: &[Arc<MemRun>]| {
+            let falls = |pair: &[Arc<MemRun>]| pair[0].last_seq >= pair[1].last_seq;
+            runs.windows(2).all(falls)
+        };
+        debug_assert!(newest_first(&self.sealed), "sealed pieces are out of order");
+        let rises = self.tables_upto >= before.tables_upto;
+        debug_assert!(rises, "tables hold less than before");
+        let above = |run: &Arc<MemRun>| run.last_seq >= self.tables_upto;
+        debug_assert!(self.sealed.iter().all(above), "a piece is in tables too");
     }
 
     /// What it leaves to do.
@@ -87,6 +103,7 @@ impl Views {
         let before = self.cell.load_full();
         let mut view = View::clone(&before);
         change(&mut view);
+        view.check(&before);
         self.pacer.note(view.debt());
         replaced.retain(|(_, view)| view.strong_count() > 0);
         replaced.push((self.installed(), Arc::downgrade(&before)));

@@ -59,7 +59,7 @@ pub(crate) struct Open {
 impl Open {
     pub(crate) fn file(&self) -> Result<File> {
         let file = lock(&self.file).clone();
-        file.ok_or_else(|| Error::invalid("a full blob file was to be written to"))
+        file.ok_or_else(|| Error::bug("a write to a blob file that was closed because it is full"))
     }
 }
 

@@ -93,7 +93,7 @@ impl Files {
         }
     }
 
-    /// The same of a listed blob file, which may have grown since it was listed.
+    /// Checks that a listed blob file is there, and no shorter than when it was listed.
     pub(crate) fn check_blob(&self, file: &BlobFile) -> Result<()> {
         let meta = file.meta();
         let path = FileKind::Blob(meta.number).path(&self.dir);

@@ -258,8 +258,8 @@ impl Transaction {
         }
     }
 
-    /// The same transaction under another isolation. To be set before the first read: what was read
-    /// under [`Isolation::Snapshot`] is not asked about later.
+    /// Sets the isolation of the transaction, before its first read: reads under
+    /// [`Isolation::Snapshot`] are not validated at commit.
     ///
     /// ```
     /// # fn main() -> terrace::Result<()> {
@@ -281,8 +281,8 @@ impl Transaction {
         self.snapshot.seq()
     }
 
-    /// The same transaction, looking at `keyspace`. If that is of another database, everything is
-    /// `Invalid`.
+    /// Reads and writes of this transaction in `keyspace`. If that belongs to another database, every
+    /// call is `Invalid`.
     pub fn keyspace(&self, keyspace: &Keyspace) -> TxKeyspace<'_> {
         let snapshot = self.snapshot.keyspace(keyspace);
         if let Some(state) = snapshot.state().filter(|state| state.id != KeyspaceId(0)) {

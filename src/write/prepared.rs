@@ -94,7 +94,7 @@ impl<'a> Write<'a> {
         }
     }
 
-    /// The same of a payload of `count` operations, the second part.
+    /// A write of a payload with `count` operations: the second of `parts`.
     pub(crate) fn of_payload(count: u32, parts: &'a [&'a [u8]; 2]) -> Write<'a> {
         let lead = u32::from(!parts[0].is_empty());
         let count = count.saturating_add(lead);

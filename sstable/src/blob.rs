@@ -174,7 +174,7 @@ impl BlobWriter {
         BlobWriter::with_buffer(file, number, id, STRIDE as usize)
     }
 
-    /// The same, with a buffer of about `bytes` at most.
+    /// Writes to `file` through a buffer of about `bytes` at most.
     pub fn with_buffer(file: File, number: FileNumber, id: u64, bytes: usize) -> BlobWriter {
         BlobWriter {
             file,

@@ -129,7 +129,8 @@ impl TableIter {
         moves
     }
 
-    /// The same, to the entry before.
+    /// Moves to the previous entry if that is in the current block and the block is plain, as
+    /// [`TableIter::plain_below`] says; else stays, and is false.
     #[inline]
     pub fn prev_plain(&mut self, keyspace: KeyspaceId, at: SeqNo) -> bool {
         let moves = self.index > 0 && self.plain_below(keyspace, at);

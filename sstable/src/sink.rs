@@ -48,7 +48,7 @@ impl FileSink {
         FileSink::with_buffer(file, BUFFER_LEN)
     }
 
-    /// The same, with a buffer of about `bytes` at most.
+    /// Writes to `file` through a buffer of about `bytes` at most.
     pub fn with_buffer(file: File, bytes: usize) -> FileSink {
         FileSink {
             file,

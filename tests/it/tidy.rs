@@ -234,7 +234,13 @@ fn vague_lines(path: &str, text: &str) -> Vec<String> {
             continue;
         };
         let words = comment.trim_start_matches(['/', '!', ' ']);
-        let neighbours = ["The same backwards", "As above", "Ditto", "Likewise"];
+        let neighbours = [
+            "The same,",
+            "The same for",
+            "The same backwards",
+            "As above",
+            "Ditto",
+        ];
         if neighbours.iter().any(|start| words.starts_with(start)) {
             found.push(format!(
                 "{path}:{}: refers to its neighbour: {words}",

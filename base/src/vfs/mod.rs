@@ -48,7 +48,7 @@ pub enum OpenMode {
     ReadWrite,
     /// A file that must not exist yet, for reading and writing; created with mode 0600.
     CreateNew,
-    /// The same, emptied if it exists. Only for temporary files of our own.
+    /// For writing, created or emptied. Only for temporary files of our own.
     CreateOrTruncate,
 }
 

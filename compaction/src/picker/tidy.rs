@@ -37,7 +37,8 @@ pub fn pick_newest(version: &Version, options: &PickOptions) -> Option<Compactio
     newest(version, options, &HashSet::new(), options.level0_runs)
 }
 
-/// The same if there are more than `allowed` runs, of runs with no table that is `busy`.
+/// A merge of the newest runs of level 0 with each other, if there are more than `allowed`; of runs
+/// without a table in `busy`.
 pub(super) fn newest(
     version: &Version,
     options: &PickOptions,

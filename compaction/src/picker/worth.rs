@@ -30,7 +30,7 @@ fn referred(table: &TableFile) -> u64 {
     table.info().blobs.iter().map(|(_, bytes)| bytes).sum()
 }
 
-/// The same of whole runs.
+/// Bytes of large values that whole runs refer to.
 pub(super) fn referred_by(runs: &[Arc<Run>]) -> u64 {
     let tables = runs.iter().flat_map(|run| run.tables().iter());
     tables.map(|table| referred(table)).sum()

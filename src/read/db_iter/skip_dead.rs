@@ -210,9 +210,9 @@ impl Walk {
                 Ok(now < time)
             }
             ValueKind::Merge => Ok(true),
-            ValueKind::Put | ValueKind::Tombstone => Err(Error::corruption(
-                "a plain entry came where others are looked at",
-            )),
+            ValueKind::Put | ValueKind::Tombstone => {
+                Err(Error::bug("a plain value was to be resolved"))
+            }
         }
     }
 }

@@ -27,7 +27,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// A file, whatever its names.
 pub(super) struct Node {
-    /// The same in every image.
+    /// Number of the file, in every image too.
     pub(super) id: u64,
     /// How many visible names it has.
     pub(super) links: AtomicU64,
