@@ -66,8 +66,8 @@ fn first_reaching(heads: &[u128], head: u128, is_below: impl Fn(usize) -> bool) 
     }
 }
 
-/// First place from `i` on that is not below, among those with the head of `i`. Apart, because it is
-/// rare unless keys share their first 16 bytes, and would keep the search from being inlined.
+/// First place from `i` on that is not below, among those with the head of `i`. Apart, because it
+/// is rare unless keys share their first 16 bytes, and would keep the search from being inlined.
 #[cold]
 #[inline(never)]
 fn first_of_ties(heads: &[u128], i: usize, is_below: impl Fn(usize) -> bool) -> usize {

@@ -208,7 +208,7 @@ impl Policies {
         made.map_err(|_| self.note("a merge operator panicked"))
     }
 
-    /// Combines merge operands for a job; `None` where that fails and the operands stay as they are.
+    /// Combines merge operands for a job; `None` where that fails and they stay as they are.
     pub(crate) fn combine_for_good(&self, key: UserKey<'_>, parts: &[&[u8]]) -> Option<Vec<u8>> {
         let made = self.combine(key, parts).ok()?;
         (made.len() as u64 <= MAX_VALUE_LEN).then_some(made)

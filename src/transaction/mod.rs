@@ -281,8 +281,8 @@ impl Transaction {
         self.snapshot.seq()
     }
 
-    /// Reads and writes of this transaction in `keyspace`. If that belongs to another database, every
-    /// call is `Invalid`.
+    /// Reads and writes of this transaction in `keyspace`. If that belongs to another database,
+    /// every call is `Invalid`.
     pub fn keyspace(&self, keyspace: &Keyspace) -> TxKeyspace<'_> {
         let snapshot = self.snapshot.keyspace(keyspace);
         if let Some(state) = snapshot.state().filter(|state| state.id != KeyspaceId(0)) {
