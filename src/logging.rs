@@ -2,8 +2,8 @@
 //! "terrace", by level
 //!
 //! ```text
-//! error  writes have stopped; a table is damaged; the last handle was dropped and what it should have synced was not
-//! warn   a background job fails, and is tried again; recovery threw log frames away that were not promised
+//! error  writes have stopped; a table is damaged; the last handle was dropped without its sync
+//! warn   a background job fails, and is tried again; recovery dropped log frames above `synced`
 //! info   recovery after an unclean end; a background job works again
 //! debug  opening after a clean end
 //! ```

@@ -33,7 +33,7 @@ pub enum ErrorKind {
     Bug,
     /// The operating system failed a call.
     Io,
-    /// There is no room: free some; writes then go on by themselves.
+    /// The disk is full. Writes resume by themselves once space has been freed.
     NoSpace,
     /// An earlier failure of the log or manifest stopped all writes: reopen after mending the
     /// cause.

@@ -1,4 +1,4 @@
-//! The seam between whoever holds entries and whoever reads them in order.
+//! The iterator interface of every sorted source of entries
 
 use bytes::Bytes;
 

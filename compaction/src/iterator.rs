@@ -155,8 +155,6 @@ pub struct CompactionIter<'a, I> {
     key: Vec<u8>,
     read: u64,
     counts: DropCounts,
-    /// The newest tombstone that went.
-    forgotten: SeqNo,
     started: bool,
     /// The input stands on an entry that is counted as read and not judged yet.
     ahead: bool,
@@ -187,7 +185,6 @@ impl<'a, I: InternalIterator> CompactionIter<'a, I> {
             key: Vec::new(),
             read: 0,
             counts: DropCounts::default(),
-            forgotten: SeqNo::ZERO,
             started: false,
             ahead: false,
             gone: false,
@@ -203,11 +200,6 @@ impl<'a, I: InternalIterator> CompactionIter<'a, I> {
     /// How many of them went.
     pub fn counts(&self) -> DropCounts {
         self.counts
-    }
-
-    /// The sequence number of the newest tombstone that went; zero if none did.
-    pub fn forgotten(&self) -> SeqNo {
-        self.forgotten
     }
 
     /// Moves to the next entry and says what becomes of it. After an error the iterator must not be
@@ -318,12 +310,9 @@ impl<'a, I: InternalIterator> CompactionIter<'a, I> {
                 ..last
             });
         }
-        let KeyRef { user, seq, .. } = self.input.key();
+        let user = self.input.key().user;
         let hides_nothing =
             stripe == 0 && (!(self.rules.may_exist_below)(user) || mutant("drop-tombstone-early"));
-        if hides_nothing && hides == Dropped::Tombstone {
-            self.forgotten = self.forgotten.max(seq);
-        }
         Ok(hides_nothing.then_some(hides))
     }
 

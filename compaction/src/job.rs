@@ -13,8 +13,8 @@
 
 use terrace_base::vfs::File;
 use terrace_base::{
-    Error, ErrorKind, FileNumber, InternalIterator, KeyRef, KeyspaceId, Result, SeqNo, UserKey,
-    ValueKind, mutant,
+    Error, ErrorKind, FileNumber, InternalIterator, KeyRef, KeyspaceId, Result, UserKey, ValueKind,
+    mutant,
 };
 use terrace_sstable::{FileSink, TableWriter, WriterOptions};
 
@@ -56,7 +56,7 @@ impl std::fmt::Debug for MergeOptions<'_> {
 pub trait Outputs {
     /// A new file: its number, a random id, a random seed, and the file, open for writing.
     fn create(&mut self) -> Result<(FileNumber, u64, u64, File)>;
-    /// Values of so many bytes and more are to be offered to [`Outputs::place`].
+    /// Minimum length of the values that are offered to [`Outputs::place`], in bytes.
     fn large_from(&self) -> usize {
         usize::MAX
     }
@@ -86,8 +86,6 @@ pub struct MergeResult {
     pub written: u64,
     /// Entries dropped, by reason.
     pub dropped: DropCounts,
-    /// The newest tombstone dropped; zero if none was.
-    pub forgotten: SeqNo,
     /// Bytes of the new tables and blob files.
     pub bytes_written: u64,
     /// The new blob files.
@@ -137,7 +135,6 @@ pub fn merge<I: InternalIterator>(
     result.blobs = blobs;
     result.read = entries.read();
     result.dropped = entries.counts();
-    result.forgotten = entries.forgotten();
     check_counts(&result, kept)?;
     Ok(result)
 }

@@ -3,8 +3,8 @@
 //! ```text
 //! table := number ":[" key "#" min_seq "-" key "#" max_seq "]" ( "(" field ("," field)* ")" )?
 //! key   := ( keyspace ":" )? ( letter | digit | "_" | "." | "/" | "%" hex hex )*
-//! field := "size=" n | "entries=" n | "del=" n | "raw=" n | "blocks=" n | "id=" hex | "exp=" n "@" n "/" n "/" n | "lz4"
-//!        | "zstd" | "blob=" file "@" n
+//! field := "size=" n | "entries=" n | "del=" n | "raw=" n | "blocks=" n | "id=" hex
+//!        | "exp=" n "@" n "/" n "/" n | "lz4" | "zstd" | "blob=" file "@" n
 //!
 //! 000100:[a#5-j#9](size=32M,entries=2000)
 //! ```

@@ -14,7 +14,9 @@
 //! Under the lock only a bounded piece of memory is looked at: if more than a list's entries lie in
 //! sealed pieces above `since`, or anything in tables, the answer is "changed" without a look, and
 //! a wrong "changed" costs but a repetition. An attempt that was overtaken several times insists:
-//! then all of it is looked at under the lock, so that every decision comes to its end.
+//! then all of it is looked at under the lock, so that every decision comes to its end. Such an
+//! attempt registers its read point before it reads ([`Checks::pinned`]): a flush or a compaction
+//! could drop a key together with its tombstone, which is the trace of the delete.
 
 use terrace_base::{Error, ErrorKind, Result, SeqNo, mutant};
 
@@ -26,8 +28,8 @@ use crate::read::view::View;
 
 /// The most keys that are looked up in sealed pieces under the commit lock.
 const FEW_KEYS: usize = 256;
-/// After this many attempts that were overtaken, a write checks everything under the lock.
-const PATIENCE: u32 = 4;
+/// Attempts after which a write registers its read point and checks everything under the lock.
+pub(crate) const PATIENCE: u32 = 4;
 
 /// What must have no entry above `since`.
 #[derive(Debug)]
@@ -39,11 +41,11 @@ pub(crate) struct Checks<'a> {
     pub(crate) ranges: &'a [Stretch],
     /// That the first range holds nothing alive: noted once that is certain.
     pub(crate) proof: Option<Proof<'a>>,
-    /// Keyspaces that hold nothing that expires. Whoever appends such an entry has noted it first.
+    /// Keyspaces without an entry that expires. A writer of such an entry marks the keyspace first.
     pub(crate) lasting: &'a [&'a KeyspaceState],
     /// How often this write was overtaken.
     pub(crate) attempt: u32,
-    /// A registered read point keeps what is deleted above `since`, or none of that matters.
+    /// A registered read point keeps the keys that were read, and so the tombstones above them.
     pub(crate) pinned: bool,
 }
 
@@ -79,7 +81,8 @@ impl<'a> Checks<'a> {
             return Ok(false);
         }
         if appended > self.since {
-            if self.attempt < PATIENCE && self.takes_long(view) {
+            let insists = self.attempt >= PATIENCE && self.pinned;
+            if !insists && self.takes_long(view) {
                 return Ok(false);
             }
             let basis = Basis {

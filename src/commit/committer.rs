@@ -290,16 +290,9 @@ impl Committer {
         }
         if let Some(checks) = checks {
             let appended = state.appended;
-            let view = self.views.cell.load();
-            // A key that was read may have been deleted, and a job have dropped both since.
-            let forgotten = !checks.pinned && self.views.forgotten() > checks.since;
-            if forgotten && !mutant("forgotten-deletes-pass") {
+            if !checks.hold(&self.views.cell.load(), appended, &mut state.ends)? {
                 return Ok(None);
             }
-            if !checks.hold(&view, appended, &mut state.ends)? {
-                return Ok(None);
-            }
-            drop(view);
             if checks.proof.is_some() {
                 self.stretches.keep_asking(); // For the end that was noted.
             }

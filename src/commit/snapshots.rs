@@ -53,6 +53,9 @@ impl SnapshotList {
     /// and `seq` is the last number given out. A job that listed the snapshots before keeps every
     /// delete above what was visible then, and so above `seq`.
     fn register_at(&self, seq: SeqNo) {
+        if mutant("step-without-pin") {
+            return;
+        }
         let new = Registered {
             snapshots: 0,
             time: 0,
@@ -68,7 +71,8 @@ impl SnapshotList {
     pub(crate) fn release(&self, seq: SeqNo) {
         self.released.fetch_add(1, Ordering::Relaxed);
         let mut counts = lock(&self.counts);
-        let known = counts.contains_key(&seq) || mutant("forget-snapshot");
+        let known =
+            counts.contains_key(&seq) || mutant("forget-snapshot") || mutant("step-without-pin");
         debug_assert!(known, "snapshot {seq} is released and not registered");
         if let Some(registered) = counts.get_mut(&seq) {
             registered.snapshots -= 1;

@@ -17,7 +17,7 @@ use terrace_base::{Result, SeqNo, UserKey, ValueKind};
 use terrace_sstable::Value;
 
 use crate::bounds::OwnedBounds;
-use crate::commit::checks::Checks;
+use crate::commit::checks::{Checks, PATIENCE};
 use crate::commit::committer::opened_read_only;
 use crate::commit::queue_bounds::{Proof, Side};
 use crate::commit::snapshots::ReadPin;
@@ -38,13 +38,9 @@ use crate::write::values::{counter, joined};
 
 /// What came of a write on a condition.
 ///
-/// Attempts of a step before its read point is registered: jobs that drop what was deleted since
-/// may overtake those, and no other.
-const UNPINNED: u32 = 2;
-
-/// The newest appended state, registered from the third attempt on.
+/// The newest appended state, registered once a step was overtaken [`PATIENCE`] times.
 pub(crate) fn newest(engine: &Engine, attempt: u32) -> (Arc<View>, SeqNo, Option<ReadPin<'_>>) {
-    if attempt >= UNPINNED {
+    if attempt >= PATIENCE {
         let (view, at, pin) = engine.committer.newest_pinned();
         return (view, at, Some(pin));
     }
@@ -209,7 +205,7 @@ impl Keyspace {
     /// # fn main() -> terrace::Result<()> {
     /// # let db = terrace::Db::in_memory()?;
     /// db.put("token", "t1")?;
-    /// assert_eq!(db.take("token")?.unwrap(), "t1"); // whoever else asks gets None
+    /// assert_eq!(db.take("token")?.unwrap(), "t1"); // every other caller gets None
     /// assert_eq!(db.take("token")?, None);
     /// # Ok(()) }
     /// ```
@@ -255,7 +251,7 @@ impl Keyspace {
         self.pop(Side::Last)
     }
 
-    /// Has the value of `key` hold until another time, or for ever. False if the key has no value.
+    /// Sets when the value of `key` expires, or that it never does. False if the key has no value.
     ///
     /// ```
     /// # fn main() -> terrace::Result<()> {
@@ -359,7 +355,7 @@ impl Keyspace {
         let mut attempt = 0;
         loop {
             self.state.check_alive()?;
-            let pinned = (attempt >= UNPINNED).then(|| engine.committer.newest_pinned());
+            let pinned = (attempt >= PATIENCE).then(|| engine.committer.newest_pinned());
             // What is visible first: then every entry up to it is in the view.
             let visible = engine.committer.visible();
             let guard = engine.views.cell.load();
@@ -473,7 +469,7 @@ impl Keyspace {
         let mut attempt = 0;
         loop {
             self.state.check_alive()?;
-            let (view, at, from, pin) = engine.committer.newest_end(id, side, attempt >= UNPINNED);
+            let (view, at, from, pin) = engine.committer.newest_end(id, side, attempt >= PATIENCE);
             let mut bounds = OwnedBounds::all();
             if let Some(from) = &from {
                 match side {

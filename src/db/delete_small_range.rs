@@ -23,9 +23,9 @@ use crate::read::range_deletes::Deleted;
 use crate::write::batch::Batch;
 use crate::write::prepared::Write;
 
-/// So many keys at most are few.
+/// Maximum number of live keys in a range that is deleted key by key.
 const FEW: usize = 16;
-/// So many entries are looked at, older versions and deletes included.
+/// Maximum number of entries that are examined, older versions and tombstones included.
 const STEPS: usize = 64;
 
 impl Keyspace {
@@ -64,7 +64,6 @@ impl Keyspace {
         let write = Write::of_batch(&batch, &parts);
         let checks = Checks {
             ranges: &[(self.state.id, scan.bounds)],
-            pinned: true, // A delete of what others have deleted does no harm.
             ..Checks::keys(at, &[])
         };
         let receipt = append_if(engine, &write, None, &batch.keyspaces, &checks)?;

@@ -17,8 +17,8 @@ impl Keyspace {
     ///
     /// They get the keyspace's default expiry, counted from the call.
     ///
-    /// Other writes go on meanwhile, but for the moment of the commit, when they wait until memory
-    /// is flushed. What the ingest returned is durable, whatever the database's durability.
+    /// Other writes continue, except during the commit, when they wait until the memtable is
+    /// flushed. An ingest that returned is durable, whatever the durability of the database.
     ///
     /// ```
     /// # fn main() -> terrace::Result<()> {

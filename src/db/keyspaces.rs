@@ -28,8 +28,8 @@ fn keyspace_exists(name: &str) -> Error {
 
 /// The keyspace `name`, created if there is none.
 ///
-/// The catalogue is asked again once nobody else can change it: what is seen before that may be
-/// created, and what is created may be dropped, until the lock is held.
+/// Looks it up again under the lock of catalogue changes: until that is held, other threads can
+/// create and drop the keyspace.
 pub(crate) fn keyspace(engine: &Engine, name: &str) -> Result<Arc<KeyspaceState>> {
     engine.check_open()?;
     if let Some(found) = engine.catalogue.get(name) {

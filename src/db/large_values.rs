@@ -24,7 +24,7 @@ use crate::write::prepared::{Entries, Entry, Write};
 
 /// Values up to this length are written together with their heads.
 const JOINED: usize = 1 << 20;
-/// So many full files may wait for a flush to tell what in them is dead.
+/// Maximum number of full blob files with unflushed references before a flush is requested.
 const FILES_AHEAD: u64 = 4;
 
 /// The operations of a write with references in place of large values.
@@ -196,7 +196,7 @@ fn begin_blob_file(engine: &Engine, len: u64) -> Result<()> {
         end <= engine.blobs.target() || active.end == BLOB_HEADER_LEN
     };
     if lock(&engine.blobs.active).as_ref().is_some_and(has_room) {
-        return Ok(()); // Another writer has made it meanwhile.
+        return Ok(()); // Another writer was faster.
     }
     engine.check_writable()?;
     let number = engine.versions.new_file_number()?;

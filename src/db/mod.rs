@@ -229,7 +229,7 @@ impl Db {
     }
 
     /// Drops a keyspace with all its entries. Handles of it answer `NotFound` from then on; a new
-    /// one of that name is another. Snapshots taken before go on seeing it.
+    /// one of that name is another. Snapshots taken before still see it.
     ///
     /// # Errors
     /// `NotFound` if there is none of that name; `Invalid` for the default keyspace.
@@ -237,8 +237,8 @@ impl Db {
         drop_keyspace(self.writer()?, name)
     }
 
-    /// Gives the keyspace `from` the name `to`, which must be free; its handles go on serving, and
-    /// say the new name.
+    /// Renames the keyspace `from` to `to`, which must be free. Existing handles stay valid and
+    /// return the new name.
     ///
     /// # Errors
     /// `NotFound` if there is none of that name; `AlreadyExists` if there is one of the other;
@@ -284,7 +284,7 @@ impl Db {
     /// write that has returned, and of those under way a prefix, in all keyspaces. Its files are
     /// links to those of this one, as long as `dir` is on the same file system, so that it takes
     /// little time and space at first; else they are copied. Both are used and changed
-    /// independently from then on, and either can be removed. Writes go on meanwhile.
+    /// independently from then on, and either can be removed. Writes continue.
     ///
     /// It is durable on return. After an error, or a crash meanwhile, `dir` holds no database; this
     /// one is as it was.
@@ -336,7 +336,7 @@ impl Db {
     }
 
     /// Syncs and closes the database, ends its threads, and lets others open it; later calls on any
-    /// handle answer `Closed`. Iterators and values that are alive go on reading what they hold.
+    /// handle answer `Closed`. Open iterators and values stay readable.
     /// Closing twice is fine.
     ///
     /// # Errors

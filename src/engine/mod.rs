@@ -160,6 +160,7 @@ impl Engine {
 fn forked() -> Error {
     Error::new(
         ErrorKind::Locked,
-        "the process that this one was forked from has the database open; only handles opened here can be used",
+        "the process that this one was forked from has the database open; only handles opened \
+         here can be used",
     )
 }

@@ -1,4 +1,4 @@
-//! A full disk: writes stop before they have begun, and go on by themselves once there is room.
+//! A full disk: writes are refused before they start, and resume once there is room.
 //!
 //! Nothing that has begun may meet a full disk: a frame that was half written ends the log. So
 //! space is taken *ahead*, as zeroes that are written over later: log segments before they are
@@ -91,7 +91,7 @@ impl Space {
         lock(&self.state).full.clone()
     }
 
-    /// Takes what must be there before the log goes on by `adding` bytes.
+    /// Takes the space that must be there before the log grows by `adding` bytes.
     pub(crate) fn take_ahead(&self, adding: u64) -> Result<()> {
         self.versions.take_ahead(EDITS_AHEAD)?;
         let wanted = self.versions.log_in_use().saturating_add(adding);

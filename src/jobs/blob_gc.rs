@@ -29,7 +29,7 @@ use crate::jobs::flush::flush_soon;
 use crate::storage::blob_files::Blobs;
 use crate::sync::lock;
 
-/// So many bytes of large values are worth a flush of an idle database.
+/// Minimum bytes of unflushed large values for which an idle database flushes.
 const WORTH_A_FLUSH: u64 = 8 << 20;
 
 /// As many files' worth of dead values, beyond as much as is alive, are too much.
@@ -212,7 +212,7 @@ fn is_settled(
         }
         engine.blobs.retire(number);
     }
-    // Nobody begins to write to it any more; who has begun is counted.
+    // No new writer can start on it; the ones that have started are counted.
     if made.file.writers.load(Ordering::Acquire) > 0 {
         return false;
     }

@@ -1,4 +1,4 @@
-//! A second database that holds what this one does now, made of links while it goes on.
+//! Checkpoints: a second database with the present contents, made of links while writes continue.
 //!
 //! What is in memory is flushed first. From then on the state of the manifest alone, at any moment,
 //! is that after some prefix of the writes, with at least all that had returned: a flush takes
@@ -69,7 +69,8 @@ fn copy_into(engine: &Engine, dir: &Path) -> Result<()> {
 fn claim(fs: &Fs, dir: &Path) -> Result<Box<dyn LockGuard>> {
     let check_empty = || match fs.read_dir(dir)?.iter().find(|name| *name != "LOCK") {
         Some(_) => {
-            let text = "the folder of a checkpoint must be new or empty; name another, or remove what is in it";
+            let text = "the folder of a checkpoint must be new or empty; name another, or remove \
+                what is in it";
             Err(Error::new(ErrorKind::AlreadyExists, text).in_file(dir, 0))
         }
         None => Ok(()),
@@ -77,7 +78,7 @@ fn claim(fs: &Fs, dir: &Path) -> Result<Box<dyn LockGuard>> {
     fs.create_dir_all(dir)?;
     check_empty()?;
     let guard = fs.lock(&FileKind::Lock.path(dir), true)?;
-    check_empty()?; // Nobody was faster.
+    check_empty()?; // Another process may have created files before the lock was taken.
     Ok(guard)
 }
 

@@ -4,9 +4,8 @@
 //! as busy, runs the one or the other kind, and installs the result. Inputs are deleted only by the
 //! edit that replaced them, once it is durable and the last reader has let go.
 //!
-//! An input that turns out damaged fails its job, once: the read that found it has set the table
-//! aside, so it is picked no more, nor is any step that would need it, and the others go on.
-//! `Db::health` names it.
+//! A damaged input fails its job once: the read that found the damage quarantined the table, so
+//! that no later compaction picks it, and the other compactions continue. `Db::health` names it.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -30,9 +29,10 @@ use crate::jobs::table_outputs::NewTables;
 use crate::logging::{Plain, event};
 use crate::read::blob::Want;
 
-/// A merge of level 0 that nobody asked for may rewrite so many bytes for each of its own.
+/// Maximum bytes of the next level that an unrequested merge of level 0 rewrites per byte of its
+/// own.
 const WORTH: u64 = 16;
-/// With so many runs in level 0 callers that add one wait, and for how long at most.
+/// Number of level-0 runs from which callers that add one wait, and the longest wait.
 const CROWDED: usize = 32;
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
@@ -252,7 +252,6 @@ fn write_merged(
     };
     let result = terrace_compaction::merge(compaction.entries(), &options, tables)?;
     complete(engine, &result.tables)?;
-    engine.views.note_forgotten(result.forgotten);
     engine.counters.compacted(&result);
     compaction.edit(&result)
 }
@@ -279,8 +278,8 @@ pub(crate) fn pick_worthy(engine: &Engine, idle: bool) -> PickOptions {
     }
 }
 
-/// True if so many range deletes or dropped keyspaces are kept that they are to be worked off
-/// before the database is idle.
+/// True if range deletes or dropped keyspaces are numerous enough to be reclaimed before the
+/// database is idle.
 pub(crate) fn has_many_deletes(engine: &Engine) -> bool {
     let dropped = || engine.versions.lock().state.dropped.len();
     engine.views.cell.load().version.deleted().len() > MANY_DELETES || dropped() > MANY_DELETES
@@ -292,7 +291,7 @@ struct Pushing<'a>(&'a Engine);
 impl Pushing<'_> {
     fn new(engine: &Engine) -> Pushing<'_> {
         engine.pushing.fetch_add(1, Ordering::SeqCst);
-        drop(engine.claims.wait()); // Whoever picks now has not seen it.
+        drop(engine.claims.wait()); // A picker that runs now has not seen it.
         Pushing(engine)
     }
 }

@@ -427,7 +427,6 @@ fn write_level0(
         )));
     }
     complete(engine, &result.tables)?;
-    engine.views.note_forgotten(result.forgotten);
     engine.counters.flushed(&result);
     if result
         .tables
@@ -465,11 +464,8 @@ fn install_flush(
             || tables.iter().any(touches)
             || touched(&before, range).next().is_some()
     };
-    let (needed, left_out): (Vec<_>, Vec<_>) = ranges.ranges().partition(|range| is_needed(range));
-    let newest = left_out.iter().map(|range| range.seq).max();
-    engine.views.note_forgotten(newest.unwrap_or(SeqNo::ZERO));
+    let needed = ranges.ranges().filter(|range| is_needed(range));
     let ranges_deleted = needed
-        .into_iter()
         .filter(|_| !mutant("flush-loses-range"))
         .map(|range| (**range).clone())
         .collect();

@@ -23,8 +23,8 @@ use crate::read::view::View;
 
 /// As many tombstones in memory are worth a flush: a walk over them takes some ten microseconds.
 const TOMBSTONES: u64 = 256;
-/// A log is mostly dead if it is so many times as long as what is in memory, and longer than this
-/// by itself.
+/// Ratio of log length to bytes in memory above which a log counts as mostly dead, and the least
+/// length for that.
 const LOG_SHARE: u64 = 4;
 const LOG_BYTES: u64 = 1 << 20;
 

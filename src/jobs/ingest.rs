@@ -9,7 +9,7 @@
 //! everything up to that number. Then the number is visible, and writers go on above it.
 //!
 //! ```text
-//! appended  ... 90 91 | gate | ingest at 65626 | 65627 ...            it was chosen when 90 was the last
+//! appended  ... 90 91 | gate | ingest at 65626 | 65627 ...     chosen when 90 was the last
 //! ```
 //!
 //! Until the edit is synced nothing of an ingest can be seen, also after a crash; from then on all
@@ -58,7 +58,8 @@ use crate::write::prepared::{Entries as Held, Write};
 /// How far above the last sequence number an ingest of a small input takes its own. A look-ahead
 /// reads that much of it.
 const AHEAD_IF_SMALL: u64 = 1 << 16;
-/// How far above it others do: so many writes may go on while the tables are written.
+/// How far above it a large ingest takes its own: the number of writes that can happen while its
+/// tables are written.
 const AHEAD: u64 = 1 << 26;
 /// How much farther an ingest goes where writes, or small ingests, have overtaken it.
 const FARTHER: u64 = 16;
@@ -113,7 +114,8 @@ where
             .is_some_and(|last| last.as_slice() >= key)
         {
             return Err(Error::invalid(
-                "the entries to be ingested are not sorted by strictly rising key; sort them, or use ingest_unsorted",
+                "the entries to be ingested are not sorted by strictly rising key; sort them, or \
+                 use ingest_unsorted",
             ));
         }
         self.last = Some(key.to_vec());
@@ -317,8 +319,8 @@ pub(crate) fn ingest(
     }
 }
 
-/// Has the log go on above the number of an ingest. A manifest of before it, put back, is then
-/// told by the numbers that are missing, or by the log's end, which names a later edit.
+/// Continues the log above the sequence number of an ingest. An older manifest, put back, is then
+/// detected by the missing numbers, or by the end of the log, which names a later edit.
 fn note_in_log(engine: &Engine) {
     let clock = encode_clock(engine.context.now());
     let parts = [clock.as_slice()];

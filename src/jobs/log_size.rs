@@ -8,13 +8,13 @@
 //! ```text
 //!   flushed                     limit
 //!      |---- log above tables ----|
-//!      [ sealed ][ sealed ][ sealed ][ active ]      the sealed pieces go; the active list too if they are not enough
+//!      [ sealed ][ sealed ][ sealed ][ active ]      the sealed pieces go, then the active list
 //! ```
 //!
 //! A change of the catalogue takes more memory than log. So a flush is also due when those that the
 //! manifest has not are many.
 //!
-//! While a flush runs, or cannot be written, writers go on until the pieces that wait fill the
+//! While a flush runs, or cannot be written, writers continue until the pieces that wait fill the
 //! write budget. So the log above the tables never exceeds the limit by more than that budget and
 //! one write; on disk come the rest of the segment in use, and the spare one.
 //!

@@ -190,8 +190,6 @@ fn forget(engine: &Engine, mut seqs: Vec<SeqNo>) -> Result<bool> {
     if seqs.is_empty() {
         return Ok(true);
     }
-    let newest = seqs.iter().copied().max();
-    engine.views.note_forgotten(newest.unwrap_or(SeqNo::ZERO));
     let edit = VersionEdit {
         ranges_forgotten: seqs,
         ..VersionEdit::default()

@@ -267,7 +267,7 @@ fn compact(engine: &Engine) -> Result<bool> {
         }
         let idle = hurrying || engine.counters.quiet_for(engine.clock().monotonic(), IDLE);
         forget_if_many(engine)?;
-        // Whoever waits for the tree to settle wants it whatever it costs.
+        // A caller that waits for the tree to settle gets every merge that is due.
         let compacted = match hurrying {
             true => compact_once(engine, true)?,
             false => compact_if_worth(engine, idle)?,

@@ -13,9 +13,9 @@ pub(crate) enum OwnWrite {
     Delete,
     /// A value that holds as long as its keyspace says.
     Put(Bytes),
-    /// A value that holds for ever.
+    /// A value that never expires.
     Lasting(Bytes),
-    /// A value as it is stored: behind the time at which it expires.
+    /// A value as it is stored: after the time at which it expires.
     Expiring(Bytes),
 }
 

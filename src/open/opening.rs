@@ -247,7 +247,8 @@ impl<'a> Opening<'a> {
         if begin < latest {
             event!(
                 warn,
-                "{}: its clock was {:?} ahead of the system's and is set back; values may come back",
+                "{}: its clock was {:?} ahead of the system's and is set back; values may come \
+                 back",
                 self.dir().display(),
                 Duration::from_millis(latest - begin)
             );
@@ -306,7 +307,8 @@ impl<'a> Opening<'a> {
             .is_some_and(|close| close.manifest_edit > read.last_edit)
         {
             return Err(Error::corruption(
-                "the log was closed after a later edit than the manifest holds: the manifest is cut or old",
+                "the log was closed after a later edit than the manifest holds: the manifest is \
+                 cut or old",
             )
             .in_file(&FileKind::Manifest(read.number).path(self.dir()), 0));
         }
@@ -409,7 +411,8 @@ impl<'a> Opening<'a> {
                 FileKind::Segment(number) => (
                     terrace_wal::edit_named_by(fs, dir, number)?
                         .is_some_and(|edit| edit > read.last_edit),
-                    "the segment was used after a later edit than the manifest holds: the manifest is cut or old",
+                    "the segment was used after a later edit than the manifest holds: the \
+                     manifest is cut or old",
                 ),
                 FileKind::Manifest(number) if number > read.number => (
                     manifest::was_in_force(fs, dir, number)?,
@@ -524,7 +527,7 @@ fn ended_well(
         && match &log.close {
             Some(close) => close.manifest_edit == read.last_edit || closed_later,
             None if state.segments.is_empty() => closed_later || read.edits == 1,
-            // Tables hold the whole log, and whoever closed the database wrote nothing to it.
+            // Tables hold the whole log, and the last process wrote nothing to it.
             None => closed_later && log.end.0 == state.flushed.lsn && log.dropped_frames == 0,
         }
 }

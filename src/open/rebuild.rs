@@ -1,4 +1,4 @@
-//! Opening after an unclean end: what was found goes on under new names.
+//! Opening after an unclean end: what was found is written again under new names.
 //!
 //! What can be read back may still not be on disk: a killed process leaves it in the page cache,
 //! and after a failed sync a second one proves nothing. So nothing found is appended to. The tail
@@ -30,7 +30,7 @@ use crate::storage::version_set::ManifestState;
 /// How far sequence numbers and log positions move on after an unclean end.
 const SKIP: u64 = 1 << 32;
 
-/// What a new manifest after an unclean end goes on from.
+/// What a new manifest after an unclean end starts from.
 pub(crate) struct Basis {
     /// The random number of the database.
     pub(crate) database: u64,

@@ -46,7 +46,8 @@ fn tell(dir: &Path, found: &Found, took: Duration) {
     if found.published {
         event!(
             info,
-            "{dir} is new or did not end well: {} log entries went into tables in {} pieces and {took:?}",
+            "{dir} is new or did not end well: {} log entries went into tables in {} pieces and \
+             {took:?}",
             had.entries,
             had.pieces + 1
         );
@@ -91,7 +92,8 @@ fn prepare_directory(fs: &Fs, dir: &Path, options: &Options) -> Result<Fs> {
 fn lock_directory(fs: &Fs, dir: &Path, options: &Options) -> Result<Box<dyn LockGuard>> {
     let lock = FileKind::Lock.path(dir);
     if options.read_only && fs.metadata(&lock)?.is_none() {
-        let text = "a reader must hold the file LOCK, which is missing; create it, empty, or open the database for writing once";
+        let text = "a reader must hold the file LOCK, which is missing; create it, empty, or \
+            open the database for writing once";
         return Err(Error::new(ErrorKind::NotFound, text).in_file(&lock, 0));
     }
     fs.lock(&lock, !options.read_only)

@@ -75,7 +75,7 @@ pub struct KeyspaceOptions {
 }
 
 impl KeyspaceOptions {
-    /// The defaults: values hold for ever, nothing is merged and nothing filtered.
+    /// The defaults: values never expire, and there is no merge operator or compaction filter.
     pub fn new() -> KeyspaceOptions {
         KeyspaceOptions::default()
     }
@@ -135,7 +135,8 @@ impl KeyspaceOptions {
     /// # fn main() -> terrace::Result<()> {
     /// use terrace::{Db, KeyspaceOptions};
     /// let db = Db::in_memory()?;
-    /// let films = db.create_keyspace("films", KeyspaceOptions::new().blob_threshold(Some(64 << 10)))?;
+    /// let options = KeyspaceOptions::new().blob_threshold(Some(64 << 10));
+    /// let films = db.create_keyspace("films", options)?;
     /// films.put("metropolis", vec![0; 1 << 20])?;
     /// assert_eq!(db.stats().blob_files, 1);
     /// # Ok(()) }
@@ -284,7 +285,8 @@ impl KeyspaceOptions {
         match &self.merge_operator {
             Some(name) if new.merge_operator.as_ref() != Some(name) => {
                 Err(Error::invalid(format!(
-                    "the keyspace has the merge operator `{name}`, and keeps it: its entries may need it"
+                    "the keyspace has the merge operator `{name}`, and keeps it: its entries may \
+                     need it"
                 )))
             }
             _ => Ok(()),

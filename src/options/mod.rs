@@ -214,7 +214,7 @@ impl Options {
     ///
     /// `f` runs in reads and in the background, under no lock; it may read, and must not write. If
     /// it panics, reads of that key are `Other`, what was written stays as it was, and
-    /// [`Db::health`](crate::Db::health) tells of it.
+    /// [`Db::health`](crate::Db::health) reports it.
     ///
     /// Operators are not stored: every opening has to bring along those that keyspaces name, or
     /// fails with `Unsupported`.
@@ -222,7 +222,10 @@ impl Options {
     /// ```
     /// # fn main() -> terrace::Result<()> {
     /// use terrace::{KeyspaceOptions, Options};
-    /// let longest = |_: &[u8], a: &[u8], b: &[u8]| if a.len() >= b.len() { a.into() } else { b.into() };
+    /// let longest = |_: &[u8], a: &[u8], b: &[u8]| match a.len() >= b.len() {
+    ///     true => a.to_vec(),
+    ///     false => b.to_vec(),
+    /// };
     /// let db = Options::new().merge_operator("longest", longest).open_in_memory()?;
     /// let words = db.create_keyspace("words", KeyspaceOptions::new().merge_operator("longest"))?;
     /// for word in ["terrace", "tree", "table"] {
@@ -246,7 +249,7 @@ impl Options {
     /// no reader needs any more. A snapshot that is taken while a compaction runs may see an entry
     /// go. Values that expire are not shown to it.
     ///
-    /// If `keep` panics, the entry stays, and [`Db::health`](crate::Db::health) tells of it.
+    /// If `keep` panics, the entry stays, and [`Db::health`](crate::Db::health) reports it.
     /// Filters are not stored: every opening has to bring along those that keyspaces name, or fails
     /// with `Unsupported`.
     pub fn compaction_filter(

@@ -35,13 +35,15 @@ impl Registered {
         let operator = options.merge_operator.as_ref();
         if let Some(name) = operator.filter(|name| !self.operators.contains_key(*name)) {
             return Err(Error::unsupported(format!(
-                "a keyspace needs the merge operator `{name}`, which Options::merge_operator does not have"
+                "a keyspace needs the merge operator `{name}`, which Options::merge_operator \
+                 does not have"
             )));
         }
         let filter = options.compaction_filter.as_ref();
         if let Some(name) = filter.filter(|name| !self.filters.contains_key(*name)) {
             return Err(Error::unsupported(format!(
-                "a keyspace needs the compaction filter `{name}`, which Options::compaction_filter does not have"
+                "a keyspace needs the compaction filter `{name}`, which \
+                 Options::compaction_filter does not have"
             )));
         }
         Ok(())

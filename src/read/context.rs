@@ -43,7 +43,7 @@ pub(crate) struct Context {
     latest: AtomicU64,
     /// The time that the log knows.
     stamped: AtomicU64,
-    /// When the first entry of the memtable expires that nobody has taken notice of.
+    /// Expiry time of the first entry of the memtable that no job has handled yet.
     next_expiry: AtomicU64,
     /// What walks have found dead.
     pub(crate) stretches: Arc<Stretches>,
@@ -61,7 +61,7 @@ struct Behind {
     last: u64,
 }
 
-/// So many milliseconds may the remembered time lead the system's clock at an open: an hour.
+/// Maximum lead of the stored time over the system clock at an open, in milliseconds: an hour.
 pub(crate) const LEAD: u64 = 60 * 60 * 1000;
 /// In milliseconds since 1970: the beginning of 2024. It was later when this was written.
 const PLAUSIBLE: u64 = 1_704_067_200_000;
@@ -85,7 +85,7 @@ pub(crate) fn believed(time: u64, clock: &dyn Clock) -> u64 {
     }
 }
 
-/// The log learns the time at most once in so many milliseconds.
+/// Minimum interval between clock records in the log, in milliseconds.
 const STAMPS: u64 = 1000;
 
 /// What a reader sees: everything up to a sequence number, as of a time.
@@ -176,8 +176,7 @@ impl Context {
         last
     }
 
-    /// When a value that is written now expires, of a keyspace whose values do `after` so many
-    /// milliseconds.
+    /// Expiry time of a value that is written now to a keyspace with a TTL of `after` milliseconds.
     pub(crate) fn deadline(&self, after: Option<u64>) -> Option<u64> {
         after.map(|after| self.now().saturating_add(after))
     }

@@ -9,8 +9,8 @@
 //!
 //! # Why a stretch is right
 //!
-//! A stretch is `lower..upper` of a keyspace, and says: whoever reads at `since` or later, by a
-//! clock at or behind `time`, sees nothing alive in there. A walk at `r` proves this of what it has
+//! A stretch is `lower..upper` of a keyspace, and says: a reader at `since` or later, by a clock at
+//! or before `time`, sees nothing alive in there. A walk at `r` proves this of what it has
 //! walked over, for readers at `r`. For later readers it stays true because every write passes
 //! here, under the commit lock and before it is visible: one that makes a key in the stretch live
 //! cuts the stretch at that key. A reader chooses its sequence number first and asks here second,

@@ -79,8 +79,6 @@ pub(crate) struct Views {
     pub(crate) pacer: Pacer,
     /// How many views were installed.
     installed: AtomicU64,
-    /// The newest delete that a job has dropped, because it hides nothing any more.
-    forgotten: AtomicU64,
     /// Views replaced that readers may still pin, each with how many had been installed before it
     /// was replaced. Held for the moment of replacing one.
     replaced: Mutex<Vec<(u64, Weak<View>)>>,
@@ -92,7 +90,6 @@ impl Views {
             cell: ArcCell::new(Arc::new(view)),
             pacer,
             installed: AtomicU64::new(0),
-            forgotten: AtomicU64::new(0),
             replaced: Mutex::new(Rank::Views, Vec::new()),
         }
     }
@@ -109,17 +106,6 @@ impl Views {
         replaced.push((self.installed(), Arc::downgrade(&before)));
         self.cell.store(Arc::new(view));
         self.installed.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Notes that a job drops deletes up to `seq`. Before its view is installed: a reader of that
-    /// view finds the number.
-    pub(crate) fn note_forgotten(&self, seq: SeqNo) {
-        self.forgotten.fetch_max(seq.get(), Ordering::AcqRel);
-    }
-
-    /// No delete above this was dropped in the views installed so far.
-    pub(crate) fn forgotten(&self) -> SeqNo {
-        SeqNo::new(self.forgotten.load(Ordering::Acquire))
     }
 
     /// How many views were installed since the open.
@@ -172,7 +158,8 @@ impl Views {
         bytes
     }
 
-    /// Has the pacer refuse writes, or not. Under the lock of whoever else sets the price.
+    /// Makes the pacer refuse writes, or accept them again. The lock is the one under which views
+    /// set the price.
     pub(crate) fn refuse(&self, yes: bool) {
         let _replaced = lock(&self.replaced);
         self.pacer.refuse(yes);

@@ -73,7 +73,7 @@ pub(crate) struct Active {
 #[derive(Debug)]
 pub(crate) struct Made {
     pub(crate) file: Arc<Open>,
-    /// No entry above refers to it; known once nobody writes to it any more.
+    /// No entry above refers to it; known once it has no writer.
     pub(crate) last_seq: Option<SeqNo>,
 }
 
@@ -213,7 +213,7 @@ impl Blobs {
         }
     }
 
-    /// Nobody begins to write to `number` from now on.
+    /// Keeps new writers from the blob file `number`.
     pub(crate) fn retire(&self, number: FileNumber) {
         let mut active = lock(&self.active);
         if active

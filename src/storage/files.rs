@@ -86,7 +86,8 @@ impl Files {
         let file = self.fs.open(&path, OpenMode::Read);
         match file.and_then(|file| terrace_sstable::stated_id(&file, meta.info.size)) {
             Ok(Some(id)) if id != meta.info.id => Err(Error::corruption(
-                "the table is not the one that the manifest lists: one of them is of another database, or of another time",
+                "the table is not the one that the manifest lists: one of them is of another \
+                 database, or of another time",
             )
             .in_file(&path, 0)),
             _ => Ok(()),
@@ -117,8 +118,8 @@ impl Files {
             Some(_) => Ok(()),
             None => Err(Error::new(
                 ErrorKind::Io,
-                "the directory of the database, or the file CURRENT in it, was removed while it was open; what was \
-                 written is lost with it",
+                "the directory of the database, or the file CURRENT in it, was removed while it \
+                 was open; what was written is lost with it",
             )
             .in_file(&path, 0)),
         }

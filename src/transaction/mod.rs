@@ -139,7 +139,8 @@ impl TxReader<'_> {
         self.base.keyspace.id
     }
 
-    /// An own write is not read from the database, so nobody else's can be in its way.
+    /// A key that the transaction has written is not read from the database, and so cannot
+    /// conflict.
     pub(crate) fn read<R>(
         &self,
         key: &[u8],
@@ -266,7 +267,8 @@ impl Transaction {
     /// # use terrace::Isolation;
     /// # let db = terrace::Db::in_memory()?;
     /// let report = db.transaction().isolation(Isolation::Snapshot);
-    /// report.put("total", db.count(..)?.to_string())?; // no matter who writes meanwhile, but to "total"
+    /// // A concurrent write is a conflict only if it is one to "total".
+    /// report.put("total", db.count(..)?.to_string())?;
     /// db.put("other", "1")?;
     /// report.commit()?;
     /// # Ok(()) }
@@ -557,7 +559,8 @@ impl Db {
         }
     }
 
-    /// Lets others go first for a while, longer with each attempt: whoever lost often meets fewer.
+    /// Sleeps before the next attempt, longer each time, so that contending transactions spread
+    /// out.
     fn back_off(&self, attempt: u32) {
         let clock = self.shared().clock();
         let wait = Duration::from_micros(1 << attempt.min(10));

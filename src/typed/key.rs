@@ -59,7 +59,8 @@ pub enum Place {
 ///         u64::decode(place, bytes).map(UserId)
 ///     }
 /// }
-/// assert_eq!((UserId(1), "a\0b".to_string(), 2u8).to_bytes(), b"\0\0\0\0\0\0\0\x01a\0\xffb\0\x01\x02");
+/// let key = (UserId(1), "a\0b".to_string(), 2u8);
+/// assert_eq!(key.to_bytes(), b"\0\0\0\0\0\0\0\x01a\0\xffb\0\x01\x02");
 /// assert_eq!(UserId::from_bytes(&[0, 0, 0, 0, 0, 0, 1, 0])?, UserId(256));
 /// # Ok::<(), terrace::Error>(())
 /// ```

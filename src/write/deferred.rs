@@ -10,7 +10,8 @@
 //! sees what stands before it in the batch:
 //!
 //! ```text
-//! put n = 5; add 2 to n; delete m; append "x" to m      is written as      put n = 5; put n = 7; delete m; put m = "x"
+//! given    put n = 5; add 2 to n;  delete m; append "x" to m
+//! written  put n = 5; put n = 7;   delete m; put m = "x"
 //! ```
 //!
 //! Of several changes of a key only the last writes the value. The others are written as deletes:
@@ -39,7 +40,7 @@ pub(crate) struct Condition {
 #[derive(Clone, Debug)]
 pub(crate) struct Change {
     pub(crate) user: OwnedUserKey,
-    /// Where in the batch it stands: after so many of the operations in its payload.
+    /// Number of operations of the payload that precede it.
     pub(crate) operations: u32,
     pub(crate) what: What,
 }

@@ -8,7 +8,7 @@ use crate::memtable::List;
 use crate::write::batch::Batch;
 use crate::write::payload::{Operation, Operations};
 
-/// So many hidden entries in a row are stepped over one by one without anybody noticing.
+/// Runs of up to this many hidden entries are skipped one by one at no measurable cost.
 const MANY: usize = 128;
 
 /// A write as the commit path takes it: the payload in parts, and how to find its entries without

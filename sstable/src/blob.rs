@@ -240,7 +240,7 @@ impl BlobWriter {
 pub struct BlobReader {
     file: File,
     id: u64,
-    /// The file was seen to have so many bytes.
+    /// Length of the file when it was last looked up, in bytes.
     len: AtomicU64,
 }
 

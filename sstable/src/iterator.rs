@@ -226,7 +226,7 @@ impl InternalIterator for TableIter {
         };
         if index < self.count {
             self.go(index);
-            // Whoever seeks reads on.
+            // A seek is followed by steps.
             prefetch_lines(&self.block, self.pos + LINE, READ_LINES);
             return Ok(());
         }

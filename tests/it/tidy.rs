@@ -12,24 +12,28 @@ const MAX_FILE: usize = 600;
 const MAX_FUNCTION: usize = 70;
 /// Columns of a line.
 const MAX_WIDTH: usize = 100;
+/// Columns of a drawing or a grammar in documentation.
+const MAX_DRAWING: usize = 118;
 
-/// Functions that are longer: steps in a fixed order that share most of their variables.
+/// Functions that are longer: steps in a fixed order that share most of their variables. The name
+/// stands after the file's.
 const LONG_FUNCTIONS: [&str; 8] = [
-    "append_if",       // The commit, under one lock: a call for each step costs 1 % of a put.
-    "assemble",        // Puts the parts of an engine together, each used by the next.
-    "existing",        // Recovery: reads, judges and decides.
-    "exact",           // Salvage with a manifest.
-    "begin_blob_file", // A file that is created, listed and known to every view.
-    "read_log",        // Salvage of the log.
-    "read_segment",    // Recovery of a segment, frame by frame.
-    "parse_line",      // One arm for each line of an edit's text.
+    "committer.rs append_if", // The commit, under one lock: a call for each step costs 1 % of a put.
+    "assemble.rs assemble",   // Puts the parts of an engine together, each used by the next.
+    "opening.rs existing",    // Recovery: reads, judges and decides.
+    "mod.rs exact",           // Salvage with a manifest.
+    "large_values.rs begin_blob_file", // A file that is created, listed and known to every view.
+    "log.rs read_log",        // Salvage of the log.
+    "recover.rs read_segment", // Recovery of a segment, frame by frame.
+    "edit_text.rs parse_line", // One arm for each line of an edit's text.
 ];
 
 /// Phrases of a private dialect, each with what to write instead.
-const PHRASES: [(&str, &str); 4] = [
+const PHRASES: [(&str, &str); 5] = [
+    ("so many", "the maximum number of"),
     ("what comes of", "the result of"),
     ("of which kind", "the kind of"),
-    ("whoever comes", "a later caller"),
+    ("whoever", "a thread that"),
     ("is told by", "is reported by"),
 ];
 
@@ -209,18 +213,15 @@ fn long_functions(text: &str) -> Vec<String> {
     found
 }
 
-/// Lines that are too wide, but for drawings, rows of tables, and texts that the formatter cannot
-/// break.
+/// Lines that are too wide, but for rows of tables.
 fn wide_lines(path: &str, text: &str) -> Vec<String> {
     let mut drawing = false;
-    let wide = text.lines().enumerate().filter(|(_, line)| {
-        drawing ^= line.contains("// ```") || line.contains("/// ```") || line.contains("//! ```");
-        if drawing {
-            return false;
-        }
+    let wide = without_tests(text).lines().enumerate().filter(|(_, line)| {
+        drawing ^= line.contains("/// ```") || line.contains("//! ```");
+        let most = if drawing { MAX_DRAWING } else { MAX_WIDTH };
         let code = line.trim_start();
         let is_row = code.starts_with("/// |") || code.starts_with("//! |");
-        line.chars().count() > MAX_WIDTH && !is_row && !line.contains('"')
+        line.chars().count() > most && !is_row
     });
     wide.map(|(n, line)| format!("{path}:{}: {} columns", n + 1, line.chars().count()))
         .collect()
@@ -298,7 +299,12 @@ fn files_are_short() {
 #[test]
 fn functions_are_short() {
     let files = product().into_iter();
-    let long: BTreeSet<String> = files.flat_map(|(_, text)| long_functions(&text)).collect();
+    let long = files.flat_map(|(path, text)| {
+        let file = path.rsplit('/').next().unwrap().to_owned();
+        let names = long_functions(&text).into_iter();
+        names.map(move |name| format!("{file} {name}"))
+    });
+    let long: BTreeSet<String> = long.collect();
     let known: BTreeSet<String> = LONG_FUNCTIONS.map(str::to_owned).into();
     assert_eq!(long, known);
 }
@@ -353,9 +359,13 @@ fn broken_rules_are_found() {
     let wide = format!("// {}", "x".repeat(98));
     assert_eq!(wide_lines("a.rs", &wide).len(), 1);
     assert_eq!(wide_lines("a.rs", &wide[1..]).len(), 0);
+    let drawing = |width| format!("//! ```text\n{}\n//! ```\n{wide}", "x".repeat(width));
+    assert_eq!(wide_lines("a.rs", &drawing(118)), ["a.rs:4: 101 columns"]);
+    assert_eq!(wide_lines("a.rs", &drawing(119)).len(), 2);
 
     assert_eq!(vague_lines("a.rs", "/// The same backwards.").len(), 1);
     assert_eq!(vague_lines("a.rs", "    // What comes of it.").len(), 1);
+    assert_eq!(vague_lines("a.rs", "/// So many keys are few.").len(), 1);
     assert_eq!(vague_lines("a.rs", "let x = 1; // Fine.").len(), 0);
 }
 

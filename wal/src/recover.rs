@@ -422,8 +422,8 @@ impl Replay {
             return Ok(frames);
         };
         let text = format!(
-            "the log is damaged at {}: the frame at byte {at} of {} says that everything below {promise} \
-             was durable",
+            "the log is damaged at {}: the frame at byte {at} of {} says that everything below \
+             {promise} was durable",
             stop.lsn,
             path.display()
         );

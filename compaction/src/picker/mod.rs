@@ -66,12 +66,11 @@ pub struct PickOptions {
     /// The oldest snapshot, else what is visible: every reader sees older writes alike. Tombstones
     /// that old can go from the last level. Zero if unknown.
     pub settled: SeqNo,
-    /// A merge of level 0 must be worth it: it drags along at most so many bytes of the next level
-    /// for each of its own, or so many entries for each tombstone. Else the newest runs are merged
-    /// with each other.
+    /// Maximum cost of a merge of level 0: bytes of the next level that it rewrites per byte of its
+    /// own, or entries per tombstone. Otherwise the newest runs are merged with each other.
     pub worth: u64,
-    /// Level 0 is also due when its tables refer to so many bytes in blob files, if its merge
-    /// writes fewer than these.
+    /// Bytes in blob files, referred to by tables of level 0, from which level 0 is also due, if
+    /// its merge writes fewer.
     pub blob_bytes: u64,
     /// A job takes further inputs along only up to this many bytes in all.
     pub max_job_bytes: u64,

@@ -2,15 +2,15 @@
 //!
 //! Level 0 is due by the number of its runs, however small they are: in an idle database one is
 //! enough. If a few hundred bytes made the level below be written again each time, a trickle of
-//! writes, or of values that expire, would keep the disk busy for ever. So a merge may drag along
-//! only so many bytes of the next level for each byte of level 0 (`PickOptions::worth`). What large
-//! values the tables refer to counts as theirs. A tombstone may free an entry below: a merge is
-//! also worth it if it drags along only so many entries for each.
+//! writes, or of values that expire, would keep the disk busy all the time. So the bytes of the
+//! next level that a merge rewrites are limited, for each byte of level 0, to `PickOptions::worth`.
+//! Large values that the tables refer to count as theirs. A tombstone may free an entry below: a
+//! merge is also worth it if it rewrites at most that many entries for each tombstone.
 //!
 //! Where a merge is not worth it the newest runs are merged with each other ([`super::tidy`]),
 //! which costs little, and level 0 waits until there is more of it. Twice as many runs as are due
 //! end the wait, whatever it costs. If another job has taken what they are to be merged with, which
-//! may be for long, the newest of so many are merged with each other.
+//! may be for long, the newest of that many runs are merged with each other.
 //!
 //! Runs may also be few and small, and refer to much. A large value that was overwritten stays
 //! until the merge that finds both references. So level 0 is also due by the bytes that it refers
@@ -66,7 +66,7 @@ impl Picker<'_> {
         }
     }
 
-    /// So many runs of level 0 are to be fewer whatever it costs.
+    /// Number of level-0 runs from which a merge is due whatever it costs.
     fn many_runs(&self) -> usize {
         2 * self.options.level0_runs.max(2)
     }

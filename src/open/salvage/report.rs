@@ -136,7 +136,8 @@ impl fmt::Display for Salvage {
         } = self.kept;
         writeln!(
             f,
-            "kept: {tables} tables, {entries} entries of {mended} damaged ones, {batches} batches of the log"
+            "kept: {tables} tables, {entries} entries of {mended} damaged ones, {batches} \
+             batches of the log"
         )?;
         for file in &self.damaged {
             writeln!(f, "damaged: {}", file.display())?;
